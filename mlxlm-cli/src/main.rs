@@ -1,0 +1,2 @@
+//! The `mlxlm` binary.
+fn main() {}
