@@ -1,1 +1,21 @@
-//! core
+//! Tensors and what every model is made of.
+//!
+//! - [`Array`] and the operations of MLX ([`ops`], [`fast`], [`random`], [`transforms`], [`memory`]), re-exported:
+//!   this is the only crate of the workspace that names `mlx_rs`, and the only one with `unsafe`.
+//! - [`nn`]: the leaves ([`nn::Linear`], [`nn::Embedding`], [`nn::ExpertLinear`], [`nn::Norm`], [`nn::Conv1d`]), which
+//!   alone know whether a weight is dense, quantized or adapted.
+//! - [`weights`]: checkpoints in and out, as a strict view that is walked by path.
+//! - [`quant`]: every quantization mode of MLX.
+//! - [`io`]: files with their path in every error, and writes that appear by rename.
+//! - `text` and `hub` (cargo features): tokenizer, chat template; the Hugging Face hub.
+//!
+//! Shape letters in every doc comment: `B` batch, `L` tokens, `D` hidden, `H`/`K` heads and kv-heads, `d` head
+//! dimension, `V` vocabulary, `E` experts.
+
+pub mod error;
+pub mod io;
+
+pub use error::{Error, Hint, Result};
+pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, fast, memory, ops, random, transforms};
+/// What a failed MLX operation says, with the place of the call.
+pub use mlx_rs::error::Exception;

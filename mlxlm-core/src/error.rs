@@ -1,0 +1,56 @@
+//! The error of this crate, and [`Hint`], the remedy that every error of the workspace may carry.
+
+use std::path::PathBuf;
+
+use mlx_rs::error::Exception;
+
+/// What can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An MLX operation refused its inputs or failed while it ran.
+    #[error("{0}")]
+    Mlx(#[from] Exception),
+
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} `{path}`: {source}", path = path.display())]
+    Io {
+        /// What was tried, as in "read" or "create".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own words.
+        source: std::io::Error,
+    },
+
+    /// A file that should hold JSON does not, or holds JSON of another shape.
+    #[error("`{path}` is not the JSON that was expected: {source}", path = path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why, from the parser.
+        source: serde_json::Error,
+    },
+}
+
+/// The result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How to mend an error: shown after it, as `hint: …`.
+pub trait Hint {
+    /// One sentence that says what to do, where one is known.
+    fn hint(&self) -> Option<String>;
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull => Some("free some disk space and run the command again".into()),
+                std::io::ErrorKind::PermissionDenied => Some("check who owns the folder and its permissions".into()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
