@@ -1,0 +1,92 @@
+//! The C layer of MLX: `mlx-c`, compiled from the sources that come with the `mlx-sys` package.
+//!
+//! Unusual:
+//! - `native/linux.cpp` adds what mlx-c has on Arm or macOS only and mlx-rs calls everywhere;
+//! - `native/format.h` stands in for `<format>` where the compiler has none.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{self, AR, CXX, Tool};
+
+const CARGO: Tool = CXX;
+
+/// The `mlx-c` folder of the `mlx-sys` that the workspace is locked to, which must bind MLX `version`.
+pub(super) fn sources(root: &Path, version: &str) -> Result<PathBuf> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["metadata", "--format-version=1", "--locked"]).current_dir(root);
+    let metadata: serde_json::Value = serde_json::from_str(&process::succeed(&mut cargo, CARGO)?)?;
+    let manifest = metadata["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|package| package["name"] == "mlx-sys")
+        .and_then(|package| package["manifest_path"].as_str())
+        .context("cargo metadata names no `mlx-sys`")?;
+    let sources = Path::new(manifest).with_file_name("src").join("mlx-c");
+    let cmake = sources.join("CMakeLists.txt");
+    let text = std::fs::read_to_string(&cmake).with_context(|| format!("cannot read `{}`", cmake.display()))?;
+    if !text.contains(&format!("GIT_TAG v{version})")) {
+        bail!(
+            "`{}` does not bind MLX {version}\nhint: raise MLX_VERSION in xtask/src/setup.rs with mlx-sys",
+            cmake.display()
+        );
+    }
+    Ok(sources)
+}
+
+/// Compiles `libmlxc.a` into `out`.
+pub(super) fn compile(root: &Path, sources: &Path, include: &Path, out: &Path) -> Result<()> {
+    let objects = out.join("objects");
+    std::fs::create_dir_all(&objects).with_context(|| format!("cannot create `{}`", objects.display()))?;
+    let native = root.join("xtask/native");
+    let mut files = vec![native.join("linux.cpp")];
+    let folder = sources.join("mlx/c");
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
+        files.push(entry?.path());
+    }
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "cpp"));
+    // The large ones first, so that no core waits for one file at the end.
+    files.sort_by_key(|path| path.metadata().map(|file| file.len()).unwrap_or(0));
+
+    let object = |file: &Path| objects.join(file.file_name().unwrap_or_default()).with_extension("o");
+    let mut made: Vec<_> = files.iter().map(|file| object(file)).collect();
+    made.sort();
+    let queue = Mutex::new(files);
+    let next = || queue.lock().ok()?.pop();
+    let worker = || -> Result<()> {
+        while let Some(file) = next() {
+            let mut cxx = Command::new("g++");
+            cxx.args(["-c", "-std=c++20", "-O2", "-fPIC", "-w", "-include"]).arg(native.join("format.h"));
+            cxx.arg("-I").arg(sources).arg("-isystem").arg(include).arg(&file).arg("-o").arg(object(&file));
+            process::succeed(&mut cxx, CXX)?;
+        }
+        Ok(())
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| -> Result<()> {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a worker returns its errors"))
+    })?;
+    process::succeed(Command::new("ar").arg("crs").arg(out.join("libmlxc.a")).args(made), AR)?;
+    std::fs::remove_dir_all(&objects).with_context(|| format!("cannot remove `{}`", objects.display()))
+}
+
+/// Copies mlx-c's headers, the private ones too, for those who compile C++ against them.
+pub(super) fn copy_headers(sources: &Path, into: &Path) -> Result<()> {
+    for folder in ["mlx/c", "mlx/c/private"] {
+        let (from, to) = (sources.join(folder), into.join(folder));
+        std::fs::create_dir_all(&to).with_context(|| format!("cannot create `{}`", to.display()))?;
+        for entry in std::fs::read_dir(&from).with_context(|| format!("cannot read `{}`", from.display()))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "h") {
+                let copy = to.join(path.file_name().unwrap_or_default());
+                std::fs::copy(&path, &copy).with_context(|| format!("cannot copy `{}`", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}

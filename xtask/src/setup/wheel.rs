@@ -1,0 +1,47 @@
+//! MLX from a Python wheel. A wheel is a zip archive; nothing of it is installed.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::Mlx;
+use crate::process::{self, PIP, PYTHON};
+
+/// Downloads the wheel of `package` and unpacks it into `into`.
+pub(super) fn get(package: &str, version: &str, into: &Path) -> Result<()> {
+    if !process::output(python().args(["-m", "pip", "--version"]), PYTHON)?.status.success() {
+        return Err(PIP.missing());
+    }
+    let download = into.with_extension("download");
+    // `pip download` installs nothing, so it works where a distribution forbids `pip install`.
+    let mut pip = python();
+    pip.args(["-m", "pip", "--disable-pip-version-check", "--quiet", "download", "--no-deps", "--only-binary=:all:"]);
+    pip.arg("--dest").arg(&download).arg(format!("{package}=={version}"));
+    process::succeed(&mut pip, PYTHON).map_err(|error| {
+        anyhow!("{error}\nhint: {package} {version} needs a network, glibc 2.35 or newer, and a recent pip (`python3 -m pip --version`)")
+    })?;
+    let wheel = std::fs::read_dir(&download)
+        .and_then(|mut entries| entries.next().transpose())
+        .ok()
+        .flatten()
+        .with_context(|| format!("pip left nothing in `{}`", download.display()))?
+        .path();
+    process::succeed(python().args(["-m", "zipfile", "-e"]).arg(&wheel).arg(into), PYTHON)?;
+    std::fs::remove_dir_all(&download).with_context(|| format!("cannot remove `{}`", download.display()))
+}
+
+/// The folders inside an unpacked wheel.
+pub(super) fn folders(wheel: &Path) -> Result<Mlx> {
+    let entries = std::fs::read_dir(wheel).with_context(|| format!("cannot read `{}`", wheel.display()))?;
+    let mut needed: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "libs"))
+        .collect();
+    needed.sort();
+    Ok(Mlx { include: wheel.join("mlx/include"), lib: wheel.join("mlx/lib"), needed })
+}
+
+fn python() -> Command {
+    Command::new("python3")
+}
