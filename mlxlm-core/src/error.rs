@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use mlx_rs::error::Exception;
 
+use crate::quant::QuantError;
+use crate::weights::WeightsError;
+
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -31,6 +34,14 @@ pub enum Error {
         /// Where and why, from the parser.
         source: serde_json::Error,
     },
+
+    /// The weights of a model are damaged or not its own.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+
+    /// A quantization that MLX does not have.
+    #[error(transparent)]
+    Quant(#[from] QuantError),
 }
 
 /// The result of this crate.
@@ -50,6 +61,8 @@ impl Hint for Error {
                 std::io::ErrorKind::PermissionDenied => Some("check who owns the folder and its permissions".into()),
                 _ => None,
             },
+            Self::Weights(error) => error.hint(),
+            Self::Quant(error) => error.hint(),
             _ => None,
         }
     }

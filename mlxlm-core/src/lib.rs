@@ -12,10 +12,16 @@
 //! Shape letters in every doc comment: `B` batch, `L` tokens, `D` hidden, `H`/`K` heads and kv-heads, `d` head
 //! dimension, `V` vocabulary, `E` experts.
 
+pub mod device;
 pub mod error;
 pub mod io;
+pub mod kernels;
+pub mod nn;
+pub mod quant;
+mod raw;
+pub mod weights;
 
 pub use error::{Error, Hint, Result};
-pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, fast, memory, ops, random, transforms};
 /// What a failed MLX operation says, with the place of the call.
 pub use mlx_rs::error::Exception;
+pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, fast, memory, ops, random, transforms};

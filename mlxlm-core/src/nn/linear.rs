@@ -1,0 +1,85 @@
+//! A linear map, dense or packed, adapted or not.
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, ops};
+
+use super::{LowRankAdapter, Matrix};
+use crate::Result;
+use crate::weights::{Init, Weights};
+
+/// `y = x @ weight.T + bias`, with the low-rank addition of an adapter if there is one.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Matrix,
+    /// `[out]`.
+    pub bias: Option<Array>,
+    /// What a fine-tune adds.
+    pub adapter: Option<LowRankAdapter>,
+}
+
+impl Linear {
+    /// The map from `input` to `output` dimensions at `w`, without a bias.
+    pub fn load(w: Weights, output: i32, input: i32) -> Result<Self> {
+        let init = Init::Normal(1.0 / (input.max(1) as f32).sqrt());
+        Ok(Self {
+            weight: Matrix::load(&w, &[output, input], init)?,
+            bias: None,
+            adapter: w.low_rank(|r| [vec![input, r], vec![r, output], vec![output]]).map(LowRankAdapter::new),
+        })
+    }
+
+    /// As [`Self::load`], with a bias if `biased`.
+    pub fn load_biased(w: Weights, output: i32, input: i32, biased: bool) -> Result<Self> {
+        let bias = biased.then(|| w.parameter("bias", &[output], Init::Zeros)).transpose()?;
+        Ok(Self { bias, ..Self::load(w, output, input)? })
+    }
+
+    /// # Shapes
+    /// - `x`: `[…, in]`, result: `[…, out]`
+    #[track_caller]
+    pub fn forward(&self, x: &Array) -> Result<Array, Exception> {
+        let y = match (&self.adapter, &self.weight, &self.bias) {
+            (None, Matrix::Dense(weight), Some(bias)) => return ops::addmm(bias, x, weight.t(), None, None),
+            (None, ..) => self.weight.project(x)?,
+            (Some(adapter), ..) if adapter.m.is_some() => self.forward_dora(x, adapter)?,
+            (Some(adapter), ..) => {
+                let z = adapter.drop(x)?.matmul(&adapter.a)?.matmul(&adapter.b)?;
+                self.weight.project(x)?.add(adapter.scaled(&z, x)?)?
+            }
+        };
+        self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.add(bias))
+    }
+
+    fn forward_dora(&self, x: &Array, adapter: &LowRankAdapter) -> Result<Array, Exception> {
+        let weight = self.weight.dense()?;
+        let z = adapter.drop(x)?.matmul(&adapter.a)?.matmul(&adapter.b)?;
+        let y = x.matmul(weight.t())?.add(adapter.scaled(&z, x)?)?;
+        adapter.magnified(&y, &self.adapted_weight(&weight, adapter)?)
+    }
+
+    /// `W + scale * (A B)^T`, `[out, in]`.
+    fn adapted_weight(&self, weight: &Array, adapter: &LowRankAdapter) -> Result<Array, Exception> {
+        weight.add(adapter.scaled(&adapter.b.t().matmul(adapter.a.t())?, weight)?)
+    }
+
+    /// Puts the adapter into the weights, which keep their form.
+    pub fn fuse(&mut self) -> Result<(), Exception> {
+        let Some(adapter) = self.adapter.take() else { return Ok(()) };
+        let mut weight = self.adapted_weight(&self.weight.dense()?, &adapter)?;
+        if adapter.m.is_some() {
+            weight = adapter.magnified(&weight.t(), &weight)?.t();
+        }
+        self.weight.replace(weight)
+    }
+
+    pub(super) fn parameters(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+        self.weight.parameters(visit);
+        if let Some(bias) = &mut self.bias {
+            visit("bias", bias);
+        }
+        if let Some(adapter) = &mut self.adapter {
+            adapter.parameters(visit);
+        }
+    }
+}

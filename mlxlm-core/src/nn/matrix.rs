@@ -1,0 +1,147 @@
+//! A weight matrix, or a stack of them, dense or packed: the one place that knows the difference.
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype, ops};
+
+use crate::Result;
+use crate::quant::{self, Packed, Scheme};
+use crate::weights::{Init, Weights};
+
+/// `[…, out, in]`, dense or packed along the rows.
+#[derive(Debug, Clone)]
+pub enum Matrix {
+    /// Plain floats.
+    Dense(Array),
+    /// Quantized rows.
+    Packed(Packed, Scheme),
+}
+
+impl Matrix {
+    /// The matrix at `w` (`weight`, and if packed `scales` and `biases`), whose shape before packing is `shape`.
+    pub fn load(w: &Weights, shape: &[i32], init: Init) -> Result<Self> {
+        Ok(match w.packed(shape)? {
+            Some((packed, scheme)) => Self::Packed(packed, scheme),
+            None => Self::Dense(w.parameter("weight", shape, init)?),
+        })
+    }
+
+    /// `x @ self.T`.
+    ///
+    /// # Shapes
+    /// - `x`: `[…, in]`, result: `[…, out]`
+    #[track_caller]
+    pub fn project(&self, x: &Array) -> Result<Array, Exception> {
+        match self {
+            Self::Dense(weight) => x.matmul(weight.t()),
+            Self::Packed(packed, scheme) => quant::quantized_matmul(x, packed, *scheme, true),
+        }
+    }
+
+    /// `x[i] @ self[indices[i]].T` over a stack.
+    ///
+    /// # Shapes
+    /// - `x`: `[…, 1, in]`, `indices`: `[…]` of `u32`, result: `[…, 1, out]`
+    #[track_caller]
+    pub fn project_chosen(&self, x: &Array, indices: &Array, sorted: bool) -> Result<Array, Exception> {
+        match self {
+            Self::Dense(stack) => ops::gather_mm(x, stack.swap_axes(-1, -2)?, None, indices, sorted),
+            Self::Packed(packed, scheme) => quant::gather_quantized_matmul(x, packed, *scheme, indices, sorted),
+        }
+    }
+
+    /// The rows with these numbers, dense.
+    ///
+    /// # Shapes
+    /// - `ids`: `[…]`, result: `[…, in]`
+    #[track_caller]
+    pub fn rows(&self, ids: &Array) -> Result<Array, Exception> {
+        match self {
+            Self::Dense(weight) => weight.take_axis(ids, 0),
+            Self::Packed(packed, scheme) => {
+                let rows = Packed {
+                    weight: packed.weight.take_axis(ids, 0)?,
+                    scales: packed.scales.take_axis(ids, 0)?,
+                    biases: packed.biases.as_ref().map(|biases| biases.take_axis(ids, 0)).transpose()?,
+                };
+                quant::dequantize(&rows, *scheme, None)
+            }
+        }
+    }
+
+    /// The matrix as plain floats.
+    #[track_caller]
+    pub fn dense(&self) -> Result<Array, Exception> {
+        match self {
+            Self::Dense(weight) => Ok(weight.clone()),
+            Self::Packed(packed, scheme) => quant::dequantize(packed, *scheme, None),
+        }
+    }
+
+    /// The scheme, if packed.
+    pub fn scheme(&self) -> Option<Scheme> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Packed(_, scheme) => Some(*scheme),
+        }
+    }
+
+    /// The row length before packing.
+    pub fn input_dims(&self) -> i32 {
+        match self {
+            Self::Dense(weight) => weight.dim(-1),
+            Self::Packed(packed, scheme) => packed.scales.dim(-1) * scheme.group_size,
+        }
+    }
+
+    /// The shape before packing.
+    pub fn shape(&self) -> Vec<i32> {
+        let stored = match self {
+            Self::Dense(weight) => weight.shape(),
+            Self::Packed(packed, _) => packed.weight.shape(),
+        };
+        stored[..stored.len() - 1].iter().copied().chain([self.input_dims()]).collect()
+    }
+
+    /// Packs a dense matrix; one that is packed stays as it is.
+    pub fn quantize(&mut self, scheme: Scheme) -> Result<(), Exception> {
+        if let Self::Dense(weight) = self {
+            *self = Self::Packed(quant::quantize(weight, scheme)?, scheme);
+        }
+        Ok(())
+    }
+
+    /// Unpacks a packed matrix.
+    pub fn dequantize(&mut self) -> Result<(), Exception> {
+        *self = Self::Dense(self.dense()?);
+        Ok(())
+    }
+
+    /// Replaces the values and keeps the form: packed again in the same scheme, or dense.
+    pub fn replace(&mut self, dense: Array) -> Result<(), Exception> {
+        let scheme = self.scheme();
+        *self = Self::Dense(dense);
+        scheme.map_or(Ok(()), |scheme| self.quantize(scheme))
+    }
+
+    /// The type that results have where the input is of this type too.
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Self::Dense(weight) => weight.dtype(),
+            Self::Packed(Packed { biases: Some(biases), .. }, _) => biases.dtype(),
+            Self::Packed(..) => Dtype::Bfloat16,
+        }
+    }
+
+    pub(super) fn parameters(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+        match self {
+            Self::Dense(weight) => visit("weight", weight),
+            Self::Packed(packed, _) => {
+                visit("weight", &mut packed.weight);
+                visit("scales", &mut packed.scales);
+                if let Some(biases) = &mut packed.biases {
+                    visit("biases", biases);
+                }
+            }
+        }
+    }
+}

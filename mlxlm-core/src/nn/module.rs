@@ -1,0 +1,103 @@
+//! Walking a model: every leaf under its path, which is its checkpoint name.
+
+use mlx_rs::Array;
+
+use super::{Conv1d, Embedding, ExpertLinear, Linear, Norm};
+
+/// A leaf of a model, open to change.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Leaf<'a> {
+    /// A linear map.
+    Linear(&'a mut Linear),
+    /// An embedding table.
+    Embedding(&'a mut Embedding),
+    /// A stack of linear maps, one for each expert.
+    Experts(&'a mut ExpertLinear),
+    /// A norm.
+    Norm(&'a mut Norm),
+    /// A convolution over tokens.
+    Conv1d(&'a mut Conv1d),
+    /// A parameter that stands alone; its path is its whole name.
+    Parameter(&'a mut Array),
+}
+
+impl Leaf<'_> {
+    /// The leaf's parameters by the names that they have in a checkpoint.
+    ///
+    /// Those of an adapter are `lora_a`, `lora_b` and `m` beside the leaf's own.
+    pub fn parameters(self, path: &str, visit: &mut dyn FnMut(String, &mut Array)) {
+        let mut visit = |name: &str, array: &mut Array| visit(join(path, name), array);
+        match self {
+            Self::Linear(leaf) => leaf.parameters(&mut visit),
+            Self::Embedding(leaf) => leaf.parameters(&mut visit),
+            Self::Experts(leaf) => leaf.parameters(&mut visit),
+            Self::Norm(leaf) => leaf.parameters(&mut visit),
+            Self::Conv1d(leaf) => leaf.parameters(&mut visit),
+            Self::Parameter(array) => visit("", array),
+        }
+    }
+}
+
+/// A part of a model.
+pub trait Module {
+    /// Shows every leaf below this part, in the order of the model, with its path.
+    fn walk<'a>(&'a mut self, path: &str, visit: &mut dyn FnMut(&str, Leaf<'a>));
+}
+
+/// All parameters of a model by name, in the order of the model. The arrays are handles, not copies.
+pub fn parameters(model: &mut dyn Module) -> Vec<(String, Array)> {
+    let mut all = Vec::new();
+    model.walk("", &mut |path, leaf| leaf.parameters(path, &mut |name, array| all.push((name, array.clone()))));
+    all
+}
+
+/// `path.name`, or the one of the two that is not empty.
+pub fn join(path: &str, name: &str) -> String {
+    match (path, name) {
+        ("", name) => name.to_owned(),
+        (path, "") => path.to_owned(),
+        (path, name) => format!("{path}.{name}"),
+    }
+}
+
+/// Gives a struct a [`Module::walk`](crate::nn::Module::walk) over the fields named, whose names are those of the
+/// checkpoint: `module!(Block { self_attn, mlp });`
+#[macro_export]
+macro_rules! module {
+    ($type:ty { $($field:ident),* $(,)? }) => {
+        impl $crate::nn::Module for $type {
+            fn walk<'a>(&'a mut self, path: &str, visit: &mut dyn FnMut(&str, $crate::nn::Leaf<'a>)) {
+                $($crate::nn::Module::walk(&mut self.$field, &$crate::nn::join(path, stringify!($field)), visit);)*
+            }
+        }
+    };
+}
+
+macro_rules! leaf {
+    ($($type:ty => $variant:ident),*) => {$(
+        impl Module for $type {
+            fn walk<'a>(&'a mut self, path: &str, visit: &mut dyn FnMut(&str, Leaf<'a>)) {
+                visit(path, Leaf::$variant(self));
+            }
+        }
+    )*};
+}
+
+leaf!(Linear => Linear, Embedding => Embedding, ExpertLinear => Experts, Norm => Norm, Conv1d => Conv1d, Array => Parameter);
+
+impl<M: Module> Module for Option<M> {
+    fn walk<'a>(&'a mut self, path: &str, visit: &mut dyn FnMut(&str, Leaf<'a>)) {
+        if let Some(module) = self {
+            module.walk(path, visit);
+        }
+    }
+}
+
+impl<M: Module> Module for Vec<M> {
+    fn walk<'a>(&'a mut self, path: &str, visit: &mut dyn FnMut(&str, Leaf<'a>)) {
+        for (i, module) in self.iter_mut().enumerate() {
+            module.walk(&join(path, &i.to_string()), visit);
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Quantization in every mode of MLX: affine with 2 to 8 bits, and the block floating-point modes mxfp4, mxfp8, nvfp4.
+//!
+//! `mlx-rs` binds the affine mode only, so the calls go to the C interface. Packed rows are little-endian bit streams
+//! in 32-bit words.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::str::FromStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use crate::raw;
+
+/// How a group of weights becomes bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mode {
+    /// `w = scale * q + bias` with a scale and a bias for each group, in the type of the weights.
+    Affine,
+    /// 4-bit floats (e2m1) with a power of two for each 32 weights (OCP microscaling).
+    Mxfp4,
+    /// 8-bit floats (e4m3) with a power of two for each 32 weights (OCP microscaling).
+    Mxfp8,
+    /// 4-bit floats (e2m1) with an 8-bit float (e4m3) for each 16 weights.
+    Nvfp4,
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Self; 4] = [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4];
+
+    /// The mode's name in `config.json` and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Affine => "affine",
+            Self::Mxfp4 => "mxfp4",
+            Self::Mxfp8 => "mxfp8",
+            Self::Nvfp4 => "nvfp4",
+        }
+    }
+
+    fn c_name(self) -> &'static CStr {
+        match self {
+            Self::Affine => c"affine",
+            Self::Mxfp4 => c"mxfp4",
+            Self::Mxfp8 => c"mxfp8",
+            Self::Nvfp4 => c"nvfp4",
+        }
+    }
+
+    /// The scheme that `convert` takes when neither bits nor group are given.
+    pub const fn default_scheme(self) -> Scheme {
+        let (bits, group_size) = match self {
+            Self::Affine => (4, 64),
+            Self::Mxfp4 => (4, 32),
+            Self::Mxfp8 => (8, 32),
+            Self::Nvfp4 => (4, 16),
+        };
+        Scheme { mode: self, bits, group_size }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = QuantError;
+
+    fn from_str(name: &str) -> Result<Self, QuantError> {
+        let found = Self::ALL.into_iter().find(|mode| mode.name() == name);
+        found.ok_or_else(|| QuantError::UnknownMode { name: name.to_owned() })
+    }
+}
+
+/// A quantization that MLX has: mode, bits for each weight, weights in each group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scheme {
+    /// How a group becomes bits.
+    pub mode: Mode,
+    /// Bits for each weight.
+    pub bits: i32,
+    /// Weights in each group.
+    pub group_size: i32,
+}
+
+impl Scheme {
+    /// A scheme, if MLX has it.
+    pub fn new(mode: Mode, bits: i32, group_size: i32) -> Result<Self, QuantError> {
+        let scheme = Self { mode, bits, group_size };
+        let known = match mode {
+            Mode::Affine => matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(group_size, 32 | 64 | 128),
+            _ => scheme == mode.default_scheme(),
+        };
+        if known { Ok(scheme) } else { Err(QuantError::UnsupportedScheme { scheme }) }
+    }
+
+    /// The 32-bit words that `weights` weights pack into.
+    pub const fn packed_words(self, weights: i32) -> i32 {
+        (weights as i64 * self.bits as i64 / 32) as i32
+    }
+
+    /// Whether rows of `weights` weights can be packed.
+    pub const fn divides(self, weights: i32) -> bool {
+        weights % self.group_size == 0
+    }
+
+    /// The scheme that the shapes of a packed weight imply, as mlx-lm 0.32.2 reads it: `None` if there is none.
+    ///
+    /// `weight` and `scales` are `[…, out, columns]`; `input` is the unpacked row length.
+    pub fn of_shapes(weight: &Array, scales: &Array, input: i32) -> Option<Self> {
+        let (columns, groups) = (*weight.shape().last()?, *scales.shape().last()?);
+        if columns <= 0 || groups <= 0 || input <= 0 || input % groups != 0 {
+            return None;
+        }
+        let group_size = input / groups;
+        let bits = i32::try_from(i64::from(columns) * 32 / i64::from(input)).ok()?;
+        let mode = match (scales.dtype(), bits, group_size) {
+            (Dtype::Uint8, 4, 16) => Mode::Nvfp4,
+            (Dtype::Uint8, 4, 32) => Mode::Mxfp4,
+            (Dtype::Uint8, 8, 32) => Mode::Mxfp8,
+            (Dtype::Uint8, ..) => return None,
+            _ => Mode::Affine,
+        };
+        Self::new(mode, bits, group_size).ok()
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {} bits and groups of {}", self.mode, self.bits, self.group_size)
+    }
+}
+
+/// What is wrong with a quantization that somebody asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantError {
+    /// No mode has this name.
+    #[error("there is no quantization mode `{name}`; the modes are affine, mxfp4, mxfp8 and nvfp4")]
+    UnknownMode {
+        /// The name.
+        name: String,
+    },
+    /// MLX has the mode, but not with these numbers.
+    #[error("MLX has no quantization {scheme}")]
+    UnsupportedScheme {
+        /// What was asked for.
+        scheme: Scheme,
+    },
+}
+
+impl crate::Hint for QuantError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownMode { .. } => None,
+            Self::UnsupportedScheme { scheme } => Some(match scheme.mode {
+                Mode::Affine => "affine takes 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128".into(),
+                mode => {
+                    let Scheme { bits, group_size, .. } = mode.default_scheme();
+                    format!("{mode} is always {bits} bits in groups of {group_size}")
+                }
+            }),
+        }
+    }
+}
+
+/// A quantized matrix, or a stack of them.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// The packed rows, `u32` `[…, out, in * bits / 32]`.
+    pub weight: Array,
+    /// `[…, out, in / group]`: the weights' type for affine, `u8` for the others.
+    pub scales: Array,
+    /// `[…, out, in / group]`, affine only.
+    pub biases: Option<Array>,
+}
+
+/// Packs the rows of `w`.
+///
+/// # Shapes
+/// - `w`: `[…, out, in]`, `in` a multiple of the group
+#[track_caller]
+pub fn quantize(w: &Array, scheme: Scheme) -> Result<Packed, Exception> {
+    let (group, bits) = options(scheme);
+    #[allow(unsafe_code, reason = "call of the C interface")]
+    let arrays = raw::try_arrays(|results, stream| {
+        // SAFETY: all handles are alive; a null global scale means none.
+        unsafe {
+            mlx_sys::mlx_quantize(results, w.as_ptr(), group, bits, scheme.mode.c_name().as_ptr(), raw::NONE, stream)
+        }
+    })?;
+    let mut arrays = arrays.into_iter();
+    match (arrays.next(), arrays.next(), arrays.next()) {
+        (Some(weight), Some(scales), biases) => Ok(Packed { weight, scales, biases }),
+        _ => Err(Exception::custom("MLX's quantize gave fewer than two arrays")),
+    }
+}
+
+/// Unpacks to `dtype`, or to the type that MLX takes for the scheme.
+#[track_caller]
+pub fn dequantize(packed: &Packed, scheme: Scheme, dtype: Option<Dtype>) -> Result<Array, Exception> {
+    let (group, bits) = options(scheme);
+    let dtype =
+        mlx_sys::mlx_optional_dtype { value: dtype.unwrap_or(Dtype::Float32).into(), has_value: dtype.is_some() };
+    #[allow(unsafe_code, reason = "call of the C interface")]
+    raw::try_array(|result, stream| {
+        // SAFETY: all handles are alive; null biases and a null global scale mean none.
+        unsafe {
+            mlx_sys::mlx_dequantize(
+                result,
+                packed.weight.as_ptr(),
+                packed.scales.as_ptr(),
+                packed.biases.as_ref().map_or(raw::NONE, Array::as_ptr),
+                group,
+                bits,
+                scheme.mode.c_name().as_ptr(),
+                raw::NONE,
+                dtype,
+                stream,
+            )
+        }
+    })
+}
+
+/// `x @ w.T` (or `x @ w` without `transpose`) against packed weights.
+///
+/// # Shapes
+/// - `x`: `[…, in]`, `w`: `[…, out, in]` before packing, result: `[…, out]`; without `transpose`, `x` is `[…, out]`
+#[track_caller]
+pub fn quantized_matmul(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Result<Array, Exception> {
+    let (group, bits) = options(scheme);
+    #[allow(unsafe_code, reason = "call of the C interface")]
+    raw::try_array(|result, stream| {
+        // SAFETY: all handles are alive; null biases mean none.
+        unsafe {
+            mlx_sys::mlx_quantized_matmul(
+                result,
+                x.as_ptr(),
+                w.weight.as_ptr(),
+                w.scales.as_ptr(),
+                w.biases.as_ref().map_or(raw::NONE, Array::as_ptr),
+                transpose,
+                group,
+                bits,
+                scheme.mode.c_name().as_ptr(),
+                stream,
+            )
+        }
+    })
+}
+
+/// [`quantized_matmul`] with the matrix chosen for each row from a stack: `x[i] @ w[indices[i]].T`.
+///
+/// # Shapes
+/// - `x`: `[…, 1, in]`, `w`: `[E, out, in]` before packing, `indices`: `[…]` of `u32`, result: `[…, 1, out]`
+#[track_caller]
+pub fn gather_quantized_matmul(
+    x: &Array,
+    w: &Packed,
+    scheme: Scheme,
+    indices: &Array,
+    sorted: bool,
+) -> Result<Array, Exception> {
+    let (group, bits) = options(scheme);
+    #[allow(unsafe_code, reason = "call of the C interface")]
+    raw::try_array(|result, stream| {
+        // SAFETY: all handles are alive; null biases and left indices mean none.
+        unsafe {
+            mlx_sys::mlx_gather_qmm(
+                result,
+                x.as_ptr(),
+                w.weight.as_ptr(),
+                w.scales.as_ptr(),
+                w.biases.as_ref().map_or(raw::NONE, Array::as_ptr),
+                raw::NONE,
+                indices.as_ptr(),
+                true,
+                group,
+                bits,
+                scheme.mode.c_name().as_ptr(),
+                sorted,
+                stream,
+            )
+        }
+    })
+}
+
+fn options(scheme: Scheme) -> (mlx_sys::mlx_optional_int, mlx_sys::mlx_optional_int) {
+    let some = |value| mlx_sys::mlx_optional_int { value, has_value: true };
+    (some(scheme.group_size), some(scheme.bits))
+}

@@ -1,0 +1,129 @@
+//! The few calls that go past `mlx-rs` to the C interface, each made safe: arrays over memory that Rust owns, the
+//! bytes of an array, and operations of which `mlx-rs` binds only one mode.
+#![allow(unsafe_code, reason = "the C interface of MLX is unsafe; what leaves this file is not")]
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::Once;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype, Stream};
+
+unsafe extern "C" {
+    /// The handler of `mlx-rs`, which keeps the message for its own calls on the same thread.
+    fn default_mlx_error_handler(message: *const c_char, data: *mut c_void);
+}
+
+thread_local! {
+    /// What MLX said of the last failure on this thread.
+    static LAST_MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the message for [`last_exception`], then lets `mlx-rs` keep it too.
+unsafe extern "C" fn keep_message(message: *const c_char, data: *mut c_void) {
+    // SAFETY: MLX hands over a string that lives as long as the call.
+    let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
+    LAST_MESSAGE.with(|last| *last.borrow_mut() = Some(text));
+    // SAFETY: the same arguments, passed on.
+    unsafe { default_mlx_error_handler(message, data) }
+}
+
+/// Installs our error handler over that of `mlx-rs`; MLX's own would end the process.
+pub(crate) fn install_error_handler() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        // `mlx-rs` installs its handler at its first operation, and would replace ours if that came later.
+        drop(mlx_rs::ops::abs(Array::from_int(0)));
+        // SAFETY: the handler is a function without state.
+        unsafe { mlx_sys::mlx_set_error_handler(Some(keep_message), std::ptr::null_mut(), None) };
+    });
+}
+
+/// The array that a call of the C interface makes, or what MLX says of its failure.
+///
+/// `call` gets the place for the result and the current stream, and returns the status.
+#[track_caller]
+pub(crate) fn try_array(
+    call: impl FnOnce(*mut mlx_sys::mlx_array, mlx_sys::mlx_stream) -> i32,
+) -> Result<Array, Exception> {
+    install_error_handler();
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: a new, empty array handle; it is filled by `call` or freed with the `Array` made of it.
+    let mut result = unsafe { mlx_sys::mlx_array_new() };
+    let status = call(&raw mut result, stream.as_ptr());
+    // SAFETY: the handle is owned here and by nothing else.
+    let result = unsafe { Array::from_ptr(result) };
+    if status == 0 { Ok(result) } else { Err(last_exception()) }
+}
+
+/// As [`try_array`], for calls with several results.
+#[track_caller]
+pub(crate) fn try_arrays(
+    call: impl FnOnce(*mut mlx_sys::mlx_vector_array, mlx_sys::mlx_stream) -> i32,
+) -> Result<Vec<Array>, Exception> {
+    install_error_handler();
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: a new vector that is freed below; each element taken from it is a handle of its own.
+    unsafe {
+        let mut results = mlx_sys::mlx_vector_array_new();
+        let mut status = call(&raw mut results, stream.as_ptr());
+        let mut arrays = Vec::new();
+        if status == 0 {
+            for i in 0..mlx_sys::mlx_vector_array_size(results) {
+                let mut array = mlx_sys::mlx_array_new();
+                status |= mlx_sys::mlx_vector_array_get(&raw mut array, results, i);
+                arrays.push(Array::from_ptr(array));
+            }
+        }
+        mlx_sys::mlx_vector_array_free(results);
+        if status == 0 { Ok(arrays) } else { Err(last_exception()) }
+    }
+}
+
+/// The message of the call that failed just now on this thread.
+#[track_caller]
+fn last_exception() -> Exception {
+    let message = LAST_MESSAGE.with(|last| last.borrow_mut().take());
+    Exception::custom(message.unwrap_or_else(|| "MLX refused the operation without a message".into()))
+}
+
+/// An array over `data`, which is not copied where the platform allows it; `owner` keeps the memory alive.
+///
+/// # Safety
+/// `data` points at `shape.product() * dtype.size()` readable bytes, aligned for `dtype`, which stay valid and
+/// unchanged for as long as `owner` lives.
+pub(crate) unsafe fn array_over<T>(data: *const u8, shape: &[i32], dtype: Dtype, owner: T) -> Array {
+    unsafe extern "C" fn release<T>(owner: *mut c_void) {
+        // SAFETY: `owner` came from `Box::into_raw` of the same type and is released once.
+        drop(unsafe { Box::from_raw(owner.cast::<T>()) });
+    }
+    install_error_handler();
+    let owner = Box::into_raw(Box::new(owner)).cast::<c_void>();
+    // SAFETY: the caller vouches for `data`; MLX calls `release` once, when the last user of the buffer is gone.
+    unsafe {
+        Array::from_ptr(mlx_sys::mlx_array_new_data_managed_payload(
+            data.cast_mut().cast(),
+            shape.as_ptr(),
+            shape.len() as i32,
+            dtype.into(),
+            owner,
+            Some(release::<T>),
+        ))
+    }
+}
+
+/// Gives `read` the bytes of an array in row-major order, after evaluating it.
+pub(crate) fn with_bytes<T>(array: &Array, read: impl FnOnce(&[u8]) -> T) -> Result<T, Exception> {
+    let array = array.contiguous()?;
+    array.eval()?;
+    if array.nbytes() == 0 {
+        return Ok(read(&[]));
+    }
+    // SAFETY: the array is evaluated and row-contiguous, so its buffer holds `nbytes` initialised bytes for as long as
+    // the handle lives; every accessor gives the same pointer, only its type differs.
+    let bytes = unsafe { std::slice::from_raw_parts(mlx_sys::mlx_array_data_uint8(array.as_ptr()), array.nbytes()) };
+    Ok(read(bytes))
+}
+
+/// The handle that stands for an argument that is not given.
+pub(crate) const NONE: mlx_sys::mlx_array = mlx_sys::mlx_array { ctx: std::ptr::null_mut() };

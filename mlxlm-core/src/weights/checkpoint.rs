@@ -1,0 +1,81 @@
+//! A model folder's weights: all `model*.safetensors`, checked against the index where there is one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{SafetensorsFile, Tensors, WeightsError};
+use crate::{Result, io};
+
+/// The part of `model.safetensors.index.json` that is read.
+#[derive(Debug, Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The tensors of a folder, as they lie on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The tensors, over the mapped files.
+    pub tensors: Tensors,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+impl Checkpoint {
+    /// Maps all weight files of `folder`.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let mut tensors = Tensors::new();
+        let mut from: BTreeMap<String, PathBuf> = BTreeMap::new();
+        for path in weight_files(folder)? {
+            for (name, array) in SafetensorsFile::open(&path)?.arrays()? {
+                if let Some(first) = from.insert(name.clone(), path.clone()) {
+                    return Err(WeightsError::Duplicate { name, first, second: path }.into());
+                }
+                tensors.insert(name, array);
+            }
+        }
+        let bytes = tensors.values().map(|array| array.nbytes() as u64).sum();
+        Ok(Self { tensors, bytes })
+    }
+}
+
+/// The files that hold the weights: those of the index, else every `model*.safetensors`.
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_weights = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("model") && path.extension().is_some_and(|extension| extension == "safetensors")
+    };
+    let files: Vec<PathBuf> = io::read_dir(folder)?.into_iter().filter(is_weights).collect();
+    let index = folder.join("model.safetensors.index.json");
+    if index.is_file() {
+        return indexed_files(folder, &index, &files);
+    }
+    if files.is_empty() {
+        return Err(WeightsError::NoWeights { folder: folder.to_owned() }.into());
+    }
+    Ok(files)
+}
+
+/// The files that the index names. An index that only names absent files beside a whole `model.safetensors` is stale,
+/// as some conversions leave it, and the file is taken.
+fn indexed_files(folder: &Path, index: &Path, files: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let shards: BTreeSet<String> = io::read_json::<Index>(index)?.weight_map.into_values().collect();
+    let refuse = |shard: &str, why| WeightsError::Shard { index: index.to_owned(), shard: shard.to_owned(), why };
+    for shard in &shards {
+        if !matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
+            return Err(refuse(shard, "which is not a file name").into());
+        }
+    }
+    let present: Vec<PathBuf> = shards.iter().map(|shard| folder.join(shard)).filter(|path| path.is_file()).collect();
+    if present.is_empty() && matches!(files, [only] if only.ends_with("model.safetensors")) {
+        return Ok(files.to_vec());
+    }
+    match shards.iter().find(|shard| !folder.join(shard).is_file()) {
+        Some(missing) => Err(refuse(missing, "which is not in the folder").into()),
+        None if shards.is_empty() => Err(WeightsError::NoWeights { folder: folder.to_owned() }.into()),
+        None => Ok(present),
+    }
+}

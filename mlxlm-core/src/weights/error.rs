@@ -1,0 +1,147 @@
+//! What can be wrong with a checkpoint, told all at once.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::Hint;
+
+/// What can be wrong with the weights of a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// A safetensors file lies about itself or is cut short.
+    #[error("`{path}` is not a sound safetensors file: {why}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A folder without weights.
+    #[error("`{folder}` holds no `model*.safetensors`", folder = folder.display())]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The index names a file that is not there, or one outside the folder.
+    #[error("`{index}` names the shard `{shard}`, {why}", index = index.display())]
+    Shard {
+        /// The index file.
+        index: PathBuf,
+        /// The name in it.
+        shard: String,
+        /// What is wrong with the name.
+        why: &'static str,
+    },
+    /// Two files hold a tensor of the same name.
+    #[error("`{name}` is in `{first}` and in `{second}`", first = first.display(), second = second.display())]
+    Duplicate {
+        /// The tensor.
+        name: String,
+        /// The file that was read first.
+        first: PathBuf,
+        /// The other file.
+        second: PathBuf,
+    },
+    /// The `quantization` of a configuration makes no sense.
+    #[error("`quantization{at}` in config.json: {why}")]
+    Quantization {
+        /// Which entry, as in ".model.layers.0"; empty for the head.
+        at: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The adapter's configuration makes no sense.
+    #[error("`{path}`: {why}", path = path.display())]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The tensors are not those of the model.
+    #[error("the weights do not fit the model:{}", list(.0))]
+    Mismatch(Vec<Problem>),
+}
+
+/// One tensor that does not fit.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The model needs it and the checkpoint lacks it.
+    Missing {
+        /// The tensor.
+        name: String,
+        /// Names in the checkpoint that are close to it.
+        near: Vec<String>,
+    },
+    /// It has another shape.
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape in the checkpoint.
+        got: Vec<i32>,
+        /// The shape that the model's configuration asks for.
+        expected: Vec<i32>,
+    },
+    /// It has a type that the model cannot take.
+    Type {
+        /// The tensor.
+        name: String,
+        /// What it is and what it should be.
+        why: String,
+    },
+    /// The checkpoint has it and the model does not.
+    LeftOver {
+        /// The tensor.
+        name: String,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { name, near } => {
+                write!(f, "`{name}` is missing")?;
+                if !near.is_empty() {
+                    write!(f, " (near: `{}`)", near.join("`, `"))?;
+                }
+                Ok(())
+            }
+            Self::Shape { name, got, expected } => write!(f, "`{name}` is {got:?}, expected {expected:?}"),
+            Self::Type { name, why } => write!(f, "`{name}` {why}"),
+            Self::LeftOver { name } => write!(f, "`{name}` belongs to no part of the model"),
+        }
+    }
+}
+
+/// At most this many problems are listed one by one.
+const LISTED: usize = 12;
+
+fn list(problems: &[Problem]) -> String {
+    let mut text: String = problems.iter().take(LISTED).map(|problem| format!("\n  - {problem}")).collect();
+    if problems.len() > LISTED {
+        text += &format!("\n  - and {} more", problems.len() - LISTED);
+    }
+    text
+}
+
+impl Hint for WeightsError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Damaged { .. } => "fetch or convert the model again; the file may be cut short".into(),
+            Self::NoWeights { .. } => {
+                "the folder must hold a model in the Hugging Face layout (config.json, model.safetensors, tokenizer.json)"
+                    .into()
+            }
+            Self::Shard { .. } => "fetch the model again; a shard may not have been downloaded".into(),
+            Self::Duplicate { .. } => "remove the file that does not belong to the model".into(),
+            Self::Quantization { .. } => return None,
+            Self::Adapter { .. } => "the folder must hold adapter_config.json and adapters.safetensors".into(),
+            Self::Mismatch(problems) => match problems.first() {
+                Some(Problem::Shape { .. }) => "config.json and the weights are of different models".into(),
+                _ => "is config.json that of these weights, and `model_type` right".into(),
+            },
+        })
+    }
+}

@@ -1,0 +1,26 @@
+//! Weights in and out: mapped safetensors files, a model folder's shards, and the strict view that models load from.
+//!
+//! [`Checkpoint`] reads a folder; a model's rules then rename what has to be renamed; [`WeightStore`] holds the result
+//! and hands it out by path through [`Weights`], which knows what is dense, quantized or adapted. At the end
+//! [`WeightStore::finish`] lists, in one error, all that was missing, misshapen or left over.
+
+mod adapter;
+mod checkpoint;
+mod config;
+mod error;
+mod save;
+mod shard;
+mod store;
+
+pub use adapter::{AdapterConfig, FineTuneType, LoraParameters};
+pub use checkpoint::Checkpoint;
+pub use config::QuantizationConfig;
+pub use error::{Problem, WeightsError};
+pub use save::{MAX_SHARD_BYTES, save_model, save_safetensors};
+pub use shard::SafetensorsFile;
+pub use store::{Init, LowRank, WeightStore, Weights};
+
+use std::collections::BTreeMap;
+
+/// Tensors by name.
+pub type Tensors = BTreeMap<String, crate::Array>;

@@ -1,0 +1,155 @@
+//! One safetensors file, mapped into memory: its header is checked in Rust before MLX sees a byte, and its tensors are
+//! arrays over the mapping, not copies.
+//!
+//! A file must not be changed while it is mapped (write a new one and rename it, as [`crate::io`] does).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use mlx_rs::{Array, Dtype};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype as FileDtype, Metadata};
+
+use super::WeightsError;
+use crate::{Error, Result, io, raw};
+
+/// A mapped safetensors file.
+#[derive(Debug)]
+pub struct SafetensorsFile {
+    path: PathBuf,
+    map: Arc<Mmap>,
+    /// Where the data begins, after the header.
+    data_start: usize,
+    header: Metadata,
+}
+
+impl SafetensorsFile {
+    /// Maps a file and checks its header: sizes, offsets, overlaps, and that the data is all there.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let damaged = |why: String| WeightsError::Damaged { path: path.to_owned(), why };
+        let file = io::open(path)?;
+        let map = map(&file).map_err(|source| Error::Io { action: "map", path: path.to_owned(), source })?;
+        let (header_len, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(e.to_string()))?;
+        let file = Self { path: path.to_owned(), map: Arc::new(map), data_start: header_len + 8, header };
+        for (name, info) in file.header.tensors() {
+            if info.shape.len() > 16 || info.shape.iter().any(|&n| i32::try_from(n).is_err()) {
+                return Err(damaged(format!("the shape of `{name}`, {:?}, is beyond 32 bits", info.shape)).into());
+            }
+        }
+        Ok(file)
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of the tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = self.header.offset_keys();
+        names.sort();
+        names
+    }
+
+    /// The free-form strings of the header, sorted by key.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        self.header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    /// A tensor as an array over the mapped file. 8-bit floats come as their bytes (`u8`), as MLX has no type for them.
+    pub fn array(&self, name: &str) -> Result<Array> {
+        let info = self.header.info(name).ok_or_else(|| WeightsError::Damaged {
+            path: self.path.clone(),
+            why: format!("it has no tensor `{name}`"),
+        })?;
+        let dtype = array_dtype(info.dtype).ok_or_else(|| WeightsError::Damaged {
+            path: self.path.clone(),
+            why: format!("`{name}` is of the type {:?}, for which MLX has no array", info.dtype),
+        })?;
+        let (start, end) = info.data_offsets;
+        let bytes = &self.map[self.data_start + start..self.data_start + end];
+        let shape: Vec<i32> = info.shape.iter().map(|&n| n as i32).collect();
+        Ok(array_over(bytes, &shape, dtype, &self.map))
+    }
+
+    /// All tensors by name.
+    pub fn arrays(&self) -> Result<BTreeMap<String, Array>> {
+        self.names().into_iter().map(|name| self.array(&name).map(|array| (name, array))).collect()
+    }
+}
+
+#[allow(unsafe_code, reason = "mapping a file is unsafe because others may change it")]
+fn map(file: &std::fs::File) -> std::io::Result<Mmap> {
+    // SAFETY: model files are replaced by rename, not changed in place; see the module's header.
+    unsafe { Mmap::map(file) }
+}
+
+#[allow(unsafe_code, reason = "an array over foreign memory")]
+fn array_over(bytes: &[u8], shape: &[i32], dtype: Dtype, map: &Arc<Mmap>) -> Array {
+    let width = dtype_bytes(dtype);
+    if bytes.is_empty() || bytes.as_ptr().align_offset(width) != 0 {
+        // An odd header length leaves the data unaligned, which MLX's kernels do not expect: an aligned copy then.
+        // SAFETY: the vector of 64-bit words is as long as `bytes`, rounded up, and aligned for every type.
+        let mut words = vec![0_u64; bytes.len().div_ceil(8).max(1)];
+        let copy = words.as_mut_ptr().cast::<u8>();
+        return unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+            raw::array_over(copy, shape, dtype, words)
+        };
+    }
+    // SAFETY: the header was checked, so `bytes` is as long as shape and type say; the mapping lives as long as the
+    // clone that the array owns.
+    unsafe { raw::array_over(bytes.as_ptr(), shape, dtype, Arc::clone(map)) }
+}
+
+/// The size of an element.
+pub(super) fn dtype_bytes(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Bool | Dtype::Uint8 | Dtype::Int8 => 1,
+        Dtype::Uint16 | Dtype::Int16 | Dtype::Float16 | Dtype::Bfloat16 => 2,
+        Dtype::Uint32 | Dtype::Int32 | Dtype::Float32 => 4,
+        Dtype::Uint64 | Dtype::Int64 | Dtype::Float64 | Dtype::Complex64 => 8,
+    }
+}
+
+fn array_dtype(dtype: FileDtype) -> Option<Dtype> {
+    Some(match dtype {
+        FileDtype::BOOL => Dtype::Bool,
+        FileDtype::U8 | FileDtype::F8_E4M3 | FileDtype::F8_E5M2 | FileDtype::F8_E8M0 => Dtype::Uint8,
+        FileDtype::I8 => Dtype::Int8,
+        FileDtype::U16 => Dtype::Uint16,
+        FileDtype::I16 => Dtype::Int16,
+        FileDtype::F16 => Dtype::Float16,
+        FileDtype::BF16 => Dtype::Bfloat16,
+        FileDtype::U32 => Dtype::Uint32,
+        FileDtype::I32 => Dtype::Int32,
+        FileDtype::F32 => Dtype::Float32,
+        FileDtype::U64 => Dtype::Uint64,
+        FileDtype::I64 => Dtype::Int64,
+        FileDtype::F64 => Dtype::Float64,
+        FileDtype::C64 => Dtype::Complex64,
+        _ => return None,
+    })
+}
+
+pub(super) fn file_dtype(dtype: Dtype) -> FileDtype {
+    match dtype {
+        Dtype::Bool => FileDtype::BOOL,
+        Dtype::Uint8 => FileDtype::U8,
+        Dtype::Int8 => FileDtype::I8,
+        Dtype::Uint16 => FileDtype::U16,
+        Dtype::Int16 => FileDtype::I16,
+        Dtype::Float16 => FileDtype::F16,
+        Dtype::Bfloat16 => FileDtype::BF16,
+        Dtype::Uint32 => FileDtype::U32,
+        Dtype::Int32 => FileDtype::I32,
+        Dtype::Float32 => FileDtype::F32,
+        Dtype::Uint64 => FileDtype::U64,
+        Dtype::Int64 => FileDtype::I64,
+        Dtype::Float64 => FileDtype::F64,
+        Dtype::Complex64 => FileDtype::C64,
+    }
+}
