@@ -1,0 +1,13 @@
+//! Greedy decoding: the most likely token (`greedy_sampler` of mlx_lm/sample_utils.py).
+
+use mlxlm_core::{Array, ops::indexing::argmax_axis};
+
+use crate::Result;
+
+/// The index of the largest entry of each row; the first of equals.
+///
+/// # Shapes
+/// `logprobs` `[B, V]` → `[B]`, u32.
+pub fn greedy(logprobs: &Array) -> Result<Array> {
+    Ok(argmax_axis(logprobs, -1, false)?)
+}
