@@ -1,0 +1,23 @@
+//! CPU kernels for Linux on x86-64, where stock MLX is some two hundred times slower than the hardware.
+//!
+//! The kernels are Rust with `std::arch`, chosen at run time by [`Isa`] and run on one thread [`pool`]. MLX reaches them in two
+//! ways: it calls [`blas`] for f32 matrix products as if that were its BLAS, and our operations are custom primitives of its
+//! graph, with their own gradients. On Apple silicon and CUDA none of this is used.
+//!
+//! What is unusual: a row's result has the same bits whether it is computed alone or beside up to 64 others. Speculative
+//! decoding, batching and seeds are exact on the CPU only because of this.
+#![allow(unsafe_code, reason = "vector instructions, MLX's C++ and shared buffers; every block says why it is sound")]
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod blas;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod gemm;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod isa;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod pool;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod scratch;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub use isa::{ISA_VAR, Isa, IsaError};

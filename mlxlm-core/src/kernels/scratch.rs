@@ -1,0 +1,56 @@
+//! Buffers that a thread keeps between kernels, on cache-line borders.
+
+use std::cell::Cell;
+use std::thread::LocalKey;
+
+/// One cache line; a buffer of these starts on a line's border.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line([f32; 16]);
+
+/// A thread's buffer. It is taken out while in use, so a nested use gets a fresh one and not an error.
+pub(crate) type Scratch = Cell<Vec<Line>>;
+
+/// Lends `floats` values of unspecified content from the thread's buffer to `body`.
+pub(crate) fn with_scratch<R>(
+    buffer: &'static LocalKey<Scratch>,
+    floats: usize,
+    body: impl FnOnce(&mut [f32]) -> R,
+) -> R {
+    let mut lines = buffer.take();
+    let needed = floats.div_ceil(16);
+    if lines.len() < needed {
+        lines = vec![Line([0.0; 16]); needed];
+    }
+    let result = body(&mut lines[..needed].as_flattened_lines()[..floats]);
+    buffer.set(lines);
+    result
+}
+
+trait AsFlattenedLines {
+    fn as_flattened_lines(&mut self) -> &mut [f32];
+}
+
+impl AsFlattenedLines for [Line] {
+    fn as_flattened_lines(&mut self) -> &mut [f32] {
+        // SAFETY: a `Line` is 16 floats with nothing between or after them.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len() * 16) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    thread_local!(static BUFFER: Scratch = const { Cell::new(Vec::new()) });
+
+    #[test]
+    fn buffers_are_aligned_and_nest() {
+        with_scratch(&BUFFER, 100, |outer| {
+            assert_eq!((outer.len(), outer.as_ptr() as usize % 64), (100, 0));
+            outer.fill(1.0);
+            with_scratch(&BUFFER, 20, |inner| inner.fill(2.0));
+            assert!(outer.iter().all(|v| *v == 1.0));
+        });
+    }
+}
