@@ -1,15 +1,23 @@
 //! `cargo xtask`: everything that is done to this repository, one file per command.
 //!
 //! It never depends on MLX or on the crates that do, because `setup` has to run before those can be built.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+//! A new command is a module with `Args` and `run`, and one line in each of the three lists below.
+#![expect(clippy::print_stderr, reason = "a program for the terminal")]
 
+mod ci;
 mod process;
+mod run;
+mod sections;
 mod setup;
+mod test;
+mod tidy;
 mod workspace;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What is done to this repository.
+/// What is done to this repository
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 struct Cli {
@@ -19,21 +27,29 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Setup(setup::Args),
     #[command(hide = true)]
     Bindings(setup::bindings::Args),
+    Ci(ci::Args),
+    Run(run::Args),
+    Setup(setup::Args),
+    Test(test::Args),
+    Tidy(tidy::Args),
 }
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Setup(args) => setup::run(&args),
         Command::Bindings(args) => setup::bindings::run(&args),
+        Command::Ci(args) => ci::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Setup(args) => setup::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Tidy(args) => tidy::run(&args),
     };
     match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            std::process::ExitCode::FAILURE
+            ExitCode::FAILURE
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) const PYTHON: Tool = Tool {
     pacman: "python python-pip",
     brew: "python",
 };
+/// Part of every way to install Rust, and it runs us; so this is never seen.
+pub(crate) const CARGO: Tool = Tool { name: "cargo", apt: "cargo", dnf: "cargo", pacman: "rust", brew: "rustup" };
 pub(crate) const PIP: Tool = Tool {
     name: "pip (as a module of python3)",
     apt: "python3-pip",
@@ -33,6 +35,7 @@ pub(crate) const PIP: Tool = Tool {
 };
 pub(crate) const CXX: Tool = Tool { name: "g++", apt: "g++", dnf: "gcc-c++", pacman: "gcc", brew: "gcc" };
 pub(crate) const AR: Tool = Tool { name: "ar", apt: "binutils", dnf: "binutils", pacman: "binutils", brew: "binutils" };
+pub(crate) const GIT: Tool = Tool { name: "git", apt: "git", dnf: "git", pacman: "git", brew: "git" };
 pub(crate) const LIBCLANG: Tool =
     Tool { name: "libclang", apt: "libclang-dev", dnf: "clang-devel", pacman: "clang", brew: "llvm" };
 
@@ -56,7 +59,8 @@ impl Tool {
     }
 }
 
-fn on_path(program: &str) -> bool {
+/// Whether `program` can be started by its name.
+pub(crate) fn on_path(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 

@@ -17,23 +17,27 @@ mod mlxc;
 mod wheel;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::process::{self, AR, CARGO, CXX};
 use crate::workspace;
 
 /// The MLX that the pinned `mlx-sys` binds; checked against its sources.
 const MLX_VERSION: &str = "0.32.2";
 /// Raise it when what setup produces changes.
 const RECIPE: u32 = 1;
+/// Cargo reads `include` in its configuration from 1.94 on.
+const CARGO_MINOR: u32 = 94;
 
 /// Get MLX and tell cargo where it is (Linux; on macOS there is nothing to do)
 ///
-/// The environment variable MLX_DIR names an MLX of your own instead: a folder with `lib/libmlx.so` and `include/`.
+/// The environment variable `MLX_DIR` names an MLX of your own instead: a folder with `lib/libmlx.so` and `include/`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Take MLX's CUDA build (mlx-cuda-13); the nvidia-* wheels must be installed to run it
+    /// Take MLX's CUDA build, mlx-cuda-13 (untried; to run, it needs NVIDIA's wheels: setup prints how to get them)
     #[arg(long)]
     cuda: bool,
 }
@@ -75,19 +79,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     make(&workspace::root(), &source)
 }
 
-/// Does a setup if there is none; one that was chosen by `cargo xtask setup` stays.
-#[expect(dead_code)]
+/// Does a setup if there is none. One that was asked for by `cargo xtask setup` stays, wherever its MLX is from.
 pub(crate) fn ensure() -> Result<()> {
     if !cfg!(target_os = "linux") {
         return Ok(());
     }
     let root = workspace::root();
-    let source = match std::env::var_os("MLX_DIR") {
-        Some(dir) => own(Path::new(&dir))?,
-        None if is_made(&root, &CUDA)? => CUDA,
-        None => CPU,
-    };
-    if is_made(&root, &source)? { Ok(()) } else { make(&root, &source) }
+    match std::env::var_os("MLX_DIR") {
+        Some(dir) => {
+            let source = own(Path::new(&dir))?;
+            if is_made(&root, &source)? { Ok(()) } else { make(&root, &source) }
+        }
+        None if is_any_made(&root)? => Ok(()),
+        None => make(&root, &CPU),
+    }
 }
 
 fn own(dir: &Path) -> Result<Source> {
@@ -102,32 +107,69 @@ fn own(dir: &Path) -> Result<Source> {
 }
 
 fn make(root: &Path, source: &Source) -> Result<()> {
+    let key = key(root, source)?;
     if is_made(root, source)? {
-        eprintln!("setup: MLX is in place ({})", key(root, source)?);
+        eprintln!("setup: MLX is in place ({key})");
         return Ok(());
     }
     let begin = Instant::now();
     let home = root.join(".mlx");
-    let key = key(root, source)?;
     let done = home.join(&key);
     if !done.is_dir() {
+        check_tools(source)?;
         let draft = home.join(format!("{key}.{}.tmp", std::process::id()));
         std::fs::create_dir_all(&draft).with_context(|| format!("cannot create `{}`", draft.display()))?;
-        let made = fill(root, source, &draft);
-        if made.is_ok() && std::fs::rename(&draft, &done).is_err() && !done.is_dir() {
-            bail!("cannot rename `{}`", draft.display());
+        let made = fill(root, source, &draft).and_then(|()| publish(&draft, &done));
+        if made.is_err() {
+            // The first error is the one to report.
+            let _ = std::fs::remove_dir_all(&draft);
+            let _ = std::fs::remove_dir(&home);
         }
-        // Gone already if all went well.
-        let _ = std::fs::remove_dir_all(&draft);
         made?;
     }
-    config::write(root, &folders(source, &done)?, &done)?;
+    config::write(root, source, &folders(source, &done)?, &done)?;
     remove_others(&home, &key);
     eprintln!(
         "setup: done in {:.0} s; `cargo build`, `cargo test` and `cargo run` work now",
         begin.elapsed().as_secs_f32()
     );
+    if *source == CUDA {
+        eprintln!(
+            "setup: this CUDA build is UNTRIED; it finds NVIDIA's libraries after\n{}",
+            wheel::nvidia_command(&done.join("wheel"))
+        );
+    }
     Ok(())
+}
+
+/// Names what is missing before anything is downloaded.
+fn check_tools(source: &Source) -> Result<()> {
+    process::output(Command::new("g++").arg("--version"), CXX)?;
+    process::output(Command::new("ar").arg("--version"), AR)?;
+    if matches!(source, Source::Wheel(_)) || std::env::var_os("LIBCLANG_PATH").is_none() {
+        wheel::check_pip()?;
+    }
+    let version = process::succeed(workspace::cargo().arg("--version"), CARGO)?;
+    if minor(&version).is_some_and(|minor| minor < CARGO_MINOR) {
+        bail!(
+            "{} does not read included configuration\nhint: `rustup update`, or any cargo from 1.{CARGO_MINOR} on",
+            version.trim()
+        );
+    }
+    Ok(())
+}
+
+/// The 95 of `cargo 1.95.0 (…)`.
+fn minor(version: &str) -> Option<u32> {
+    version.strip_prefix("cargo 1.")?.split('.').next()?.parse().ok()
+}
+
+/// Gives the finished draft its name. Another setup that was faster is as good.
+fn publish(draft: &Path, done: &Path) -> Result<()> {
+    match std::fs::rename(draft, done) {
+        Err(_) if done.is_dir() => Ok(std::fs::remove_dir_all(draft)?),
+        renamed => renamed.with_context(|| format!("cannot rename `{}`", draft.display())),
+    }
 }
 
 /// Makes everything inside `draft`.
@@ -142,7 +184,7 @@ fn fill(root: &Path, source: &Source, draft: &Path) -> Result<()> {
         );
     }
     let mlx = folders(source, draft)?;
-    let sources = mlxc::sources(root, MLX_VERSION)?;
+    let sources = mlxc::sources(MLX_VERSION)?;
     let out = draft.join("out");
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create `{}`", out.display()))?;
     eprintln!("setup: writing the bindings of mlx-c");
@@ -162,17 +204,28 @@ fn folders(source: &Source, dir: &Path) -> Result<Mlx> {
 
 fn is_made(root: &Path, source: &Source) -> Result<bool> {
     let done = root.join(".mlx").join(key(root, source)?);
-    Ok(done.is_dir() && config::is_written(root, &folders(source, &done)?, &done))
+    Ok(done.is_dir() && config::is_written(root, source, &folders(source, &done)?, &done))
+}
+
+/// Whether cargo is pointed at a setup of this recipe and this `mlx-sys`, of whatever source.
+fn is_any_made(root: &Path) -> Result<bool> {
+    let suffix = suffix(root)?;
+    Ok(config::setup_dir(root)
+        .is_some_and(|dir| dir.starts_with(root) && dir.is_dir() && dir.to_string_lossy().ends_with(&suffix)))
 }
 
 /// The folder name that stands for all that the result depends on.
 fn key(root: &Path, source: &Source) -> Result<String> {
-    let sys = workspace::locked_version(root, "mlx-sys")?;
     let origin = match source {
-        Source::Wheel(package) => format!("{package}-{MLX_VERSION}"),
+        Source::Wheel(package) => (*package).to_owned(),
         Source::Own(dir) => format!("own-{:016x}", fnv1a(dir.as_os_str().as_encoded_bytes())),
     };
-    Ok(format!("{origin}-sys-{sys}-r{RECIPE}"))
+    Ok(origin + &suffix(root)?)
+}
+
+fn suffix(root: &Path) -> Result<String> {
+    let sys = workspace::locked_version(root, "mlx-sys")?;
+    Ok(format!("-{MLX_VERSION}-sys-{sys}-r{RECIPE}"))
 }
 
 /// FNV-1a, 64 bits: short names for long paths.
@@ -180,12 +233,101 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Removes earlier setups; what cannot be removed does no harm.
+/// Removes earlier setups, and drafts whose process was killed; what cannot be removed does no harm.
 fn remove_others(home: &Path, key: &str) {
     for entry in std::fs::read_dir(home).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if name != key && !name.to_string_lossy().ends_with(".tmp") {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name != key && !is_live_draft(&name) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+/// Whether `name` is that of a draft, `<key>.<process>.tmp`, whose process still runs.
+fn is_live_draft(name: &str) -> bool {
+    let process = name.strip_suffix(".tmp").and_then(|name| name.rsplit_once('.'));
+    process.is_some_and(|(_, id)| Path::new("/proc").join(id).is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_name_all_inputs() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("Cargo.lock"), "name = \"mlx-sys\"\nversion = \"9.8.7\"\n").unwrap();
+        assert_eq!(key(root.path(), &CPU).unwrap(), format!("mlx-cpu-{MLX_VERSION}-sys-9.8.7-r{RECIPE}"));
+        let keys = ["/a", "/b"].map(|dir| key(root.path(), &Source::Own(dir.into())).unwrap());
+        assert_ne!(keys[0], keys[1]);
+        assert!(keys[0].starts_with("own-"), "{}", keys[0]);
+    }
+
+    #[test]
+    fn own_mlx_must_be_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = own(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("`lib/libmlx.so`") && error.contains("hint: "), "{error}");
+        assert!(own(&dir.path().join("absent")).is_err());
+        for file in ["lib/libmlx.so", "include/mlx/mlx.h"] {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        assert_eq!(own(dir.path()).unwrap(), Source::Own(dir.path().canonicalize().unwrap()));
+    }
+
+    #[test]
+    fn a_setup_counts_until_its_inputs_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let lock =
+            |sys: &str| std::fs::write(root.join("Cargo.lock"), format!("name = \"mlx-sys\"\nversion = \"{sys}\"\n"));
+        lock("0.7.0").unwrap();
+        std::fs::create_dir_all(root.join(".cargo")).unwrap();
+        assert!(!is_made(root, &CPU).unwrap() && !is_any_made(root).unwrap());
+
+        let done = root.join(".mlx").join(key(root, &CPU).unwrap());
+        std::fs::create_dir_all(done.join("wheel/mlx_cpu.libs")).unwrap();
+        assert!(!is_made(root, &CPU).unwrap(), "cargo has not been told");
+        config::write(root, &CPU, &folders(&CPU, &done).unwrap(), &done).unwrap();
+        assert!(is_made(root, &CPU).unwrap() && is_any_made(root).unwrap());
+        assert!(!is_made(root, &CUDA).unwrap());
+
+        lock("0.7.1").unwrap();
+        assert!(!is_made(root, &CPU).unwrap() && !is_any_made(root).unwrap());
+    }
+
+    #[test]
+    fn only_what_is_done_with_is_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let live = format!("key.{}.tmp", std::process::id());
+        for name in ["key", "old-key", "key.0.tmp", &live] {
+            std::fs::create_dir(home.path().join(name)).unwrap();
+        }
+        remove_others(home.path(), "key");
+        let mut left: Vec<_> =
+            std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["key", &live]);
+    }
+
+    #[test]
+    fn a_draft_becomes_the_setup_unless_there_is_one() {
+        let home = tempfile::tempdir().unwrap();
+        let (draft, done) = (home.path().join("draft"), home.path().join("done"));
+        for text in ["first", "second"] {
+            std::fs::create_dir(&draft).unwrap();
+            std::fs::write(draft.join("file"), text).unwrap();
+            publish(&draft, &done).unwrap();
+            assert_eq!(std::fs::read_to_string(done.join("file")).unwrap(), "first");
+            assert!(!draft.exists());
+        }
+    }
+
+    #[test]
+    fn cargo_tells_its_version() {
+        assert_eq!(minor("cargo 1.95.0 (f2d3ce0bd 2026-03-21)\n"), Some(95));
+        assert_eq!(minor("something else"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Where the repository is, and what its lock file says.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -9,6 +10,13 @@ pub(crate) fn root() -> PathBuf {
     // Cargo sets it when it runs us; the built-in value serves whoever starts the binary by hand.
     let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&own).parent().expect("xtask is a folder in the workspace").to_path_buf()
+}
+
+/// The cargo that runs us, at the workspace's root.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
 }
 
 /// The version of `package` in `Cargo.lock` at `root`.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use super::wheel;
 use crate::process::{self, CXX, LIBCLANG};
 
-/// The wheel that setup takes: the newest that PyPI has for x86-64 and aarch64.
+/// The wheel that setup takes: the newest there is for x86-64 and aarch64.
 const LIBCLANG_VERSION: &str = "18.1.1";
 
 #[derive(clap::Args, Clone, Debug)]
@@ -43,7 +43,7 @@ pub(super) fn generate(root: &Path, sources: &Path, out: &Path, draft: &Path) ->
     }
     process::succeed(&mut child, LIBCLANG)?;
     if cfg!(target_arch = "x86_64") {
-        let path = root.join("xtask/native/bindings_x86_64.rs");
+        let path = root.join("xtask/native/bindings_x86_64.rs.in");
         append(&out.join("bindings.rs"), &path)?;
     }
     std::fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove `{}`", scratch.display()))

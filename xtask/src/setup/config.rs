@@ -7,45 +7,61 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::Mlx;
+use super::{CUDA, Mlx, Source};
+
+/// Begins the line that names the folder of the setup.
+const SETUP: &str = "# setup: ";
 
 /// Writes the configuration for the setup in `dir`.
-pub(super) fn write(root: &Path, mlx: &Mlx, dir: &Path) -> Result<()> {
+pub(super) fn write(root: &Path, source: &Source, mlx: &Mlx, dir: &Path) -> Result<()> {
     let path = path(root);
     let draft = path.with_extension("toml.tmp");
-    std::fs::write(&draft, text(mlx, dir))
+    std::fs::write(&draft, text(source, mlx, dir))
         .and_then(|()| std::fs::rename(&draft, &path))
         .with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// Whether the configuration is what [`write`] would write.
-pub(super) fn is_written(root: &Path, mlx: &Mlx, dir: &Path) -> bool {
-    std::fs::read_to_string(path(root)).is_ok_and(|found| found == text(mlx, dir))
+pub(super) fn is_written(root: &Path, source: &Source, mlx: &Mlx, dir: &Path) -> bool {
+    std::fs::read_to_string(path(root)).is_ok_and(|found| found == text(source, mlx, dir))
+}
+
+/// The folder of the setup that the configuration was written for.
+pub(super) fn setup_dir(root: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(path(root)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(SETUP)).map(PathBuf::from)
 }
 
 fn path(root: &Path) -> PathBuf {
     root.join(".cargo/mlx-native.toml")
 }
 
-fn text(mlx: &Mlx, dir: &Path) -> String {
+fn text(source: &Source, mlx: &Mlx, dir: &Path) -> String {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let out = dir.join("out");
     let search = [native(&out), native(&mlx.lib)];
     let mut flags = vec![link_arg("-rpath", &mlx.lib)];
     flags.extend(mlx.needed.iter().map(|needed| link_arg("-rpath-link", needed)));
+    if *source == CUDA {
+        // NVIDIA's libraries are needed to run, not to build.
+        flags.push("link-arg=-Wl,--allow-shlib-undefined".to_owned());
+    }
     let flags: Vec<_> = flags.into_iter().flat_map(|flag| ["-C".to_owned(), flag]).collect();
     let include = format!("{}:{}", mlx.include.display(), dir.join("mlx-c").display());
     format!(
         "# Written by `cargo xtask setup`; not committed.\n\
+         {SETUP}{}\n\
          [target.{triple}.mlx]\n\
          rustc-link-search = {search:?}\n\
          rustc-link-lib = [\"static=mlxc\", \"dylib=mlx\", \"dylib=stdc++\"]\n\
-         rustc-env = {{ OUT_DIR = {out:?} }}\n\
+         rustc-env = {{ OUT_DIR = {:?} }}\n\
          include = {include:?}\n\
          \n\
          [target.{triple}]\n\
          rustflags = {flags:?}\n\
-         rustdocflags = {flags:?}\n"
+         rustdocflags = {flags:?}\n",
+        dir.display(),
+        out.to_string_lossy()
     )
 }
 
@@ -55,4 +71,43 @@ fn native(dir: &Path) -> String {
 
 fn link_arg(option: &str, dir: &Path) -> String {
     format!("link-arg=-Wl,{option},{}", dir.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::CPU;
+    use super::*;
+
+    fn mlx() -> Mlx {
+        Mlx { include: "/m/include".into(), lib: "/m/lib".into(), needed: vec!["/m/libs".into()] }
+    }
+
+    #[test]
+    fn cargo_is_told_where_everything_is() {
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let text = text(&CPU, &mlx(), Path::new("/s"));
+        for part in [
+            &format!("[target.{triple}.mlx]\n"),
+            r#"rustc-link-search = ["native=/s/out", "native=/m/lib"]"#,
+            r#"rustc-link-lib = ["static=mlxc", "dylib=mlx", "dylib=stdc++"]"#,
+            r#"rustc-env = { OUT_DIR = "/s/out" }"#,
+            r#"include = "/m/include:/s/mlx-c""#,
+            &format!("[target.{triple}]\n"),
+            r#"rustflags = ["-C", "link-arg=-Wl,-rpath,/m/lib", "-C", "link-arg=-Wl,-rpath-link,/m/libs"]"#,
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_is_written_and_recognized() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir(root.join(".cargo")).unwrap();
+        assert_eq!(setup_dir(root), None);
+        write(root, &CPU, &mlx(), Path::new("/s")).unwrap();
+        assert!(is_written(root, &CPU, &mlx(), Path::new("/s")));
+        assert!(!is_written(root, &CPU, &mlx(), Path::new("/t")));
+        assert_eq!(setup_dir(root), Some("/s".into()));
+    }
 }

@@ -10,15 +10,15 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{self, AR, CXX, Tool};
-
-const CARGO: Tool = CXX;
+use crate::process::{self, AR, CARGO, CXX};
+use crate::workspace;
 
 /// The `mlx-c` folder of the `mlx-sys` that the workspace is locked to, which must bind MLX `version`.
-pub(super) fn sources(root: &Path, version: &str) -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["metadata", "--format-version=1", "--locked"]).current_dir(root);
-    let metadata: serde_json::Value = serde_json::from_str(&process::succeed(&mut cargo, CARGO)?)?;
+pub(super) fn sources(version: &str) -> Result<PathBuf> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["metadata", "--format-version=1"]);
+    let metadata = process::succeed(&mut cargo, CARGO)?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cannot read cargo's metadata")?;
     let manifest = metadata["packages"]
         .as_array()
         .into_iter()
@@ -50,7 +50,7 @@ pub(super) fn compile(root: &Path, sources: &Path, include: &Path, out: &Path) -
     }
     files.retain(|path| path.extension().is_some_and(|extension| extension == "cpp"));
     // The large ones first, so that no core waits for one file at the end.
-    files.sort_by_key(|path| path.metadata().map(|file| file.len()).unwrap_or(0));
+    files.sort_by_key(|path| path.metadata().map_or(0, |file| file.len()));
 
     let object = |file: &Path| objects.join(file.file_name().unwrap_or_default()).with_extension("o");
     let mut made: Vec<_> = files.iter().map(|file| object(file)).collect();

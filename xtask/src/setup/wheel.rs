@@ -8,11 +8,14 @@ use anyhow::{Context, Result, anyhow};
 use super::Mlx;
 use crate::process::{self, PIP, PYTHON};
 
+/// An error that says how to get Python or its pip, if they are missing.
+pub(super) fn check_pip() -> Result<()> {
+    let pip = process::output(python().args(["-m", "pip", "--version"]), PYTHON)?;
+    if pip.status.success() { Ok(()) } else { Err(PIP.missing()) }
+}
+
 /// Downloads the wheel of `package` and unpacks it into `into`.
 pub(super) fn get(package: &str, version: &str, into: &Path) -> Result<()> {
-    if !process::output(python().args(["-m", "pip", "--version"]), PYTHON)?.status.success() {
-        return Err(PIP.missing());
-    }
     let download = into.with_extension("download");
     // `pip download` installs nothing, so it works where a distribution forbids `pip install`.
     let mut pip = python();
@@ -40,6 +43,15 @@ pub(super) fn folders(wheel: &Path) -> Result<Mlx> {
         .collect();
     needed.sort();
     Ok(Mlx { include: wheel.join("mlx/include"), lib: wheel.join("mlx/lib"), needed })
+}
+
+/// What puts NVIDIA's libraries where the `libmlx.so` in `wheel` looks for them.
+pub(super) fn nvidia_command(wheel: &Path) -> String {
+    format!(
+        "    python3 -m pip install --target {} 'nvidia-cublas==13.*' 'nvidia-cudnn-cu13==9.*' 'nvidia-cufft==12.*' \\\n        \
+         'nvidia-cuda-nvrtc==13.*' 'nvidia-cuda-runtime==13.*' nvidia-nccl-cu13",
+        wheel.display()
+    )
 }
 
 fn python() -> Command {

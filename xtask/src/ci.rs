@@ -1,0 +1,27 @@
+//! `cargo xtask ci`: all that has to hold before a change goes in.
+
+use anyhow::Result;
+
+use crate::sections::Sections;
+use crate::{process, setup, test, workspace};
+
+/// Run every check: format, lints, documentation, licences, tidy and the tests
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_: &Args) -> Result<()> {
+    setup::ensure()?;
+    let mut sections = Sections::default();
+    sections.command("format", workspace::cargo().args(["fmt", "--all", "--check"]));
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    sections.command("lints", workspace::cargo().args(clippy));
+    let doc = ["doc", "--workspace", "--no-deps", "--document-private-items"];
+    sections.command("documentation", workspace::cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"));
+    if process::on_path("cargo-deny") {
+        sections.command("licences", workspace::cargo().args(["deny", "check", "licenses", "bans", "sources"]));
+    } else {
+        eprintln!("note: licences are not checked, cargo-deny is missing; `cargo install cargo-deny`");
+    }
+    test::add(&mut sections, &[]);
+    sections.finish()
+}
