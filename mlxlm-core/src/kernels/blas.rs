@@ -136,7 +136,9 @@ impl Rows {
         // SAFETY: every index is inside the matrices, for which the caller of `cblas_dgemm` vouches.
         unsafe {
             let c = std::slice::from_raw_parts_mut(self.c.add(i * self.ldc), n);
-            c.iter_mut().for_each(|v| *v = if self.beta == 0.0 { 0.0 } else { *v * self.beta });
+            for v in &mut *c {
+                *v = if self.beta == 0.0 { 0.0 } else { *v * self.beta };
+            }
             if self.alpha == 0.0 {
                 return;
             }

@@ -150,10 +150,11 @@ impl Job {
         // SeqCst pairs with the worker's `parked` flag: either it sees the open job or this thread sees it parked.
         pool.state.store(number.wrapping_add(JOB) | OPEN, Ordering::SeqCst);
         for slot in pool.slots.iter().take(tasks - 1) {
-            if slot.parked.load(Ordering::SeqCst) && slot.parked.swap(false, Ordering::SeqCst) {
-                if let Some(thread) = slot.thread.get() {
-                    thread.unpark();
-                }
+            if slot.parked.load(Ordering::SeqCst)
+                && slot.parked.swap(false, Ordering::SeqCst)
+                && let Some(thread) = slot.thread.get()
+            {
+                thread.unpark();
             }
         }
         Self { pool, unwinding: thread::panicking() }

@@ -113,12 +113,12 @@ unsafe fn transpose(src: *const f32, ld: usize, lanes: usize, width: usize, kc: 
                     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(128).cast());
                     *row = _mm512_maskz_loadu_ps(load, at);
                 }
-                for (i, column) in transposed(rows).iter().enumerate().take(depth) {
+                for (i, column) in transposed(&rows).iter().enumerate().take(depth) {
                     let at = dst.add((k + i) * width + lane);
                     if store == u16::MAX {
-                        _mm512_storeu_ps(at, *column)
+                        _mm512_storeu_ps(at, *column);
                     } else {
-                        _mm512_mask_storeu_ps(at, store, *column)
+                        _mm512_mask_storeu_ps(at, store, *column);
                     }
                 }
             }
@@ -127,7 +127,7 @@ unsafe fn transpose(src: *const f32, ld: usize, lanes: usize, width: usize, kc: 
 }
 
 #[target_feature(enable = "avx512f")]
-fn transposed(r: [__m512; 16]) -> [__m512; 16] {
+fn transposed(r: &[__m512; 16]) -> [__m512; 16] {
     let zero = _mm512_setzero_ps();
     let (mut t, mut f, mut columns) = ([zero; 16], [zero; 16], [zero; 16]);
     for i in 0..8 {

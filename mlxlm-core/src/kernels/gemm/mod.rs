@@ -174,9 +174,9 @@ unsafe fn row_block(kernels: &Kernels, g: &Gemm<'_>, rows: &Rows, packed: Shared
         }
     };
     if serial || rows.len * g.k < SERIAL {
-        (0..rows.tiles).for_each(pack)
+        (0..rows.tiles).for_each(pack);
     } else {
-        pool::parallel(rows.tiles, pack)
+        pool::parallel(rows.tiles, pack);
     }
     let panels = g.n.div_ceil(kernels.nr);
     let groups = (3 * pool::threads()).div_ceil(panels).clamp(1, rows.tiles);
@@ -216,6 +216,8 @@ unsafe fn scale(g: &Gemm<'_>) {
     for row in 0..g.m {
         // SAFETY: the caller of `gemm` vouches for m rows of n values.
         let row = unsafe { std::slice::from_raw_parts_mut(g.c.get().add(row * g.ldc), g.n) };
-        row.iter_mut().for_each(|v| *v = if g.beta == 0.0 { 0.0 } else { *v * g.beta });
+        for v in row {
+            *v = if g.beta == 0.0 { 0.0 } else { *v * g.beta };
+        }
     }
 }

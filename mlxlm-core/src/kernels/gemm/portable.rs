@@ -3,7 +3,7 @@
 use super::{Kernels, Tile};
 
 const MR: usize = 4;
-const NR: usize = 16;
+const NR: usize = 8;
 
 pub(super) const KERNELS: Kernels = Kernels { mr: MR, nr: NR, tile, pack_rows, pack_cols };
 

@@ -47,9 +47,9 @@ pub(crate) unsafe fn sgemm(isa: Isa, shape: Shape, a: Matrix, b: Matrix, c: *mut
     let kernels = Kernels::of(isa);
     let Shape { m, n, k, alpha, beta } = shape;
     // SAFETY: `gemm` asks for blocks inside the shape only.
-    let pack_a = |block: Block, dst: *mut f32| unsafe { (&a).pack(&kernels, false, block, dst) };
+    let pack_a = |block: Block, dst: *mut f32| unsafe { a.pack(&kernels, false, block, dst) };
     // SAFETY: as above.
-    let pack_b = |block: Block, dst: *mut f32| unsafe { (&b).pack(&kernels, true, block, dst) };
+    let pack_b = |block: Block, dst: *mut f32| unsafe { b.pack(&kernels, true, block, dst) };
     // SAFETY: passed on from the caller.
     unsafe { gemm(isa, &Gemm { m, n, k, pack_a: &pack_a, pack_b: &pack_b, alpha, beta, c: Shared(c), ldc }) };
 }
