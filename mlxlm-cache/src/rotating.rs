@@ -1,0 +1,146 @@
+//! The cache that keeps a window: the first `keep` tokens and the latest others.
+//!
+//! Ports `RotatingKVCache` (mlx_lm/models/cache.py 0.32.2): single tokens go round in a ring, several at once are laid
+//! behind the others in the order of time, after which up to `max_size + L - 1` are held, so that each of the `L`
+//! queries sees `max_size` keys. Unusual: a window of the layer that is larger than the cache counts as the cache's own
+//! size, and the ring's mask knows of `keep`.
+
+use mlxlm_core::Array;
+use mlxlm_core::quant::Scheme;
+
+use crate::attend::Reach;
+use crate::buffer::{Buffer, STEP};
+use crate::mask::{Masks, Ring, Spec};
+use crate::{Attend, Error, Result};
+
+/// A window of the keys and values of a sequence, or of several of the same length.
+#[derive(Debug, Clone)]
+pub struct RotatingKvCache {
+    pub(crate) buffer: Option<Buffer>,
+    /// Tokens seen, those dropped included.
+    pub(crate) offset: i32,
+    /// Where the next token goes, if that is within the ring.
+    pub(crate) idx: i32,
+    pub(crate) keep: i32,
+    pub(crate) max_size: i32,
+    pub(crate) scheme: Option<Scheme>,
+}
+
+impl RotatingKvCache {
+    pub(crate) fn new(max_size: i32, keep: i32) -> Self {
+        Self { buffer: None, offset: 0, idx: 0, keep, max_size, scheme: None }
+    }
+
+    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend, masks: &Masks) -> Result<Reach> {
+        if self.keep < 0 || self.max_size <= self.keep {
+            return Err(Error::Room { max_size: self.max_size, keep: self.keep });
+        }
+        let new = Buffer::new(keys, values, self.scheme)?;
+        if let Some(held) = &self.buffer {
+            held.check_follows(&new)?;
+        }
+        let added = new.len();
+        let offset = self.offset.checked_add(added).ok_or(Error::TooLong { held: self.offset, added })?;
+        let mask = masks.mask(&self.spec(added, how.window))?;
+        let buffer = if added == 1 { self.update_in_place(&new)? } else { self.update_concat(new)? };
+        let kv = buffer.view(0, buffer.len().min(offset))?;
+        (self.buffer, self.offset) = (Some(buffer), offset);
+        Ok(Reach { kv, mask })
+    }
+
+    /// The rule for `len` tokens that are about to be added.
+    fn spec(&self, len: i32, window: Option<i32>) -> Spec {
+        let before = self.offset.min(self.max_size - 1);
+        let window = Some(window.map_or(self.max_size, |window| window.min(self.max_size)));
+        let wrapped = len == 1 && self.offset >= self.max_size;
+        let newest = if self.idx >= self.max_size { self.keep } else { self.idx };
+        let ring = wrapped.then_some(Ring { keep: self.keep, newest });
+        Spec { len, before, window, ring, ..Spec::default() }
+    }
+
+    fn update_concat(&mut self, new: Buffer) -> Result<Buffer> {
+        let buffer = match self.in_order()? {
+            None => new,
+            Some(held) => {
+                let held = self.without_oldest(&held, held.len() - self.max_size + 1)?;
+                Buffer::concat(&[&held, &new], 2)?
+            }
+        };
+        self.idx = buffer.len();
+        Ok(buffer)
+    }
+
+    fn update_in_place(&mut self, new: &Buffer) -> Result<Buffer> {
+        let mut buffer = match self.buffer.take() {
+            Some(buffer) if self.offset < buffer.len() || buffer.len() >= self.max_size => buffer,
+            held => {
+                let room = new.zeros(new.batch(), STEP.min(self.max_size - self.offset))?;
+                self.idx = self.offset;
+                match held {
+                    Some(held) => Buffer::concat(&[&held, &room], 2)?,
+                    None => room,
+                }
+            }
+        };
+        let surplus = buffer.len() - self.max_size;
+        if surplus > 0 {
+            buffer = self.without_oldest(&buffer, surplus)?;
+            self.idx = self.max_size;
+        }
+        if self.idx == self.max_size {
+            self.idx = self.keep;
+        }
+        buffer.write(self.idx, new)?;
+        self.idx += 1;
+        Ok(buffer)
+    }
+
+    /// Drops `n` tokens behind the first `keep` of a buffer in the order of time.
+    fn without_oldest(&self, buffer: &Buffer, n: i32) -> Result<Buffer> {
+        if n <= 0 {
+            return Ok(buffer.clone());
+        }
+        let rest = buffer.view(n + self.keep, buffer.len())?;
+        if self.keep == 0 { Ok(rest) } else { Buffer::concat(&[&buffer.view(0, self.keep)?, &rest], 2) }
+    }
+
+    /// The tokens held, in the order of time.
+    pub(crate) fn in_order(&self) -> Result<Option<Buffer>> {
+        let Some(buffer) = &self.buffer else { return Ok(None) };
+        let (len, idx, keep) = (buffer.len(), self.idx, self.keep);
+        if idx == len {
+            return Ok(Some(buffer.clone()));
+        }
+        if idx >= self.offset {
+            return buffer.view(0, idx).map(Some);
+        }
+        let (old, young) = (buffer.view(idx, len)?, buffer.view(keep, idx)?);
+        let parts = if keep == 0 { vec![old, young] } else { vec![buffer.view(0, keep)?, old, young] };
+        Buffer::concat(&parts.iter().collect::<Vec<_>>(), 2).map(Some)
+    }
+
+    /// What the buffer holds, in the order in which it lies there.
+    pub(crate) fn held(&self) -> Result<Option<Buffer>> {
+        match &self.buffer {
+            Some(buffer) if self.offset > 0 => Ok(Some(buffer.view(0, buffer.len().min(self.offset))?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Tokens that the next query can see.
+    pub(crate) fn size(&self) -> i32 {
+        self.offset.min(self.max_size)
+    }
+
+    /// Only before the first token is dropped is it known what lay before the last ones.
+    pub(crate) fn is_trimmable(&self) -> bool {
+        self.offset < self.max_size
+    }
+
+    pub(crate) fn trim(&mut self, n: i32) -> i32 {
+        let n = n.clamp(0, self.offset);
+        self.offset -= n;
+        self.idx -= n;
+        n
+    }
+}
