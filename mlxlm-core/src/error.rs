@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mlx_rs::error::Exception;
+use mlx_rs::error::{AsSliceError, ConversionError, Exception};
 
 use crate::quant::QuantError;
 use crate::weights::WeightsError;
@@ -14,6 +14,14 @@ pub enum Error {
     /// An MLX operation refused its inputs or failed while it ran.
     #[error("{0}")]
     Mlx(#[from] Exception),
+
+    /// The values of an array could not be read as the type that was asked for.
+    #[error(transparent)]
+    Conversion(#[from] ConversionError),
+
+    /// The memory of an array could not be read in place.
+    #[error(transparent)]
+    AsSlice(#[from] AsSliceError),
 
     /// The operating system refused to read or write a file.
     #[error("cannot {action} `{path}`: {source}", path = path.display())]
@@ -42,6 +50,16 @@ pub enum Error {
     /// A quantization that MLX does not have.
     #[error(transparent)]
     Quant(#[from] QuantError),
+
+    /// A tokenizer or a chat template.
+    #[cfg(feature = "text")]
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+
+    /// A model could not be had from, or given to, the Hugging Face hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
 }
 
 /// The result of this crate.
@@ -63,6 +81,10 @@ impl Hint for Error {
             },
             Self::Weights(error) => error.hint(),
             Self::Quant(error) => error.hint(),
+            #[cfg(feature = "text")]
+            Self::Text(error) => error.hint(),
+            #[cfg(feature = "hub")]
+            Self::Hub(error) => error.hint(),
             _ => None,
         }
     }

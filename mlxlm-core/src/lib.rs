@@ -14,14 +14,18 @@
 
 pub mod device;
 pub mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod io;
 pub mod kernels;
 pub mod nn;
 pub mod quant;
 mod raw;
+#[cfg(feature = "text")]
+pub mod text;
 pub mod weights;
 
 pub use error::{Error, Hint, Result};
 /// What a failed MLX operation says, with the place of the call.
 pub use mlx_rs::error::Exception;
-pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, fast, memory, ops, random, transforms};
+pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, fast, memory, ops, random, stop_gradient, transforms};

@@ -1,1 +1,26 @@
-//! models
+//! Language models: one file for each architecture, the blocks they share, and the loading of a model folder.
+//!
+//! - [`load`] turns a folder into a [`Loaded`] model with its tokenizer; nothing of the folder is executed.
+//! - [`CausalLm`] is what the rest of the system sees of a model: tokens in, logits out, caches on the way.
+//! - [`ARCHITECTURES`](arch::ARCHITECTURES) lists what can be loaded; a file of `arch` is config, block, `load` and
+//!   `forward`, and knows nothing of weight formats, adapters, sampling or batching.
+
+pub mod arch;
+pub mod blocks;
+mod causal_lm;
+mod common;
+mod config;
+pub mod decoder;
+mod error;
+mod load;
+mod prelude;
+mod registry;
+mod rules;
+
+pub use causal_lm::{CausalLm, ModelInfo};
+pub use common::Common;
+pub use config::ModelConfig;
+pub use error::{Error, Result};
+pub use load::{LoadOptions, Loaded, build, load, load_model};
+pub use registry::Architecture;
+pub use rules::Rule;

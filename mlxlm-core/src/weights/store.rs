@@ -77,6 +77,11 @@ impl WeightStore {
         Weights { store: self, path: String::new() }
     }
 
+    /// Drops a tensor that the model knows of and does not need.
+    pub fn forget(&self, name: &str) {
+        self.tensors.borrow_mut().remove(name);
+    }
+
     /// The end of loading: what was missing, misshapen or left over, if anything was.
     pub fn finish(self) -> Result<(), WeightsError> {
         let mut problems = self.problems.into_inner();

@@ -1,0 +1,77 @@
+//! Progress of a transfer, told to whoever draws it: this crate prints nothing.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What happens during a download or an upload.
+///
+/// Downloads of several files run at once, so that their events mix; those of one file come in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// What is to be moved is known.
+    Start {
+        /// The repository.
+        repo: &'a str,
+        /// Files to move; those that the cache holds already are not counted.
+        files: usize,
+        /// Their bytes in all.
+        total_bytes: u64,
+    },
+    /// A file moves on. The first such event of a resumed file starts where it was left.
+    File {
+        /// The path within the repository.
+        file: &'a str,
+        /// Bytes that are there now. It falls back to zero when a file has to be fetched anew.
+        done_bytes: u64,
+        /// Bytes of the whole file.
+        total_bytes: u64,
+    },
+    /// Another process downloads this file; its work is waited for.
+    Waiting {
+        /// The path within the repository.
+        file: &'a str,
+    },
+    /// A request failed in a way that may pass, and is tried again.
+    Retry {
+        /// The path within the repository, or nothing for a question about the repository itself.
+        file: &'a str,
+        /// Why.
+        cause: &'a str,
+    },
+    /// The hub cannot be asked; the copy in the cache is taken, which may be an old one.
+    FromCache {
+        /// The repository.
+        repo: &'a str,
+        /// Why the hub could not be asked.
+        cause: &'a str,
+    },
+    /// All is there.
+    Done,
+}
+
+/// Whom to tell: a function that is called with each [`Event`], from several threads.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(&Event<'_>) + Send + Sync>);
+
+impl Progress {
+    /// Tells `watcher`, which must return soon, because the transfer waits for it.
+    pub fn new(watcher: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(watcher))
+    }
+
+    /// Tells nobody.
+    pub fn none() -> Self {
+        Self::new(|_| ())
+    }
+
+    pub(super) fn tell(&self, event: Event<'_>) {
+        (self.0)(&event);
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
