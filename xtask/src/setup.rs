@@ -3,7 +3,7 @@
 //! `mlx-sys`'s build script knows macOS only. Cargo lets configuration replace the build script of a crate that
 //! declares `links`, so setup makes what that script would have made and tells cargo where it is:
 //!
-//! 1. [`wheel`]: MLX itself, from the Python wheel of the same version;
+//! 1. [`wheel`]: MLX itself, from the Python wheel of the same version, or wherever [`source`] says;
 //! 2. [`mlxc`]: the C layer, compiled from the sources in the `mlx-sys` package;
 //! 3. [`bindings`]: the Rust declarations of that layer;
 //! 4. [`config`]: `.cargo/mlx-native.toml`, which the committed `.cargo/config.toml` includes.
@@ -14,14 +14,16 @@
 pub(crate) mod bindings;
 mod config;
 mod mlxc;
+mod source;
 mod wheel;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use self::source::{CPU, CUDA, Source, key_suffix};
 use crate::process::{self, AR, CARGO, CXX};
 use crate::workspace;
 
@@ -42,28 +44,6 @@ pub(crate) struct Args {
     cuda: bool,
 }
 
-/// Where MLX comes from.
-#[derive(Clone, Debug, PartialEq)]
-enum Source {
-    /// A wheel, by the name of its package.
-    Wheel(&'static str),
-    /// `MLX_DIR`.
-    Own(PathBuf),
-}
-
-const CPU: Source = Source::Wheel("mlx-cpu");
-const CUDA: Source = Source::Wheel("mlx-cuda-13");
-
-/// The folders of an MLX.
-#[derive(Debug)]
-struct Mlx {
-    include: PathBuf,
-    /// Holds `libmlx.so`.
-    lib: PathBuf,
-    /// Holds the libraries that `libmlx.so` needs and finds by itself; the linker has to be told.
-    needed: Vec<PathBuf>,
-}
-
 /// Does the setup that the arguments and `MLX_DIR` ask for, unless it is there already.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !cfg!(target_os = "linux") {
@@ -72,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let source = match (std::env::var_os("MLX_DIR"), args.cuda) {
         (Some(_), true) => bail!("`--cuda` and MLX_DIR exclude each other\nhint: unset MLX_DIR"),
-        (Some(dir), false) => own(Path::new(&dir))?,
+        (Some(dir), false) => Source::own(Path::new(&dir))?,
         (None, true) => CUDA,
         (None, false) => CPU,
     };
@@ -87,7 +67,7 @@ pub(crate) fn ensure() -> Result<()> {
     let root = workspace::root();
     match std::env::var_os("MLX_DIR") {
         Some(dir) => {
-            let source = own(Path::new(&dir))?;
+            let source = Source::own(Path::new(&dir))?;
             if is_made(&root, &source)? { Ok(()) } else { make(&root, &source) }
         }
         None if is_any_made(&root)? => Ok(()),
@@ -95,19 +75,8 @@ pub(crate) fn ensure() -> Result<()> {
     }
 }
 
-fn own(dir: &Path) -> Result<Source> {
-    let what = || format!("MLX_DIR is `{}`, which is no MLX", dir.display());
-    let dir = dir.canonicalize().with_context(what)?;
-    for part in ["lib/libmlx.so", "include/mlx/mlx.h"] {
-        if !dir.join(part).is_file() {
-            bail!("{}: it has no `{part}`\nhint: name the folder that holds `lib/libmlx.so` and `include/`", what());
-        }
-    }
-    Ok(Source::Own(dir))
-}
-
 fn make(root: &Path, source: &Source) -> Result<()> {
-    let key = key(root, source)?;
+    let key = source.key(root)?;
     if is_made(root, source)? {
         eprintln!("setup: MLX is in place ({key})");
         return Ok(());
@@ -127,7 +96,7 @@ fn make(root: &Path, source: &Source) -> Result<()> {
         }
         made?;
     }
-    config::write(root, source, &folders(source, &done)?, &done)?;
+    config::write(root, source, &source.folders(&done)?, &done)?;
     remove_others(&home, &key);
     eprintln!(
         "setup: done in {:.0} s; `cargo build`, `cargo test` and `cargo run` work now",
@@ -144,6 +113,10 @@ fn make(root: &Path, source: &Source) -> Result<()> {
 
 /// Names what is missing before anything is downloaded.
 fn check_tools(source: &Source) -> Result<()> {
+    let arch = std::env::consts::ARCH;
+    if !cfg!(target_env = "gnu") || !["x86_64", "aarch64"].contains(&arch) {
+        bail!("mlxlm runs on Linux with glibc, on x86_64 and aarch64; this is {arch} or another libc");
+    }
     process::output(Command::new("g++").arg("--version"), CXX)?;
     process::output(Command::new("ar").arg("--version"), AR)?;
     if matches!(source, Source::Wheel(_)) || std::env::var_os("LIBCLANG_PATH").is_none() {
@@ -183,7 +156,11 @@ fn fill(root: &Path, source: &Source, draft: &Path) -> Result<()> {
             "setup: the CUDA build has not been tried with mlxlm; to run it, install the nvidia-* wheels that `pip install mlx[cuda13]` lists"
         );
     }
-    let mlx = folders(source, draft)?;
+    let mlx = source.folders(draft)?;
+    let version = mlxc::version(&mlx.include)?;
+    if version != MLX_VERSION {
+        bail!("MLX {version} in `{}`, where mlx-sys binds {MLX_VERSION}", mlx.include.display());
+    }
     let sources = mlxc::sources(MLX_VERSION)?;
     let out = draft.join("out");
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create `{}`", out.display()))?;
@@ -194,43 +171,16 @@ fn fill(root: &Path, source: &Source, draft: &Path) -> Result<()> {
     mlxc::copy_headers(&sources, &draft.join("mlx-c"))
 }
 
-/// The folders of MLX when setup lives in `dir`.
-fn folders(source: &Source, dir: &Path) -> Result<Mlx> {
-    match source {
-        Source::Wheel(_) => wheel::folders(&dir.join("wheel")),
-        Source::Own(own) => Ok(Mlx { include: own.join("include"), lib: own.join("lib"), needed: Vec::new() }),
-    }
-}
-
 fn is_made(root: &Path, source: &Source) -> Result<bool> {
-    let done = root.join(".mlx").join(key(root, source)?);
-    Ok(done.is_dir() && config::is_written(root, source, &folders(source, &done)?, &done))
+    let done = root.join(".mlx").join(source.key(root)?);
+    Ok(done.is_dir() && config::is_written(root, source, &source.folders(&done)?, &done))
 }
 
 /// Whether cargo is pointed at a setup of this recipe and this `mlx-sys`, of whatever source.
 fn is_any_made(root: &Path) -> Result<bool> {
-    let suffix = suffix(root)?;
+    let suffix = key_suffix(root)?;
     Ok(config::setup_dir(root)
         .is_some_and(|dir| dir.starts_with(root) && dir.is_dir() && dir.to_string_lossy().ends_with(&suffix)))
-}
-
-/// The folder name that stands for all that the result depends on.
-fn key(root: &Path, source: &Source) -> Result<String> {
-    let origin = match source {
-        Source::Wheel(package) => (*package).to_owned(),
-        Source::Own(dir) => format!("own-{:016x}", fnv1a(dir.as_os_str().as_encoded_bytes())),
-    };
-    Ok(origin + &suffix(root)?)
-}
-
-fn suffix(root: &Path) -> Result<String> {
-    let sys = workspace::locked_version(root, "mlx-sys")?;
-    Ok(format!("-{MLX_VERSION}-sys-{sys}-r{RECIPE}"))
-}
-
-/// FNV-1a, 64 bits: short names for long paths.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Removes earlier setups, and drafts whose process was killed; what cannot be removed does no harm.
@@ -254,30 +204,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_name_all_inputs() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::write(root.path().join("Cargo.lock"), "name = \"mlx-sys\"\nversion = \"9.8.7\"\n").unwrap();
-        assert_eq!(key(root.path(), &CPU).unwrap(), format!("mlx-cpu-{MLX_VERSION}-sys-9.8.7-r{RECIPE}"));
-        let keys = ["/a", "/b"].map(|dir| key(root.path(), &Source::Own(dir.into())).unwrap());
-        assert_ne!(keys[0], keys[1]);
-        assert!(keys[0].starts_with("own-"), "{}", keys[0]);
-    }
-
-    #[test]
-    fn own_mlx_must_be_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = own(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("`lib/libmlx.so`") && error.contains("hint: "), "{error}");
-        assert!(own(&dir.path().join("absent")).is_err());
-        for file in ["lib/libmlx.so", "include/mlx/mlx.h"] {
-            let path = dir.path().join(file);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "").unwrap();
-        }
-        assert_eq!(own(dir.path()).unwrap(), Source::Own(dir.path().canonicalize().unwrap()));
-    }
-
-    #[test]
     fn a_setup_counts_until_its_inputs_change() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
@@ -287,10 +213,10 @@ mod tests {
         std::fs::create_dir_all(root.join(".cargo")).unwrap();
         assert!(!is_made(root, &CPU).unwrap() && !is_any_made(root).unwrap());
 
-        let done = root.join(".mlx").join(key(root, &CPU).unwrap());
+        let done = root.join(".mlx").join(CPU.key(root).unwrap());
         std::fs::create_dir_all(done.join("wheel/mlx_cpu.libs")).unwrap();
         assert!(!is_made(root, &CPU).unwrap(), "cargo has not been told");
-        config::write(root, &CPU, &folders(&CPU, &done).unwrap(), &done).unwrap();
+        config::write(root, &CPU, &CPU.folders(&done).unwrap(), &done).unwrap();
         assert!(is_made(root, &CPU).unwrap() && is_any_made(root).unwrap());
         assert!(!is_made(root, &CUDA).unwrap());
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{CUDA, Mlx, Source};
+use super::source::{CUDA, Mlx, Source};
 
 /// Begins the line that names the folder of the setup.
 const SETUP: &str = "# setup: ";
@@ -75,7 +75,7 @@ fn link_arg(option: &str, dir: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::CPU;
+    use super::super::source::CPU;
     use super::*;
 
     fn mlx() -> Mlx {

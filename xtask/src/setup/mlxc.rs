@@ -38,6 +38,16 @@ pub(super) fn sources(version: &str) -> Result<PathBuf> {
     Ok(sources)
 }
 
+/// The version that MLX's headers in `include` tell, such as `0.32.2`.
+pub(super) fn version(include: &Path) -> Result<String> {
+    let path = include.join("mlx/version.h");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let part = |name| text.lines().find_map(|line| line.strip_prefix("#define MLX_VERSION_")?.strip_prefix(name));
+    let parts = ["MAJOR ", "MINOR ", "PATCH "].map(|name| part(name).map(str::trim));
+    let parts: Option<Vec<_>> = parts.into_iter().collect();
+    Ok(parts.with_context(|| format!("`{}` tells no version", path.display()))?.join("."))
+}
+
 /// Compiles `libmlxc.a` into `out`.
 pub(super) fn compile(root: &Path, sources: &Path, include: &Path, out: &Path) -> Result<()> {
     let objects = out.join("objects");
@@ -89,4 +99,23 @@ pub(super) fn copy_headers(sources: &Path, into: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_tell_the_version() {
+        let include = tempfile::tempdir().unwrap();
+        let header = include.path().join("mlx/version.h");
+        std::fs::create_dir_all(header.parent().unwrap()).unwrap();
+        assert!(version(include.path()).is_err());
+        std::fs::write(&header, "#define MLX_VERSION_MAJOR 0\n#define MLX_VERSION_MINOR 32\n").unwrap();
+        assert!(version(include.path()).unwrap_err().to_string().contains("tells no version"));
+        let numeric = "#define MLX_VERSION_PATCH 2\n#define MLX_VERSION_NUMERIC \\\n  (1 + 2)\n";
+        let text = std::fs::read_to_string(&header).unwrap() + numeric;
+        std::fs::write(&header, text).unwrap();
+        assert_eq!(version(include.path()).unwrap(), "0.32.2");
+    }
 }

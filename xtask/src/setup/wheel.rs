@@ -1,11 +1,11 @@
 //! MLX from a Python wheel. A wheel is a zip archive; nothing of it is installed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::Mlx;
+use super::source::Mlx;
 use crate::process::{self, PIP, PYTHON};
 
 /// An error that says how to get Python or its pip, if they are missing.
@@ -36,13 +36,18 @@ pub(super) fn get(package: &str, version: &str, into: &Path) -> Result<()> {
 
 /// The folders inside an unpacked wheel.
 pub(super) fn folders(wheel: &Path) -> Result<Mlx> {
-    let entries = std::fs::read_dir(wheel).with_context(|| format!("cannot read `{}`", wheel.display()))?;
-    let mut needed: Vec<_> = entries
+    Ok(Mlx { include: wheel.join("mlx/include"), lib: wheel.join("mlx/lib"), needed: bundled(wheel)? })
+}
+
+/// The folders of libraries that the wheels unpacked in `dir` bring along.
+pub(super) fn bundled(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read `{}`", dir.display()))?;
+    let mut bundled: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "libs"))
         .collect();
-    needed.sort();
-    Ok(Mlx { include: wheel.join("mlx/include"), lib: wheel.join("mlx/lib"), needed })
+    bundled.sort();
+    Ok(bundled)
 }
 
 /// What puts NVIDIA's libraries where the `libmlx.so` in `wheel` looks for them.
