@@ -17,6 +17,8 @@ mod isa;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod pool;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod primitive;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod scratch;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

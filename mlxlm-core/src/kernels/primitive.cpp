@@ -1,0 +1,172 @@
+// The one C++ class behind all our operations: a primitive of MLX's graph that hands everything to Rust.
+// The Rust side is `primitive.rs`; the declarations of both must agree.
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/c/error.h"
+#include "mlx/c/private/array.h"
+#include "mlx/c/private/enums.h"
+#include "mlx/c/private/stream.h"
+#include "mlx/c/private/vector.h"
+#include "mlx/primitives.h"
+
+namespace mx = mlx::core;
+
+extern "C" {
+
+// One array in memory, as a kernel sees it. Strides count elements.
+struct mlxlm_view {
+  void* data;
+  const int32_t* shape;
+  const int64_t* strides;
+  size_t ndim;
+  int32_t dtype;
+};
+
+// Written in Rust. `op` is a boxed operation; `run` and `vjp` return 0, or say that they failed.
+int mlxlm_op_run(const void* op, const mlxlm_view* inputs, size_t n_inputs, const mlxlm_view* outputs, size_t n_outputs);
+int mlxlm_op_vjp(
+    const void* op,
+    mlx_vector_array primals,
+    mlx_vector_array cotangents,
+    mlx_vector_array outputs,
+    const int* argnums,
+    size_t n_argnums,
+    mlx_vector_array gradients);
+const char* mlxlm_op_name(const void* op);
+bool mlxlm_op_equals(const void* op, const void* other);
+void mlxlm_op_free(void* op);
+}
+
+namespace {
+
+// An array's place in memory with copies of its shape and strides, which live as long as this.
+struct Place {
+  explicit Place(const mx::array& a)
+      : data(const_cast<char*>(a.data<char>())),
+        shape(a.shape().begin(), a.shape().end()),
+        strides(a.strides().begin(), a.strides().end()),
+        dtype(static_cast<int32_t>(a.dtype().val())) {}
+
+  mlxlm_view view() const {
+    return {data, shape.data(), strides.data(), shape.size(), dtype};
+  }
+
+  void* data;
+  std::vector<int32_t> shape;
+  std::vector<int64_t> strides;
+  int32_t dtype;
+};
+
+std::vector<mlxlm_view> views(const std::vector<Place>& places) {
+  std::vector<mlxlm_view> all;
+  for (const auto& place : places) {
+    all.push_back(place.view());
+  }
+  return all;
+}
+
+// A vector handle of the C interface over arrays that it owns.
+struct Handles {
+  explicit Handles(const std::vector<mx::array>& arrays) : handle(mlx_vector_array_new_(arrays)) {}
+  ~Handles() {
+    mlx_vector_array_free_(handle);
+  }
+  Handles(const Handles&) = delete;
+  Handles& operator=(const Handles&) = delete;
+  mlx_vector_array handle;
+};
+
+class RustOp : public mx::Primitive {
+ public:
+  RustOp(mx::Stream stream, void* op) : mx::Primitive(stream), op_(op, mlxlm_op_free) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    std::vector<Place> in(inputs.begin(), inputs.end());
+    std::vector<Place> out;
+    for (auto& array : outputs) {
+      array.set_data(mx::allocator::malloc(array.nbytes()));
+      out.emplace_back(array);
+    }
+    // The scheduler keeps the arrays alive until the task has run, and the task keeps the operation alive.
+    mx::cpu::get_command_encoder(stream()).dispatch([op = op_, in = std::move(in), out = std::move(out)] {
+      auto from = views(in);
+      auto to = views(out);
+      if (mlxlm_op_run(op.get(), from.data(), from.size(), to.data(), to.size()) != 0) {
+        throw std::runtime_error(std::string("the kernel of `") + mlxlm_op_name(op.get()) + "` failed");
+      }
+    });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+    throw std::runtime_error(std::string("`") + name() + "` runs on the CPU only");
+  }
+
+  std::vector<mx::array> vjp(
+      const std::vector<mx::array>& primals,
+      const std::vector<mx::array>& cotangents,
+      const std::vector<int>& argnums,
+      const std::vector<mx::array>& outputs) override {
+    Handles p(primals), c(cotangents), o(outputs), gradients({});
+    if (mlxlm_op_vjp(op_.get(), p.handle, c.handle, o.handle, argnums.data(), argnums.size(), gradients.handle) != 0) {
+      throw std::runtime_error(std::string("`") + name() + "` has no gradient for this");
+    }
+    return mlx_vector_array_get_(gradients.handle);
+  }
+
+  const char* name() const override {
+    return mlxlm_op_name(op_.get());
+  }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    return mlxlm_op_equals(op_.get(), static_cast<const RustOp&>(other).op_.get());
+  }
+
+ private:
+  std::shared_ptr<void> op_;
+};
+
+} // namespace
+
+// Puts `op`, which is owned from here on, into the graph. Shapes lie one after the other in `shapes`.
+extern "C" int mlxlm_apply(
+    mlx_vector_array* results,
+    void* op,
+    const mlx_array* inputs,
+    size_t n_inputs,
+    const int32_t* shapes,
+    const size_t* ndims,
+    const mlx_dtype* dtypes,
+    size_t n_outputs,
+    mlx_stream stream) {
+  std::unique_ptr<void, void (*)(void*)> owned(op, mlxlm_op_free);
+  try {
+    auto primitive = std::make_shared<RustOp>(mlx_stream_get_(stream), owned.get());
+    owned.release();
+    std::vector<mx::array> in;
+    for (size_t i = 0; i < n_inputs; i++) {
+      in.push_back(mlx_array_get_(inputs[i]));
+    }
+    std::vector<mx::Shape> out_shapes;
+    std::vector<mx::Dtype> out_dtypes;
+    for (size_t i = 0; i < n_outputs; i++) {
+      out_shapes.emplace_back(shapes, shapes + ndims[i]);
+      shapes += ndims[i];
+      out_dtypes.push_back(mlx_dtype_to_cpp(dtypes[i]));
+    }
+    mlx_vector_array_set_(*results, mx::array::make_arrays(std::move(out_shapes), out_dtypes, primitive, in));
+    return 0;
+  } catch (const std::exception& e) {
+    mlx_error("%s", e.what());
+    return 1;
+  }
+}
+
+// Whether a stream's work is done by the CPU.
+extern "C" bool mlxlm_stream_is_cpu(mlx_stream stream) {
+  return stream.ctx && mlx_stream_get_(stream).device == mx::Device::cpu;
+}
