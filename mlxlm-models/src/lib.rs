@@ -21,6 +21,6 @@ pub use causal_lm::{CausalLm, ModelInfo};
 pub use common::Common;
 pub use config::ModelConfig;
 pub use error::{Error, Result};
-pub use load::{LoadOptions, Loaded, build, load, load_model};
+pub use load::{LoadOptions, Loaded, build, build_random, load, load_model};
 pub use registry::Architecture;
 pub use rules::Rule;

@@ -72,6 +72,13 @@ pub fn build(
     Ok((model, warnings(unread)))
 }
 
+/// Builds the model of a configuration with weights drawn from a seed, in `f32`, to be trained; the strings are warnings.
+pub fn build_random(config: &ModelConfig, seed: u64) -> Result<(Box<dyn CausalLm>, Vec<String>)> {
+    let arch = Architecture::find(config.model_type()?)?;
+    let (model, unread): Built = arch.build(config, &WeightStore::random(seed)?)?;
+    Ok((model, warnings(unread)))
+}
+
 /// One warning that lists the entries of a configuration that nobody read and that may matter.
 fn warnings(mut unread: Vec<String>) -> Vec<String> {
     unread.retain(|key| !HARMLESS.contains(&key.as_str()));
