@@ -5,6 +5,7 @@
 //!                           snapshots/<commit>/<path>   a relative link to a blob
 //!                           refs/<branch or tag>        the commit that it meant at the last download
 //!                           trees/<commit>.json         the whole listing; read here, written by Python alone
+//! <cache>/CACHEDIR.TAG                                  for backup tools
 //! <cache>/.locks/models--org--name/<hash>.lock          held (flock) while a blob is written
 //! ```
 //!
@@ -28,12 +29,22 @@ use crate::{Error, Result, io};
 pub(super) struct RepoCache {
     root: PathBuf,
     locks: PathBuf,
+    tag: PathBuf,
 }
 
 impl RepoCache {
     pub(super) fn new(cache: &Path, repo: &RepoId) -> Self {
         let name = repo.folder_name();
-        Self { root: cache.join(&name), locks: cache.join(".locks").join(name) }
+        Self { root: cache.join(&name), locks: cache.join(".locks").join(name), tag: cache.join("CACHEDIR.TAG") }
+    }
+
+    /// Marks the cache as one, so that backups pass over it (<https://bford.info/cachedir/>).
+    pub(super) fn mark(&self) -> Result<()> {
+        if self.tag.exists() {
+            return Ok(());
+        }
+        make_parent(&self.tag)?;
+        io::write(&self.tag, "Signature: 8a477f597d28d172789f06886806bc55\n# Models from the Hugging Face hub.\n")
     }
 
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {

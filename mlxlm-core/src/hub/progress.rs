@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// What is to be moved is known.
+    /// What is to be moved is known. It may come twice: the index of the shards is fetched before they are.
     Start {
         /// The repository.
         repo: &'a str,

@@ -73,6 +73,7 @@ impl Snapshot<'_> {
         };
         let Some(entry) = entries.iter().find(|entry| entry.path == path) else { return Ok(None) };
         self.download(&wire, &commit, &[entry])?;
+        self.progress.tell(Event::Done);
         Ok(Some(cache.snapshot(&commit).join(path)))
     }
 
@@ -133,8 +134,12 @@ impl Snapshot<'_> {
         if absent.is_empty() {
             return Ok(());
         }
-        let total_bytes = absent.iter().map(|entry| entry.size_bytes).sum();
-        self.progress.tell(Event::Start { repo: self.repo.as_str(), files: absent.len(), total_bytes });
+        // What another commit has brought needs a link only.
+        let new: Vec<u64> =
+            absent.iter().filter(|entry| !cache.has_blob(entry)).map(|entry| entry.size_bytes).collect();
+        let total_bytes = new.iter().sum();
+        self.progress.tell(Event::Start { repo: self.repo.as_str(), files: new.len(), total_bytes });
+        cache.mark()?;
 
         let (next, stop, failed) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None::<Error>));
         let work = Download { wire, cache: &cache, commit, progress: self.progress, stop: &stop };
