@@ -1,0 +1,93 @@
+//! What can go wrong while training.
+
+use std::path::PathBuf;
+
+use mlxlm_core::{Exception, Hint};
+
+/// What can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file, a checkpoint or an MLX operation.
+    #[error(transparent)]
+    Core(#[from] mlxlm_core::Error),
+    /// A model or its folder.
+    #[error(transparent)]
+    Model(#[from] mlxlm_models::Error),
+    /// A line of a dataset is not a document.
+    #[error("`{path}` line {line}: {why}", path = path.display())]
+    Document {
+        /// The dataset.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A dataset is too small to make a batch of.
+    #[error("`{path}` makes {rows} rows of {len} tokens, fewer than one batch of {batch_size}", path = path.display())]
+    TooFewRows {
+        /// The dataset.
+        path: PathBuf,
+        /// Rows that its documents fill.
+        rows: usize,
+        /// Tokens in each row.
+        len: usize,
+        /// Rows in a batch.
+        batch_size: usize,
+    },
+    /// A learning-rate schedule that does not exist or lacks arguments.
+    #[error("the schedule `{name}` {why}")]
+    Schedule {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The loss is no longer a number.
+    #[error("the loss became {loss} at step {step}")]
+    Diverged {
+        /// The step, from 1.
+        step: u64,
+        /// The loss.
+        loss: f32,
+    },
+    /// A training state is not one that this training can continue.
+    #[error("`{path}` cannot be continued: {why}", path = path.display())]
+    Resume {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The parameters of a model are not those that were collected from it.
+    #[error("the model has {got} of the {expected} parameters that are trained")]
+    Parameters {
+        /// How many were found.
+        got: usize,
+        /// How many were collected.
+        expected: usize,
+    },
+}
+
+/// The result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<Exception> for Error {
+    fn from(exception: Exception) -> Self {
+        Self::Core(exception.into())
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Core(error) => error.hint(),
+            Self::Model(error) => error.hint(),
+            Self::TooFewRows { .. } => Some("take a smaller batch or shorter rows".into()),
+            Self::Diverged { .. } => Some("take a lower learning rate or a longer warmup".into()),
+            Self::Resume { .. } => Some("begin anew without `--resume`".into()),
+            Self::Document { .. } | Self::Schedule { .. } | Self::Parameters { .. } => None,
+        }
+    }
+}
