@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a program for the terminal")]
 
 mod ci;
+mod demo;
 mod process;
 mod run;
 mod sections;
@@ -30,6 +31,7 @@ enum Command {
     #[command(hide = true)]
     Bindings(setup::bindings::Args),
     Ci(ci::Args),
+    DemoModel(demo::Args),
     Run(run::Args),
     Setup(setup::Args),
     Test(test::Args),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bindings(args) => setup::bindings::run(&args),
         Command::Ci(args) => ci::run(&args),
+        Command::DemoModel(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),
