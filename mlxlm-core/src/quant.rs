@@ -10,7 +10,7 @@ use std::str::FromStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use crate::raw;
+use crate::{kernels, raw};
 
 /// How a group of weights becomes bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -225,12 +225,21 @@ pub fn dequantize(packed: &Packed, scheme: Scheme, dtype: Option<Dtype>) -> Resu
     })
 }
 
-/// `x @ w.T` (or `x @ w` without `transpose`) against packed weights.
+/// `x @ w.T` (or `x @ w` without `transpose`) against packed weights, by our kernels where they are faster than MLX's.
 ///
 /// # Shapes
 /// - `x`: `[…, in]`, `w`: `[…, out, in]` before packing, result: `[…, out]`; without `transpose`, `x` is `[…, out]`
 #[track_caller]
 pub fn quantized_matmul(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Result<Array, Exception> {
+    match kernels::quantized_matmul(x, w, scheme, transpose)? {
+        Some(product) => Ok(product),
+        None => mlx_quantized_matmul(x, w, scheme, transpose),
+    }
+}
+
+/// [`quantized_matmul`] by MLX's own kernels.
+#[track_caller]
+pub(crate) fn mlx_quantized_matmul(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Result<Array, Exception> {
     let (group, bits) = options(scheme);
     #[allow(unsafe_code, reason = "call of the C interface")]
     raw::try_array(|result, stream| {

@@ -7,9 +7,12 @@
 //! What is unusual: a row's result has the same bits whether it is computed alone or beside up to 64 others. Speculative
 //! decoding, batching and seeds are exact on the CPU only because of this.
 #![allow(unsafe_code, reason = "vector instructions, MLX's C++ and shared buffers; every block says why it is sound")]
+#![allow(clippy::wildcard_imports, reason = "the names of vector instructions are long, many, and nobody else's")]
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod blas;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod convert;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod gemm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -19,7 +22,32 @@ pub mod pool;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod primitive;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) mod quantized;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod scratch;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use isa::{ISA_VAR, Isa, IsaError};
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
+use crate::quant::{Packed, Scheme};
+
+/// `x @ w.T` (or `x @ w` without `transpose`) against packed weights, or `None` where MLX's own operation is to be taken.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[track_caller]
+pub(crate) fn quantized_matmul(
+    x: &Array,
+    w: &Packed,
+    scheme: Scheme,
+    transpose: bool,
+) -> Result<Option<Array>, Exception> {
+    quantized::quantized_matmul(x, w, scheme, transpose)
+}
+
+/// `None`: here MLX's own operation is to be taken.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) fn quantized_matmul(_: &Array, _: &Packed, _: Scheme, _: bool) -> Result<Option<Array>, Exception> {
+    Ok(None)
+}

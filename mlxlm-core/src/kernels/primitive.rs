@@ -128,6 +128,10 @@ impl<'a> View<'a> {
 }
 
 impl ViewMut<'_> {
+    pub(crate) fn len(&self) -> usize {
+        elements(self.shape)
+    }
+
     pub(crate) fn as_mut_slice<T: Element>(&mut self) -> &mut [T] {
         assert_eq!(self.dtype, T::DTYPE, "a view is written as another type");
         match elements(self.shape) {

@@ -1,0 +1,223 @@
+//! Between the floating-point types of arrays and the f32 that kernels compute in.
+
+use std::arch::x86_64::*;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use mlx_rs::Dtype;
+
+use super::isa::Isa;
+use super::pool;
+use super::primitive::{View, ViewMut};
+
+/// Values that one task converts.
+const STEP: usize = 1 << 15;
+
+/// A pointer for tasks that read or write different parts.
+use super::gemm::Shared;
+
+/// Reads a floating-point view in row-major order.
+pub(crate) fn read(isa: Isa, view: &View<'_>, out: &mut [f32]) {
+    assert_eq!(view.len(), out.len());
+    let to = Shared(out.as_mut_ptr());
+    // SAFETY: tasks get different ranges inside `out`.
+    let part = |from: usize, end: usize| unsafe { std::slice::from_raw_parts_mut(to.get().add(from), end - from) };
+    match view.dtype {
+        Dtype::Float32 => {
+            let mut buffer = Vec::new();
+            let values = view.contiguous::<f32>(&mut buffer);
+            in_parts(values.len(), |from, end| part(from, end).copy_from_slice(&values[from..end]));
+        }
+        Dtype::Bfloat16 => {
+            let mut buffer = Vec::new();
+            let values = view.contiguous::<bf16>(&mut buffer);
+            in_parts(values.len(), |from, end| from_bf16(isa, &values[from..end], part(from, end)));
+        }
+        Dtype::Float16 => {
+            let mut buffer = Vec::new();
+            let values = view.contiguous::<f16>(&mut buffer);
+            in_parts(values.len(), |from, end| from_f16(isa, &values[from..end], part(from, end)));
+        }
+        other => unreachable!("kernels do not read {other:?} as numbers"),
+    }
+}
+
+/// Writes f32 values to a floating-point output, rounded to nearest, ties to even.
+pub(crate) fn write(isa: Isa, values: &[f32], out: &mut ViewMut<'_>) {
+    match out.dtype {
+        Dtype::Float32 => out.as_mut_slice().copy_from_slice(values),
+        Dtype::Bfloat16 => {
+            let to = Shared(out.as_mut_slice::<bf16>().as_mut_ptr());
+            in_parts(values.len(), |from, end| {
+                // SAFETY: tasks get different ranges of the output.
+                let part = unsafe { std::slice::from_raw_parts_mut(to.get().add(from), end - from) };
+                to_bf16(isa, &values[from..end], part);
+            });
+        }
+        Dtype::Float16 => {
+            let to = Shared(out.as_mut_slice::<f16>().as_mut_ptr());
+            in_parts(values.len(), |from, end| {
+                // SAFETY: tasks get different ranges of the output.
+                let part = unsafe { std::slice::from_raw_parts_mut(to.get().add(from), end - from) };
+                to_f16(isa, &values[from..end], part);
+            });
+        }
+        other => unreachable!("kernels do not write {other:?}"),
+    }
+}
+
+fn in_parts(len: usize, body: impl Fn(usize, usize) + Sync) {
+    pool::parallel_ranges(len, 64, len.div_ceil(STEP), body);
+}
+
+/// Widens; exact.
+pub(crate) fn from_bf16(isa: Isa, values: &[bf16], out: &mut [f32]) {
+    assert_eq!(values.len(), out.len());
+    if isa < Isa::Avx512 {
+        return values.iter().zip(out).for_each(|(v, out)| *out = v.to_f32());
+    }
+    // SAFETY: callers pass a level that the machine has.
+    unsafe { widen_bf16(values, out) }
+}
+
+/// Widens; exact.
+pub(crate) fn from_f16(isa: Isa, values: &[f16], out: &mut [f32]) {
+    assert_eq!(values.len(), out.len());
+    if isa < Isa::Avx512 {
+        return values.convert_to_f32_slice(out);
+    }
+    // SAFETY: callers pass a level that the machine has.
+    unsafe { widen_f16(values, out) }
+}
+
+/// Rounds to nearest, ties to even.
+pub(crate) fn to_bf16(isa: Isa, values: &[f32], out: &mut [bf16]) {
+    assert_eq!(values.len(), out.len());
+    if isa < Isa::Avx512 {
+        return values.iter().zip(out).for_each(|(v, out)| *out = bf16::from_f32(*v));
+    }
+    // SAFETY: callers pass a level that the machine has.
+    unsafe { narrow_bf16(values, out) }
+}
+
+/// Rounds to nearest, ties to even.
+pub(crate) fn to_f16(isa: Isa, values: &[f32], out: &mut [f16]) {
+    assert_eq!(values.len(), out.len());
+    if isa < Isa::Avx512 {
+        return out.convert_from_f32_slice(values);
+    }
+    // SAFETY: callers pass a level that the machine has.
+    unsafe { narrow_f16(values, out) }
+}
+
+/// Ones for the lanes that are left of `len` values from `at` on.
+fn mask(len: usize, at: usize) -> u16 {
+    match len - at {
+        0..16 => (1 << (len - at)) - 1,
+        _ => u16::MAX,
+    }
+}
+
+/// 16 bf16 values as f32.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn bf16_lanes(bits: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+}
+
+/// 16 f32 values as bf16. In integers, because the instruction for it takes subnormal numbers for zero.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn to_bf16_lanes(v: __m512) -> __m256i {
+    let bits = _mm512_castps_si512(v);
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+    let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+    _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, nan, quiet)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn widen_bf16(values: &[bf16], out: &mut [f32]) {
+    for i in (0..values.len()).step_by(16) {
+        let mask = mask(values.len(), i);
+        // SAFETY: masked lanes are inside the slices.
+        unsafe {
+            let v = _mm256_maskz_loadu_epi16(mask, values.as_ptr().add(i).cast());
+            _mm512_mask_storeu_ps(out.as_mut_ptr().add(i), mask, bf16_lanes(v));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn widen_f16(values: &[f16], out: &mut [f32]) {
+    for i in (0..values.len()).step_by(16) {
+        let mask = mask(values.len(), i);
+        // SAFETY: masked lanes are inside the slices.
+        unsafe {
+            let v = _mm256_maskz_loadu_epi16(mask, values.as_ptr().add(i).cast());
+            _mm512_mask_storeu_ps(out.as_mut_ptr().add(i), mask, _mm512_cvtph_ps(v));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn narrow_bf16(values: &[f32], out: &mut [bf16]) {
+    for i in (0..values.len()).step_by(16) {
+        let mask = mask(values.len(), i);
+        // SAFETY: masked lanes are inside the slices.
+        unsafe {
+            let v = _mm512_maskz_loadu_ps(mask, values.as_ptr().add(i));
+            _mm256_mask_storeu_epi16(out.as_mut_ptr().add(i).cast(), mask, to_bf16_lanes(v));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn narrow_f16(values: &[f32], out: &mut [f16]) {
+    for i in (0..values.len()).step_by(16) {
+        let mask = mask(values.len(), i);
+        // SAFETY: masked lanes are inside the slices.
+        unsafe {
+            let v = _mm512_maskz_loadu_ps(mask, values.as_ptr().add(i));
+            let v = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
+            _mm256_mask_storeu_epi16(out.as_mut_ptr().add(i).cast(), mask, v);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_16_bit_values_come_back() {
+        let bits: Vec<u16> = (0..=u16::MAX).collect();
+        for isa in Isa::available() {
+            let (b, f): (Vec<bf16>, Vec<f16>) = bits.iter().map(|&v| (bf16::from_bits(v), f16::from_bits(v))).unzip();
+            let (mut wide_b, mut wide_f) = (vec![0.0; b.len()], vec![0.0; f.len()]);
+            from_bf16(isa, &b, &mut wide_b);
+            from_f16(isa, &f, &mut wide_f);
+            let (mut back_b, mut back_f) = (vec![bf16::ZERO; b.len()], vec![f16::ZERO; f.len()]);
+            to_bf16(isa, &wide_b, &mut back_b);
+            to_f16(isa, &wide_f, &mut back_f);
+            for i in 0..bits.len() {
+                assert!(b[i].is_nan() && wide_b[i].is_nan() && back_b[i].is_nan() || b[i] == back_b[i], "{isa} {i:x}");
+                assert!(f[i].is_nan() && wide_f[i].is_nan() && back_f[i].is_nan() || f[i] == back_f[i], "{isa} {i:x}");
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even_at_every_level() {
+        let values: Vec<f32> = (0..100_003_u32).map(|i| f32::from_bits(i.wrapping_mul(0x9E37_79B9))).collect();
+        for isa in Isa::available() {
+            let mut b = vec![bf16::ZERO; values.len()];
+            let mut f = vec![f16::ZERO; values.len()];
+            to_bf16(isa, &values, &mut b);
+            to_f16(isa, &values, &mut f);
+            for (i, v) in values.iter().enumerate() {
+                assert!(v.is_nan() && b[i].is_nan() || b[i] == bf16::from_f32(*v), "{isa} {v:e}");
+                assert!(v.is_nan() && f[i].is_nan() || f[i] == f16::from_f32(*v), "{isa} {v:e}");
+            }
+        }
+    }
+}

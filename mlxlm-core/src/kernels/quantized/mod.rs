@@ -1,0 +1,179 @@
+//! Products with quantized matrices, in every mode and number of bits, for f32, bf16 and f16 activations.
+//!
+//! Up to [`FEW`] rows, AVX-512 reads each weight once and multiplies codes as they are ([`dot`]); everything else unpacks panels of
+//! weights into the f32 product of [`super::gemm`], which reads no more of the matrix than one block at a time. Both are
+//! batch-invariant; a row's bits may differ between the two, and the choice depends on the number of rows only beyond [`FEW`].
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype, ops};
+
+use super::convert;
+use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
+use super::isa::Isa;
+use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
+use super::scratch::{Scratch, with_scratch};
+use crate::quant::{self, Mode, Packed, Scheme};
+
+mod unpack;
+mod weights;
+
+use unpack::unpack;
+use weights::{Storage, Weights};
+
+/// Rows up to which a row's result does not depend on how many others there are.
+pub(crate) const FEW: usize = 64;
+
+/// `x @ w.T` (or `x @ w` without `transpose`) against packed weights, or `None` where MLX's own operation is to be taken: on
+/// a GPU, for stacks of matrices, types that differ, and shapes that MLX will refuse.
+pub(crate) fn quantized_matmul(
+    x: &Array,
+    w: &Packed,
+    scheme: Scheme,
+    transpose: bool,
+) -> Result<Option<Array>, Exception> {
+    if !on_cpu() || !fits(x, w, scheme, transpose) {
+        return Ok(None);
+    }
+    let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
+    let mut shape = x.shape().to_vec();
+    let columns = w.scales.shape()[1] * scheme.group_size;
+    *shape.last_mut().ok_or_else(|| Exception::custom("a product needs an axis"))? =
+        if transpose { w.weight.shape()[0] } else { columns };
+    let mut inputs = vec![x, &w.weight, &w.scales];
+    inputs.extend(&w.biases);
+    apply_one(QuantizedMatmul { scheme, transpose, isa }, &inputs, &shape, x.dtype()).map(Some)
+}
+
+fn fits(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> bool {
+    let (weight, scales) = (w.weight.shape(), w.scales.shape());
+    if weight.len() != 2 || scales.len() != 2 || x.ndim() == 0 || w.weight.dtype() != Dtype::Uint32 {
+        return false;
+    }
+    let columns = scales[1] * scheme.group_size;
+    let float = |dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    let params = match (scheme.mode, &w.biases) {
+        (Mode::Affine, Some(biases)) => {
+            let same = |dtype| float(dtype) && (dtype == x.dtype() || x.dtype() == Dtype::Float32);
+            same(w.scales.dtype()) && same(biases.dtype()) && biases.shape() == scales
+        }
+        (Mode::Affine, None) => false,
+        (_, biases) => w.scales.dtype() == Dtype::Uint8 && biases.is_none(),
+    };
+    let inner = if transpose { columns } else { weight[0] };
+    params
+        && float(x.dtype())
+        && Scheme::new(scheme.mode, scheme.bits, scheme.group_size).is_ok()
+        && weight[0] == scales[0]
+        && weight[1] == scheme.packed_words(columns)
+        && x.shape().last() == Some(&inner)
+}
+
+#[derive(Debug)]
+struct QuantizedMatmul {
+    scheme: Scheme,
+    transpose: bool,
+    isa: Isa,
+}
+
+impl Operation for QuantizedMatmul {
+    fn name(&self) -> &'static CStr {
+        c"QuantizedMatmul"
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let mut storage = Storage::default();
+        let w = Weights::new(self.scheme, &inputs[1..], &mut storage);
+        multiply(self.isa, &inputs[0], &w, self.transpose, &mut outputs[0]);
+    }
+
+    fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        let (x, cotangent) = (&at.primals[0], &at.cotangents[0]);
+        let w =
+            Packed { weight: at.primals[1].clone(), scales: at.primals[2].clone(), biases: at.primals.get(3).cloned() };
+        let gradient = |&of: &usize| match of {
+            0 => quant::quantized_matmul(cotangent, &w, self.scheme, !self.transpose),
+            2 | 3 if self.scheme.mode == Mode::Affine => self.params_gradient(x, cotangent, &w, of == 2),
+            _ => Err(Exception::custom("the codes of a quantized matrix have no gradient")),
+        };
+        at.argnums.iter().map(gradient).collect()
+    }
+}
+
+impl QuantizedMatmul {
+    /// The gradient of the scales (or the biases): of `weight = scale · code + bias`, summed over each group.
+    fn params_gradient(&self, x: &Array, cotangent: &Array, w: &Packed, scales: bool) -> Result<Array, Exception> {
+        let flat = |a: &Array| a.reshape(&[-1, a.dim(-1)]);
+        let (x, cotangent) = (flat(x)?, flat(cotangent)?);
+        let (left, right) = if self.transpose { (&cotangent, &x) } else { (&x, &cotangent) };
+        let mut of_weights = ops::matmul(left.t(), right)?;
+        if scales {
+            let (one, zero) = (ops::ones_like(&w.scales)?, ops::zeros_like(&w.scales)?);
+            let codes = Packed { weight: w.weight.clone(), scales: one, biases: Some(zero) };
+            of_weights = of_weights.multiply(quant::dequantize(&codes, self.scheme, None)?)?;
+        }
+        let groups = of_weights.reshape(&[w.scales.dim(0), w.scales.dim(1), self.scheme.group_size])?;
+        groups.sum_axis(-1, false)?.as_dtype(w.scales.dtype())
+    }
+}
+
+thread_local! {
+    static ACTIVATIONS: Scratch = const { Cell::new(Vec::new()) };
+    static RESULTS: Scratch = const { Cell::new(Vec::new()) };
+    static UNPACKED: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// `x` is `[…, columns]` and the result `[…, rows]`; without `transpose`, the other way round.
+fn multiply(isa: Isa, x: &View<'_>, w: &Weights<'_>, transpose: bool, out: &mut ViewMut<'_>) {
+    let (k, n) = if transpose { (w.columns, w.rows) } else { (w.rows, w.columns) };
+    let Some(m) = out.len().checked_div(n) else { return };
+    with_scratch(&ACTIVATIONS, m * k, |activations| {
+        convert::read(isa, x, activations);
+        if out.dtype == Dtype::Float32 {
+            by_panels(isa, activations, m, w, transpose, out.as_mut_slice());
+        } else {
+            with_scratch(&RESULTS, m * n, |results| {
+                by_panels(isa, activations, m, w, transpose, results);
+                convert::write(isa, results, out);
+            });
+        }
+    });
+}
+
+/// The product by way of f32 panels of unpacked weights.
+fn by_panels(isa: Isa, x: &[f32], m: usize, w: &Weights<'_>, transpose: bool, out: &mut [f32]) {
+    let kernels = Kernels::of(isa);
+    let (k, n) = if transpose { (w.columns, w.rows) } else { (w.rows, w.columns) };
+    assert!(x.len() == m * k && out.len() == m * n);
+    // SAFETY: `gemm` asks for blocks inside `m` × `k` only, with room for them.
+    let pack_a = |b: Block, dst: *mut f32| unsafe {
+        (kernels.pack_rows)(x.as_ptr().add(b.lane * k + b.k), k, b.lanes, b.width, b.kc, dst);
+    };
+    let pack_b = |b: Block, dst: *mut f32| {
+        if transpose {
+            with_scratch(&UNPACKED, b.lanes * b.kc, |rows| {
+                for (lane, row) in rows.chunks_exact_mut(b.kc).enumerate() {
+                    unpack(isa, w, b.lane + lane, b.k, row);
+                }
+                // SAFETY: `rows` holds `lanes` rows of `kc` values, and `gemm` made room for the packed block.
+                unsafe { (kernels.pack_rows)(rows.as_ptr(), b.kc, b.lanes, b.width, b.kc, dst) };
+            });
+        } else {
+            // SAFETY: `gemm` made room for `kc` rows of `width` values.
+            let packed = unsafe { std::slice::from_raw_parts_mut(dst, b.kc * b.width) };
+            for (row, packed) in packed.chunks_exact_mut(b.width).enumerate() {
+                unpack(isa, w, b.k + row, b.lane, &mut packed[..b.lanes]);
+                packed[b.lanes..].fill(0.0);
+            }
+        }
+    };
+    let c = Shared(out.as_mut_ptr());
+    let product = Gemm { m, n, k, pack_a: &pack_a, pack_b: &pack_b, alpha: 1.0, beta: 0.0, c, ldc: n };
+    // SAFETY: `out` has m rows of n values, and the packing functions cover all blocks.
+    unsafe { gemm(isa, &product) };
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::transforms;
+
+/// Every scheme that MLX has.
+fn schemes() -> Vec<Scheme> {
+    let affine = [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| (Mode::Affine, bits, group)));
+    let float = [(Mode::Mxfp4, 4, 32), (Mode::Mxfp8, 8, 32), (Mode::Nvfp4, 4, 16)];
+    affine.chain(float).map(|(mode, bits, group)| Scheme::new(mode, bits, group).unwrap()).collect()
+}
+
+fn noise(seed: u64, i: usize) -> f32 {
+    let mut x = seed.wrapping_add(i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 31)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    ((x >> 40) as f32) / 8_388_608.0 - 1.0
+}
+
+fn random(shape: &[i32], seed: u64, dtype: Dtype) -> Array {
+    let len: i32 = shape.iter().product();
+    let values: Vec<f32> = (0..len as usize).map(|i| noise(seed, i)).collect();
+    Array::from_slice(&values, shape).as_dtype(dtype).unwrap()
+}
+
+fn floats(a: &Array) -> Vec<f32> {
+    let a = a.as_dtype(Dtype::Float32).unwrap();
+    if a.size() == 0 { Vec::new() } else { a.contiguous().unwrap().to_vec_exact::<f32>().unwrap() }
+}
+
+fn packed(rows: i32, columns: i32, scheme: Scheme, dtype: Dtype) -> Packed {
+    quant::quantize(&random(&[rows, columns], 7, dtype), scheme).unwrap()
+}
+
+/// Our operation at a level, whatever the environment says.
+fn ours(isa: Isa, x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Array {
+    assert!(fits(x, w, scheme, transpose), "{scheme}");
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().unwrap() = if transpose { w.weight.dim(0) } else { w.scales.dim(1) * scheme.group_size };
+    let inputs: Vec<&Array> = [x, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
+    apply_one(QuantizedMatmul { scheme, transpose, isa }, &inputs, &shape, x.dtype()).unwrap()
+}
+
+/// The exact product: for each element the sum, and the sum of magnitudes.
+fn exact(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Vec<(f64, f64)> {
+    let dense = weights_of(w, scheme);
+    let (rows, columns) = (w.weight.dim(0) as usize, (w.scales.dim(1) * scheme.group_size) as usize);
+    let (k, n) = if transpose { (columns, rows) } else { (rows, columns) };
+    let at = |k: usize, n: usize| if transpose { dense[n * columns + k] } else { dense[k * columns + n] };
+    let element = |x: &[f32], n: usize| {
+        let terms = x.iter().enumerate().map(|(k, x)| f64::from(*x) * at(k, n));
+        terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()))
+    };
+    let x = floats(x);
+    x.chunks_exact(k.max(1)).flat_map(|x| (0..n).map(move |n| element(x, n)).collect::<Vec<_>>()).collect()
+}
+
+/// The weights in f64, from the codes.
+fn weights_of(w: &Packed, scheme: Scheme) -> Vec<f64> {
+    let words = w.weight.to_vec_exact::<u32>().unwrap();
+    let bits = scheme.bits as usize;
+    let columns = (w.scales.dim(1) * scheme.group_size) as usize;
+    let params: Vec<(f64, f64)> = match &w.biases {
+        Some(biases) => {
+            floats(&w.scales).iter().zip(floats(biases)).map(|(s, b)| (f64::from(*s), f64::from(b))).collect()
+        }
+        None => {
+            let scale = if scheme.mode == Mode::Nvfp4 { weights::e4m3 } else { weights::e8m0 };
+            w.scales.to_vec_exact::<u8>().unwrap().iter().map(|&s| (f64::from(scale(s)), 0.0)).collect()
+        }
+    };
+    let value = |code: u32| match scheme.mode {
+        Mode::Affine => f64::from(code),
+        Mode::Mxfp8 => f64::from(weights::e4m3(code as u8)),
+        _ => f64::from(weights::E2M1[code as usize]),
+    };
+    let row = |(row, words): (usize, &[u32])| {
+        let weight = |i| {
+            let (scale, bias) = params[row * columns / scheme.group_size as usize + i / scheme.group_size as usize];
+            scale * value(weights::code(words, bits, i)) + bias
+        };
+        (0..columns).map(weight).collect::<Vec<_>>()
+    };
+    words.chunks_exact(columns * bits / 32).enumerate().flat_map(row).collect()
+}
+
+fn check(scheme: Scheme, x: &Array, w: &Packed, transpose: bool) {
+    let exact = exact(x, w, scheme, transpose);
+    let rounding = match x.dtype() {
+        Dtype::Float32 => 0.0,
+        Dtype::Float16 => 2.0_f64.powi(-11),
+        _ => 2.0_f64.powi(-8),
+    };
+    for isa in Isa::available() {
+        let result = floats(&ours(isa, x, w, scheme, transpose));
+        assert_eq!(result.len(), exact.len());
+        for (i, (got, (want, size))) in result.iter().zip(&exact).enumerate() {
+            let tolerance = 4e-6 * size + rounding * want.abs() + 1e-30;
+            let got = f64::from(*got);
+            assert!((got - want).abs() <= tolerance, "{isa} {scheme} {:?} {i}: {got} is not {want}", x.dtype());
+        }
+    }
+}
+
+const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
+
+#[test]
+fn every_scheme_and_type_agrees_with_exact_sums() {
+    for scheme in schemes() {
+        for dtype in FLOATS {
+            let w = packed(37, 384, scheme, dtype);
+            for rows in [1, 3] {
+                check(scheme, &random(&[rows, 384], 3, dtype), &w, true);
+                check(scheme, &random(&[rows, 37], 4, dtype), &w, false);
+            }
+        }
+    }
+}
+
+#[test]
+fn unpacking_agrees_with_mlx_for_every_code() {
+    for scheme in schemes() {
+        let bits = scheme.bits as usize;
+        // Every code occurs in every place of a run.
+        let words: Vec<u32> = (0..24 * 4 * bits).map(|i| (i as u32).wrapping_mul(0x9E37_79B9) ^ i as u32).collect();
+        let weight = Array::from_slice(&words, &[24, 4 * bits as i32]);
+        let groups = 128 / scheme.group_size;
+        let (scales, biases) = match scheme.mode {
+            Mode::Affine => (random(&[24, groups], 1, Dtype::Float32), Some(random(&[24, groups], 2, Dtype::Float32))),
+            _ => {
+                // All 8-bit scales that keep weights finite, the smallest ones too.
+                let scales: Vec<u8> = (0..24 * groups).map(|i| (i % 120) as u8).collect();
+                (Array::from_slice(&scales, &[24, groups]), None)
+            }
+        };
+        let w = Packed { weight, scales, biases };
+        let mlx = floats(&quant::dequantize(&w, scheme, Some(Dtype::Float32)).unwrap());
+        let exact = weights_of(&w, scheme);
+        for (i, (mlx, exact)) in mlx.iter().zip(&exact).enumerate() {
+            let near = (f64::from(*mlx) - exact).abs() <= 1e-6 * exact.abs().max(1e-30) + 2e-6;
+            assert!(near, "{scheme} {i}: MLX has {mlx}, we have {exact}");
+        }
+    }
+}
+
+#[test]
+fn layouts_and_shapes() {
+    let scheme = Scheme::new(Mode::Affine, 4, 32).unwrap();
+    let w = packed(24, 64, scheme, Dtype::Float32);
+    let x = random(&[2, 3, 64], 5, Dtype::Float32);
+    check(scheme, &x, &w, true);
+    let transposed = random(&[64, 3, 2], 5, Dtype::Float32).transpose().unwrap();
+    check(scheme, &transposed, &w, true);
+    check(scheme, &ops::broadcast_to(random(&[64], 5, Dtype::Float32), &[4, 64]).unwrap(), &w, true);
+    check(scheme, &ops::zeros::<f32>(&[0, 64]).unwrap(), &w, true);
+    check(scheme, &random(&[64], 5, Dtype::Float32), &w, true);
+}
+
+#[test]
+fn what_does_not_fit_is_left_to_mlx() {
+    let scheme = Scheme::new(Mode::Affine, 4, 32).unwrap();
+    let w = packed(8, 64, scheme, Dtype::Float32);
+    let x = random(&[2, 64], 5, Dtype::Float32);
+    assert!(quantized_matmul(&x, &w, scheme, true).unwrap().is_some());
+    assert!(quantized_matmul(&random(&[2, 32], 5, Dtype::Float32), &w, scheme, true).unwrap().is_none());
+    assert!(quantized_matmul(&x.as_dtype(Dtype::Float16).unwrap(), &w, scheme, true).unwrap().is_none());
+    let without = Packed { biases: None, ..w.clone() };
+    assert!(quantized_matmul(&x, &without, scheme, true).unwrap().is_none());
+    let other = Scheme::new(Mode::Affine, 8, 32).unwrap();
+    assert!(quantized_matmul(&x, &w, other, true).unwrap().is_none());
+}
+
+#[test]
+fn no_worse_than_mlx_at_the_same_type() {
+    let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
+    for dtype in FLOATS {
+        let (w, x) = (packed(32, 512, scheme, dtype), random(&[2, 512], 9, dtype));
+        let exact = exact(&x, &w, scheme, true);
+        let error = |result: &Array| -> f64 {
+            floats(result)
+                .iter()
+                .zip(&exact)
+                .map(|(got, (want, _))| (f64::from(*got) - want).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
+        let theirs = error(&quant::mlx_quantized_matmul(&x, &w, scheme, true).unwrap());
+        for isa in Isa::available() {
+            let ours = error(&ours(isa, &x, &w, scheme, true));
+            assert!(ours <= theirs, "{isa} {dtype:?}: {ours:e} against {theirs:e}");
+        }
+    }
+}
+
+#[test]
+fn gradients_are_those_of_the_dense_product() {
+    let scheme = Scheme::new(Mode::Affine, 4, 32).unwrap();
+    let w = packed(6, 64, scheme, Dtype::Float32);
+    let x = random(&[3, 64], 5, Dtype::Float32);
+    let factors = random(&[3, 6], 6, Dtype::Float32);
+    let dense = quant::dequantize(&w, scheme, None).unwrap();
+    let all = [x.clone(), w.scales.clone(), w.biases.clone().unwrap()];
+    let loss = |a: &[Array]| -> Result<Vec<Array>, Exception> {
+        let w = Packed { weight: w.weight.clone(), scales: a[1].clone(), biases: Some(a[2].clone()) };
+        let y = quantized_matmul(&a[0], &w, scheme, true)?.ok_or_else(|| Exception::custom("does not fit"))?;
+        Ok(vec![y.multiply(&factors)?.sum(None)?])
+    };
+    let (_, gradients) = transforms::value_and_grad_with_argnums(loss, &[0, 1, 2][..])(&all).unwrap();
+    let want_x = floats(&ops::matmul(&factors, &dense).unwrap());
+    let near = |a: &[f32], b: &[f32]| {
+        assert_eq!(a.len(), b.len());
+        a.iter().zip(b).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} is not {b}"));
+    };
+    near(&floats(&gradients[0]), &want_x);
+    let of_weights = floats(&ops::matmul(factors.t(), &x).unwrap());
+    let words = w.weight.to_vec_exact::<u32>().unwrap();
+    let group = |g: usize, f: &dyn Fn(usize) -> f32| (g * 32..g * 32 + 32).map(f).sum::<f32>();
+    let codes = |i: usize| weights::code(&words[i / 64 * 8..], 4, i % 64) as f32;
+    let want_scales: Vec<f32> = (0..12).map(|g| group(g, &|i| of_weights[i] * codes(i))).collect();
+    let want_biases: Vec<f32> = (0..12).map(|g| group(g, &|i| of_weights[i])).collect();
+    near(&floats(&gradients[1]), &want_scales);
+    near(&floats(&gradients[2]), &want_biases);
+}
+
+fn any_scheme() -> impl Strategy<Value = Scheme> {
+    proptest::sample::select(schemes())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn random_shapes_agree_with_exact_sums(
+        scheme in any_scheme(), (m, n, groups) in (1_i32..20, 1_i32..50, 1_i32..9),
+        dtype in proptest::sample::select(&FLOATS[..]), transpose in any::<bool>(),
+    ) {
+        let w = packed(n, groups * scheme.group_size.max(32), scheme, dtype);
+        let k = if transpose { groups * scheme.group_size.max(32) } else { n };
+        check(scheme, &random(&[m, k], 11, dtype), &w, transpose);
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_alone_and_in_company(
+        scheme in any_scheme(), (m, n, groups) in (1_i32..=64, 1_i32..40, 1_i32..6), dtype in proptest::sample::select(&FLOATS[..]),
+    ) {
+        let k = groups * scheme.group_size.max(32);
+        let (w, x) = (packed(n, k, scheme, dtype), random(&[m, k], 12, dtype));
+        for isa in Isa::available() {
+            let together = floats(&ours(isa, &x, &w, scheme, true));
+            for row in [0, m / 2, m - 1] {
+                let alone = floats(&ours(isa, &x.take_axis(Array::from_slice(&[row], &[1]), 0).unwrap(), &w, scheme, true));
+                let same = alone.iter().zip(&together[(row * n) as usize..]).all(|(a, b)| a.to_bits() == b.to_bits());
+                prop_assert!(same, "{} {} row {} of {}", isa, scheme, row, m);
+            }
+        }
+    }
+}
