@@ -2,6 +2,9 @@
 //!
 //! - [`samplers`]: [`Sampler`] turns log-probabilities into a token.
 //! - [`processors`]: [`LogitsProcessor`]s change the logits before, knowing the tokens so far.
+//! - [`decode`]: the loops, from a prompt of token ids to token ids: plain, with a draft model, and for a batch.
+//! - [`stream_generate`], [`generate()`] and [`batch_generate()`]: the same from text to text; [`Generator`] takes what
+//!   else may take part.
 //!
 //! Everything here knows token ids; only the outermost functions know text.
 //!
@@ -15,11 +18,21 @@
 //! # Ok::<(), mlxlm_sample::Error>(())
 //! ```
 
+pub mod batch_generate;
+pub mod decode;
 pub mod error;
+pub mod generate;
+pub mod options;
 pub mod processors;
+pub mod prompt;
 pub mod samplers;
 mod scalar;
 
+pub use batch_generate::{BatchOptions, BatchStats, BatchText, batch_generate};
+pub use decode::{Draft, make_prompt_cache, prefill};
 pub use error::{Error, Result};
+pub use generate::{FinishReason, Generation, GenerationResponse, Generator, generate, stream_generate};
+pub use options::{GenerateOptions, KvQuantization};
 pub use processors::{LogitsProcessor, ProcessorOptions, logits_processors};
+pub use prompt::Prompt;
 pub use samplers::{Sampler, SamplerOptions};

@@ -12,6 +12,7 @@ mod presence;
 mod repetition;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use mlxlm_core::{Array, ops::indexing::TryIndexOp};
 
@@ -23,7 +24,7 @@ pub use repetition::RepetitionPenalty;
 use crate::{Error, Result};
 
 /// Changes the logits of the next token, knowing the tokens so far.
-pub trait LogitsProcessor {
+pub trait LogitsProcessor: Debug {
     /// The new logits.
     ///
     /// # Shapes

@@ -1,0 +1,227 @@
+//! Texts for several prompts at once (`batch_generate` of mlx_lm/generate.py and `BatchStats` of
+//! mlx_lm/generate_utils.py 0.32.2).
+//!
+//! Unusual:
+//! - Row i draws with the seed plus i, as a generation of its own with that seed would.
+//! - Rows that cannot share a cache without changing what they would be alone (a chunked cache, a limited one, one
+//!   that is quantized on the way) are generated one after the other.
+
+use std::time::{Duration, Instant};
+
+use mlxlm_cache::{CacheKind, Caches};
+use mlxlm_core::memory;
+use mlxlm_core::text::Tokenizer;
+use mlxlm_models::CausalLm;
+
+use crate::decode::{BatchCounters, BatchDecoding, BatchRow, Chooser, RowToken};
+use crate::{Error, FinishReason, GenerateOptions, Result, SamplerOptions};
+
+/// How to generate a batch.
+#[derive(Debug, Clone)]
+pub struct BatchOptions {
+    /// How to generate each text; its `max_tokens` is for all, unless [`max_tokens`](Self::max_tokens) says otherwise.
+    pub generate: GenerateOptions,
+    /// The most tokens of each text; empty for the same for all.
+    pub max_tokens: Vec<usize>,
+    /// What was read before each prompt; empty for nothing. They are not changed.
+    pub prompt_caches: Vec<Caches>,
+    /// The most sequences that are generated at the same time.
+    pub batch_size: usize,
+    /// Hands out the caches of each sequence.
+    pub return_prompt_caches: bool,
+    /// Hands out the log-probability of each token.
+    pub return_logprobs: bool,
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self {
+            generate: GenerateOptions { max_tokens: Some(128), ..GenerateOptions::default() },
+            max_tokens: Vec::new(),
+            prompt_caches: Vec::new(),
+            batch_size: 32,
+            return_prompt_caches: false,
+            return_logprobs: false,
+        }
+    }
+}
+
+/// What became of one prompt.
+#[derive(Debug, Clone)]
+pub struct BatchText {
+    /// The text.
+    pub text: String,
+    /// Its tokens, without one that ended it.
+    pub token_ids: Vec<u32>,
+    /// The log-probability of each token, where they were asked for.
+    pub logprobs: Option<Vec<f32>>,
+    /// The caches, where they were asked for: they hold the prompt and every token, one that ended the text included.
+    pub caches: Option<Caches>,
+    /// Why it is over.
+    pub finish_reason: FinishReason,
+}
+
+/// What a batch took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct BatchStats {
+    /// What was counted.
+    pub counters: BatchCounters,
+    /// The time from beginning to end.
+    pub wall_time: Duration,
+    /// The most memory that arrays have taken so far, in GB of 10^9 bytes.
+    pub peak_memory: f64,
+}
+
+impl BatchStats {
+    /// Tokens of prompts a second; a rate over no time is 0.
+    pub fn prompt_tps(&self) -> f64 {
+        rate(self.counters.prompt_tokens, self.counters.prompt_time)
+    }
+
+    /// Tokens a second, of the steps that made them alone.
+    pub fn decode_tps(&self) -> f64 {
+        rate(self.counters.generation_tokens, self.counters.decode_time)
+    }
+
+    /// The time that was not spent on prompts.
+    pub fn generation_time(&self) -> Duration {
+        self.wall_time.saturating_sub(self.counters.prompt_time)
+    }
+
+    /// Tokens a second, of all the time that was not spent on prompts.
+    pub fn generation_tps(&self) -> f64 {
+        rate(self.counters.generation_tokens, self.generation_time())
+    }
+
+    /// The time that went neither into prompts nor into tokens.
+    pub fn overhead_time(&self) -> Duration {
+        self.generation_time().saturating_sub(self.counters.decode_time)
+    }
+}
+
+fn rate(count: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+/// The texts that follow `prompts`, in their order.
+pub fn batch_generate(
+    model: &dyn CausalLm,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    options: &BatchOptions,
+) -> Result<(Vec<BatchText>, BatchStats)> {
+    let begin = Instant::now();
+    let mut stats = BatchStats::default();
+    let mut texts: Vec<Growing> = prompts.iter().map(|_| Growing::default()).collect();
+    let mut groups = Vec::new();
+    let group_size = if can_share(&model.cache_kinds(), &options.generate) { options.batch_size } else { 1 };
+    if options.batch_size == 0 {
+        return Err(Error::parameter("batch_size", 0, "a positive number"));
+    }
+    let mut rows = rows(prompts, options)?;
+    while !rows.is_empty() {
+        let rest = rows.split_off(group_size.min(rows.len()));
+        let group = std::mem::replace(&mut rows, rest);
+        groups.push(BatchDecoding::new(model, group, &options.generate, options.return_prompt_caches)?);
+    }
+    for (group, texts) in groups.into_iter().zip(texts.chunks_mut(group_size)) {
+        let counters = run(group, texts, tokenizer, options.return_logprobs)?;
+        stats.counters.add(counters);
+    }
+    let texts = texts.into_iter().map(|text| text.finish(tokenizer, options.return_logprobs)).collect::<Result<_>>()?;
+    stats.wall_time = begin.elapsed();
+    stats.peak_memory = memory::peak_memory()? as f64 / 1e9;
+    Ok((texts, stats))
+}
+
+/// Whether sequences in one batch come out as they would alone.
+fn can_share(kinds: &[CacheKind], options: &GenerateOptions) -> bool {
+    fn has_batched_twin(kind: &CacheKind) -> bool {
+        match kind {
+            CacheKind::Chunked { .. } => false,
+            CacheKind::Rotating { keep, .. } => *keep == 0,
+            CacheKind::List(kinds) => kinds.iter().all(has_batched_twin),
+            CacheKind::Kv | CacheKind::State { .. } => true,
+        }
+    }
+    kinds.iter().all(has_batched_twin)
+        && options.max_kv_size.is_none()
+        && options.kv_quantization.is_none_or(|kv| kv.start == 0)
+}
+
+fn rows(prompts: &[Vec<u32>], options: &BatchOptions) -> Result<Vec<BatchRow>> {
+    let check = |name, got| match got {
+        0 => Ok(()),
+        got if got == prompts.len() => Ok(()),
+        got => Err(Error::Count { name, got, expected: prompts.len() }),
+    };
+    check("max_tokens", options.max_tokens.len())?;
+    check("prompt_caches", options.prompt_caches.len())?;
+    let row = |(i, prompt): (usize, &Vec<u32>)| {
+        let GenerateOptions { sampler, processors, max_tokens, .. } = &options.generate;
+        let seed = sampler.seed.map(|seed| seed.wrapping_add(i as u64));
+        let sampler = SamplerOptions { seed, ..sampler.clone() };
+        Ok(BatchRow {
+            prompt: prompt.clone(),
+            max_tokens: options.max_tokens.get(i).copied().or(*max_tokens),
+            caches: options.prompt_caches.get(i).cloned(),
+            chooser: Chooser::from_options(&sampler, processors)?,
+        })
+    };
+    prompts.iter().enumerate().map(row).collect()
+}
+
+/// A text on its way.
+#[derive(Debug, Default)]
+struct Growing {
+    token_ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    caches: Option<Caches>,
+    is_stopped: bool,
+}
+
+impl Growing {
+    fn finish(self, tokenizer: &Tokenizer, with_logprobs: bool) -> Result<BatchText> {
+        Ok(BatchText {
+            text: tokenizer.decode(&self.token_ids)?,
+            token_ids: self.token_ids,
+            logprobs: with_logprobs.then_some(self.logprobs),
+            caches: self.caches,
+            finish_reason: if self.is_stopped { FinishReason::Stop } else { FinishReason::Length },
+        })
+    }
+}
+
+/// Generates the texts of one batch.
+fn run(
+    mut batch: BatchDecoding,
+    texts: &mut [Growing],
+    tokenizer: &Tokenizer,
+    with_logprobs: bool,
+) -> Result<BatchCounters> {
+    loop {
+        let tokens = batch.step()?;
+        if tokens.is_empty() {
+            return Ok(batch.counters());
+        }
+        let mut stopped = Vec::new();
+        for RowToken { row, token, is_last, caches } in tokens {
+            let text = &mut texts[row];
+            text.caches = caches;
+            if tokenizer.eos_token_ids().contains(&token.id) {
+                text.is_stopped = true;
+                if !is_last {
+                    stopped.push(row);
+                }
+                continue;
+            }
+            if with_logprobs {
+                text.logprobs.push(token.logprob()?);
+            }
+            text.token_ids.push(token.id);
+        }
+        for (row, caches) in stopped.iter().zip(batch.remove(&stopped)?) {
+            texts[*row].caches = caches;
+        }
+    }
+}

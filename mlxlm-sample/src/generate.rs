@@ -1,0 +1,244 @@
+//! From a prompt to text (`stream_generate` and `generate` of mlx_lm/generate.py 0.32.2).
+//!
+//! Unusual: the last response is always given, with the text that the detokenizer still held back. Its token is the
+//! one that ended the text, which is counted and has no text of its own.
+
+use std::time::Instant;
+
+use mlxlm_cache::Caches;
+use mlxlm_core::text::{Detokenizer, Tokenizer};
+use mlxlm_core::{Array, memory};
+use mlxlm_models::CausalLm;
+
+use crate::decode::{Chooser, Draft, DraftDecoding, PlainDecoding, Progress, Token};
+use crate::{Error, GenerateOptions, LogitsProcessor, Prompt, Result, Sampler, logits_processors};
+
+/// Why a text is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended it.
+    Stop,
+    /// It has as many tokens as were wanted.
+    Length,
+}
+
+impl FinishReason {
+    /// The name in responses: `stop` or `length`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// The next piece of text and what it took; the fields are those of the reference.
+#[derive(Debug, Clone)]
+pub struct GenerationResponse {
+    /// The text since the last response; may be empty.
+    pub text: String,
+    /// The newest token.
+    pub token: u32,
+    /// The log-probabilities that it was drawn from: `[V]`.
+    pub logprobs: Array,
+    /// Whether a draft model had proposed it.
+    pub from_draft: bool,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt a second, until the first token was there.
+    pub prompt_tps: f64,
+    /// Tokens so far, one that ended the text included.
+    pub generation_tokens: usize,
+    /// Tokens a second since the first.
+    pub generation_tps: f64,
+    /// The most memory that arrays have taken so far, in GB of 10^9 bytes.
+    pub peak_memory: f64,
+    /// Set in the last response.
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// Streams the text that follows a prompt. For caches, a draft model or progress, see [`Generator`].
+pub fn stream_generate<'a>(
+    model: &'a dyn CausalLm,
+    tokenizer: &'a Tokenizer,
+    prompt: impl Into<Prompt<'a>>,
+    options: &GenerateOptions,
+) -> Result<Generation<'a>> {
+    Generator::new(model, tokenizer).stream(prompt, options)
+}
+
+/// The text that follows a prompt. For caches, a draft model or progress, see [`Generator`].
+pub fn generate<'a>(
+    model: &'a dyn CausalLm,
+    tokenizer: &'a Tokenizer,
+    prompt: impl Into<Prompt<'a>>,
+    options: &GenerateOptions,
+) -> Result<String> {
+    Generator::new(model, tokenizer).generate(prompt, options)
+}
+
+/// A model and its tokenizer, with what else takes part in one generation.
+#[must_use]
+pub struct Generator<'a> {
+    model: &'a dyn CausalLm,
+    tokenizer: &'a Tokenizer,
+    caches: Option<&'a mut Caches>,
+    draft: Option<Draft<'a>>,
+    progress: Option<Box<Progress<'a>>>,
+    processors: Vec<Box<dyn LogitsProcessor>>,
+}
+
+impl<'a> Generator<'a> {
+    /// A model that starts with empty caches.
+    pub fn new(model: &'a dyn CausalLm, tokenizer: &'a Tokenizer) -> Self {
+        Self { model, tokenizer, caches: None, draft: None, progress: None, processors: Vec::new() }
+    }
+
+    /// Goes on from what these caches hold. In the end they hold the prompt and all that was generated, too.
+    pub fn prompt_cache(mut self, caches: &'a mut Caches) -> Self {
+        self.caches = Some(caches);
+        self
+    }
+
+    /// Lets another model with the same tokenizer propose tokens.
+    pub fn draft_model(mut self, draft: Draft<'a>) -> Self {
+        self.draft = Some(draft);
+        self
+    }
+
+    /// Reports the tokens of the prompt that are read, and how many there are.
+    pub fn on_progress(mut self, progress: impl FnMut(usize, usize) + 'a) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Adds a processor of the caller's own behind those of the options.
+    pub fn logits_processor(mut self, processor: Box<dyn LogitsProcessor>) -> Self {
+        self.processors.push(processor);
+        self
+    }
+
+    /// Checks everything; the prompt is read when the first response is asked for.
+    pub fn stream(self, prompt: impl Into<Prompt<'a>>, options: &GenerateOptions) -> Result<Generation<'a>> {
+        let prompt = prompt.into().into_tokens(self.tokenizer)?;
+        let mut processors = logits_processors(&options.processors)?;
+        processors.extend(self.processors);
+        let chooser = Chooser::new(Sampler::new(&options.sampler)?, processors);
+        let decoding = match self.draft {
+            None => {
+                let plain = PlainDecoding::new(self.model, &prompt, self.caches, chooser, options)?;
+                Decoding::Plain(plain.with_progress(self.progress))
+            }
+            Some(draft) => {
+                let drafting = DraftDecoding::new(self.model, &prompt, self.caches, draft, chooser, options)?;
+                Decoding::Draft(drafting.with_progress(self.progress))
+            }
+        };
+        Ok(Generation {
+            decoding,
+            tokenizer: self.tokenizer,
+            detokenizer: self.tokenizer.detokenizer(),
+            max_tokens: options.max_tokens,
+            prompt_tokens: prompt.len(),
+            prompt_tps: 0.0,
+            generation_tokens: 0,
+            since: None,
+            is_over: false,
+        })
+    }
+
+    /// The whole text.
+    pub fn generate(self, prompt: impl Into<Prompt<'a>>, options: &GenerateOptions) -> Result<String> {
+        self.stream(prompt, options)?.map(|response| Ok(response?.text)).collect()
+    }
+}
+
+enum Decoding<'a> {
+    Plain(PlainDecoding<'a>),
+    Draft(DraftDecoding<'a>),
+}
+
+/// A text that is being generated: an iterator of [`GenerationResponse`]s, the last of which says why it is over.
+pub struct Generation<'a> {
+    decoding: Decoding<'a>,
+    tokenizer: &'a Tokenizer,
+    detokenizer: Detokenizer,
+    max_tokens: Option<usize>,
+    prompt_tokens: usize,
+    prompt_tps: f64,
+    generation_tokens: usize,
+    /// When the prompt was begun, then when the first token was there.
+    since: Option<Instant>,
+    is_over: bool,
+}
+
+impl Generation<'_> {
+    /// Brings caches that are lent to where they hold the prompt and every token handed out. Needed only where a
+    /// generation is left before it is over; it does so itself at its end.
+    pub fn settle(&mut self) -> Result<()> {
+        match &mut self.decoding {
+            Decoding::Plain(_) => Ok(()),
+            Decoding::Draft(drafting) => drafting.settle(),
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<GenerationResponse>> {
+        let begin = *self.since.get_or_insert_with(Instant::now);
+        let token = match &mut self.decoding {
+            Decoding::Plain(plain) => plain.next(),
+            Decoding::Draft(drafting) => drafting.next(),
+        };
+        let Some(token) = token.transpose()? else { return Ok(None) };
+        if self.generation_tokens == 0 {
+            self.prompt_tps = per_second(self.prompt_tokens, begin);
+            self.since = Some(Instant::now());
+        }
+        self.generation_tokens += 1;
+        let finish_reason = if self.tokenizer.eos_token_ids().contains(&token.id) {
+            Some(FinishReason::Stop)
+        } else {
+            self.detokenizer.add_token(token.id);
+            self.max_tokens.filter(|max| self.generation_tokens >= *max).map(|_| FinishReason::Length)
+        };
+        if finish_reason.is_some() {
+            self.is_over = true;
+            self.detokenizer.finalize();
+            self.settle()?;
+        }
+        self.respond(token, finish_reason).map(Some)
+    }
+
+    fn respond(&mut self, token: Token, finish_reason: Option<FinishReason>) -> Result<GenerationResponse> {
+        let Token { id, logprobs, from_draft } = token;
+        Ok(GenerationResponse {
+            text: self.detokenizer.last_segment(),
+            token: id,
+            logprobs,
+            from_draft,
+            prompt_tokens: self.prompt_tokens,
+            prompt_tps: self.prompt_tps,
+            generation_tokens: self.generation_tokens,
+            generation_tps: self.since.map_or(0.0, |since| per_second(self.generation_tokens, since)),
+            peak_memory: memory::peak_memory().map_err(Error::from)? as f64 / 1e9,
+            finish_reason,
+        })
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<GenerationResponse>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        let response = self.advance();
+        self.is_over |= response.is_err();
+        response.transpose()
+    }
+}
+
+/// A rate that stays finite, however short the time was.
+fn per_second(count: usize, since: Instant) -> f64 {
+    count as f64 / since.elapsed().as_secs_f64().max(1e-9)
+}
