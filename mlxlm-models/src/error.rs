@@ -53,6 +53,13 @@ pub enum Error {
         method: String,
     },
 
+    /// The folder that is to be written is there already.
+    #[error("`{folder}` exists already", folder = folder.display())]
+    Exists {
+        /// The folder.
+        folder: PathBuf,
+    },
+
     /// Another number of caches than layers.
     #[error("{got} caches for a model of {expected} layers")]
     Caches {
@@ -101,6 +108,7 @@ impl Hint for Error {
             Self::QuantMethod { .. } => {
                 Some("convert the original, unquantized checkpoint with `mlxlm convert -q`".into())
             }
+            Self::Exists { .. } => Some("name a folder that does not exist, or remove this one".into()),
             Self::Config { .. } | Self::Caches { .. } => None,
         }
     }

@@ -16,6 +16,7 @@ mod load;
 mod prelude;
 mod registry;
 mod rules;
+mod save;
 
 pub use causal_lm::{CausalLm, ModelInfo};
 pub use common::Common;
@@ -24,3 +25,4 @@ pub use error::{Error, Result};
 pub use load::{LoadOptions, Loaded, build, build_random, load, load_model};
 pub use registry::Architecture;
 pub use rules::Rule;
+pub use save::{NewFolder, save};

@@ -2,7 +2,7 @@
 
 use mlx_rs::Array;
 
-use super::{Conv1d, Embedding, ExpertLinear, Linear, Norm};
+use super::{Conv1d, Embedding, ExpertLinear, Linear, Matrix, Norm};
 
 /// A leaf of a model, open to change.
 #[derive(Debug)]
@@ -39,6 +39,18 @@ impl Leaf<'_> {
     }
 }
 
+impl Leaf<'_> {
+    /// The leaf's weight matrix or stack of them, if it has one that can be packed.
+    pub fn matrix(&mut self) -> Option<&mut Matrix> {
+        match self {
+            Self::Linear(leaf) => Some(&mut leaf.weight),
+            Self::Embedding(leaf) => Some(&mut leaf.weight),
+            Self::Experts(leaf) => Some(&mut leaf.weight),
+            Self::Norm(_) | Self::Conv1d(_) | Self::Parameter(_) => None,
+        }
+    }
+}
+
 /// A part of a model.
 pub trait Module {
     /// Shows every leaf below this part, in the order of the model, with its path.
@@ -46,10 +58,28 @@ pub trait Module {
 }
 
 /// All parameters of a model by name, in the order of the model. The arrays are handles, not copies.
-pub fn parameters(model: &mut dyn Module) -> Vec<(String, Array)> {
+pub fn parameters<M: Module + ?Sized>(model: &mut M) -> Vec<(String, Array)> {
     let mut all = Vec::new();
     model.walk("", &mut |path, leaf| leaf.parameters(path, &mut |name, array| all.push((name, array.clone()))));
     all
+}
+
+/// How many weights a model has, packed ones counted as they were before packing, and the bytes that they take.
+pub fn size<M: Module + ?Sized>(model: &mut M) -> (u64, u64) {
+    let (mut count, mut bytes) = (0, 0);
+    model.walk("", &mut |path, mut leaf| {
+        let packed = leaf.matrix().filter(|matrix| matrix.scheme().is_some());
+        let unpacked: Option<u64> = packed.map(|matrix| matrix.shape().iter().map(|&n| n as u64).product());
+        count += unpacked.unwrap_or(0);
+        leaf.parameters(path, &mut |name, array| {
+            let of_packed = ["weight", "scales", "biases"].iter().any(|part| name.ends_with(part));
+            if unpacked.is_none() || !of_packed {
+                count += array.size() as u64;
+            }
+            bytes += array.nbytes() as u64;
+        });
+    });
+    (count, bytes)
 }
 
 /// `path.name`, or the one of the two that is not empty.
