@@ -27,7 +27,7 @@ const MORE_CITIES: &[&str] = &[
     "Lyon",
 ];
 
-const CONDITIONS: &[&str] = &["sunny", "cloudy", "rainy", "windy", "snowy", "foggy"];
+const CONDITIONS: &[&str] = &["sunny", "cloudy", "rainy", "windy", "stormy", "foggy"];
 
 /// The schema most clients send for `get_weather`; the repository's tests send this one.
 pub(crate) fn get_weather() -> Value {
