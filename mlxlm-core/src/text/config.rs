@@ -4,7 +4,7 @@
 //! Files: `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` (older folders), `chat_template.jinja`,
 //! `additional_chat_templates/*.jinja`, `chat_template.json`, and `eos_token_id` of `config.json` and
 //! `generation_config.json`. Which of them wins follows `PreTrainedTokenizerBase._from_pretrained` of transformers 5 and
-//! `load_config` of mlx_lm/utils.py 0.32.2. Every file may be absent.
+//! `load_config` of `mlx_lm/utils.py` 0.32.2. Every file may be absent.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

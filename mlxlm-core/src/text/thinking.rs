@@ -1,6 +1,6 @@
 //! Which tokens enclose a model's thinking, told from its vocabulary.
 //!
-//! Reference: `_infer_thinking` and the `find_think_*` methods of mlx_lm/tokenizer_utils.py 0.32.2.
+//! Reference: `_infer_thinking` and the `find_think_*` methods of `mlx_lm/tokenizer_utils.py` 0.32.2.
 
 /// Pairs that are single tokens, in the order in which they are looked for.
 const PAIRS: [(&str, &str); 3] =
@@ -119,11 +119,12 @@ mod tests {
 
     #[test]
     fn marks_of_several_tokens_are_encoded() {
+        let spelled = |word: &str| word.bytes().map(u32::from).collect::<Vec<_>>();
         let gemma = infer(&["<|channel>", "<channel|>"]).unwrap();
-        assert_eq!(gemma.start_tokens, [&[1000], &b"thought".map(u32::from)].concat());
+        assert_eq!(gemma.start_tokens, [vec![1000], spelled("thought")].concat());
         assert_eq!(gemma.end_tokens, [1001]);
         let kimi = infer(&XTML).unwrap();
-        assert_eq!(kimi.start_tokens, [&[1000], &b"think".map(u32::from), &[1002]].concat());
+        assert_eq!(kimi.start_tokens, [vec![1000], spelled("think"), vec![1002]].concat());
         assert_eq!(kimi.end, "<|close|>think<|sep|>");
     }
 

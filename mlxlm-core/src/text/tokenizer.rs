@@ -1,6 +1,6 @@
 //! The tokenizer of a model folder.
 //!
-//! Reference: `TokenizerWrapper` and `load` of mlx_lm/tokenizer_utils.py 0.32.2 over transformers' `TokenizersBackend`.
+//! Reference: `TokenizerWrapper` and `load` of `mlx_lm/tokenizer_utils.py` 0.32.2 over transformers' `TokenizersBackend`.
 //!
 //! Unusual:
 //! - `tokenizer.json` is taken as it is; transformers rebuilds parts of it for some model classes.
@@ -48,6 +48,16 @@ struct Template {
     name: String,
     source: String,
     compiled: OnceLock<ChatTemplate>,
+}
+
+impl Template {
+    fn compiled(&self) -> Result<&ChatTemplate, TextError> {
+        if let Some(compiled) = self.compiled.get() {
+            return Ok(compiled);
+        }
+        let compiled = ChatTemplate::new(&self.source)?;
+        Ok(self.compiled.get_or_init(|| compiled))
+    }
 }
 
 impl Tokenizer {
@@ -189,13 +199,7 @@ impl Tokenizer {
         }
         let has_tools = options.tools().is_some();
         let template = self.template(options.template.as_deref(), has_tools)?;
-        let compiled = match template.compiled.get() {
-            Some(compiled) => compiled,
-            None => {
-                let compiled = ChatTemplate::new(&template.source)?;
-                template.compiled.get_or_init(|| compiled)
-            }
-        };
+        let compiled = template.compiled()?;
         let mut variables: Map<String, Value> =
             self.named_tokens.iter().map(|(name, token)| (name.clone(), token.as_str().into())).collect();
         variables.insert("enable_thinking".into(), self.has_thinking().into());
@@ -214,12 +218,12 @@ impl Tokenizer {
             Some(name) => find(name),
             None => find("tool_use").filter(|_| has_tools).or_else(|| find("default")),
         };
-        found.ok_or_else(|| match self.templates.is_empty() {
-            true => TextError::NoChatTemplate,
-            false => TextError::NoSuchTemplate {
-                asked: name.unwrap_or("default").into(),
-                names: self.templates.iter().map(|template| template.name.clone()).collect(),
-            },
+        if self.templates.is_empty() {
+            return Err(TextError::NoChatTemplate);
+        }
+        found.ok_or_else(|| TextError::NoSuchTemplate {
+            asked: name.unwrap_or("default").into(),
+            names: self.templates.iter().map(|template| template.name.clone()).collect(),
         })
     }
 }

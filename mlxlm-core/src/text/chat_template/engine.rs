@@ -9,12 +9,11 @@ use std::io;
 use chrono::format::{Item, StrftimeItems};
 use chrono::{Local, NaiveDateTime};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
 
 use crate::text::TextError;
 
-use super::{generation, json, methods, repr};
+use super::{filters, generation, methods, repr};
 
 /// Steps that one prompt may take; a long conversation takes some hundred thousand.
 const FUEL: u64 = 20_000_000;
@@ -46,18 +45,14 @@ impl Engine {
         environment.set_debug(true);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(MAX_DEPTH);
-        environment.set_formatter(|out, _, value| Ok(out.write_str(&repr::str(value))?));
+        environment.set_formatter(write_value);
         environment.set_unknown_method_callback(methods::call);
-        minijinja_contrib::add_to_environment(&mut environment);
-        environment.add_filter("tojson", json::tojson);
-        environment.add_filter("string", |value: &Value| Value::from(repr::str(value)));
+        filters::add_to(&mut environment);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: &str| strftime(format, Local::now().naive_local()));
-        environment.add_test("sequence", |value: &Value| value.kind() == ValueKind::Map || is_sequence(value));
-        environment.add_test("callable", |state: &State, value: &Value| is_callable(state, value));
-        environment
-            .add_template_owned(NAME, generation::replace_generation_tags(source))
-            .map_err(|error| syntax_error(&error))?;
+        // Jinja2 reads a template with the line ends of Unix.
+        let source = generation::replace_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        environment.add_template_owned(NAME, source).map_err(|error| syntax_error(&error))?;
         Ok(Self { environment, max_output_bytes: MAX_OUTPUT_BYTES })
     }
 
@@ -106,14 +101,12 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
 }
 
-/// Strings and mappings are sequences in Jinja2, for they have a length and items.
-fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Undefined)
-}
-
-/// Macros and functions can be called; of the values, nothing can.
-fn is_callable(_: &State, value: &Value) -> bool {
-    value.kind() == ValueKind::Plain
+/// Writes what `{{ value }}` gives.
+fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    if !matches!(state.auto_escape(), AutoEscape::None) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "`autoescape` is not supported"));
+    }
+    Ok(out.write_str(&repr::str(value))?)
 }
 
 /// `datetime.now().strftime(format)` of Python, for a local time without a zone, whose `%z` and `%Z` are empty.
@@ -192,9 +185,29 @@ mod tests {
         assert!(matches!(error, TextError::TemplateSyntax { line: Some(2), .. }), "{error}");
         let error = failure("{% macro m() %}{{ raise_exception('no ' ~ 1) }}{% endmacro %}{{ m() }}");
         assert_eq!(error.to_string(), "the chat template refuses these messages: no 1");
-        for unknown in ["{{ 1|nothing }}", "{{ 1 is nothing }}", "{{ nothing() }}", "{{ [].append(1) }}"] {
-            assert!(matches!(failure(unknown), TextError::TemplateFailed { line: Some(1), .. }), "{unknown}");
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        for source in [
+            "{{ 1|nothing }}",
+            "{{ 1 is nothing }}",
+            "{{ nothing() }}",
+            "{{ [].append(1) }}",
+            "{{ {}.update({}) }}",
+            "{{ '%s' % 1 }}",
+            "{{ 'a'.encode() }}",
+            "{% macro m() %}{{ varargs }}{% endmacro %}{{ m(1) }}",
+            "{{ cycler('a', 'b').next() }}",
+            "{{ 'http://a'|urlize }}",
+            "{% autoescape true %}{{ 1 }}{% endautoescape %}",
+            "{% include 'other' %}",
+            "{% include 'chat_template' %}",
+        ] {
+            let error = failure(source);
+            assert!(matches!(error, TextError::TemplateFailed { line: Some(1), .. }), "{source}: {error}");
         }
+        assert!(Engine::compile("{% do [].append(1) %}{{ 1 }}").is_ok());
     }
 
     #[test]

@@ -50,10 +50,9 @@ fn tag_length(tag: &str, close: &str) -> usize {
             Some(_) if escaped => escaped = false,
             Some(_) if c == '\\' => escaped = true,
             Some(open) if c == open => quote = None,
-            Some(_) => {}
             None if c == '"' || c == '\'' => quote = Some(c),
             None if tag[at..].starts_with(close) => return at + close.len(),
-            None => {}
+            _ => {}
         }
     }
     tag.len()

@@ -1,6 +1,7 @@
 //! The filter `tojson`, with what Python's `json.dumps` writes.
 //!
 //! Jinja's own `tojson` escapes HTML; transformers replaces it by `json.dumps(x, ensure_ascii=False, …)`, and so does this.
+#![expect(clippy::needless_pass_by_value, reason = "the engine passes arguments by value")]
 
 use std::fmt::Write;
 

@@ -3,30 +3,50 @@
 //! Only methods that change nothing: transformers' sandbox refuses the others too, and so does an unknown method here.
 
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
-use minijinja_contrib::pycompat;
 
-use crate::text::python::is_space;
+use crate::text::python::{self, is_space};
 
 /// The longest string that padding makes.
 const MAX_WIDTH: usize = 1 << 20;
 
 /// Called for a method that the engine itself does not know.
-pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call(_: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(text)) => string_method(text, method, args),
         (ValueKind::Seq | ValueKind::Iterable, _) => list_method(value, method, args),
-        (ValueKind::Map, _) if method == "copy" => {
-            let () = from_args(args)?;
-            Ok(value.clone())
-        }
-        _ => pycompat::unknown_method_callback(state, value, method, args),
+        (ValueKind::Map, _) => map_method(value, method, args),
+        _ => Err(Error::from(ErrorKind::UnknownMethod)),
     }
 }
 
 fn invalid(reason: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason)
+}
+
+fn map_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    if method == "get" {
+        let (key, default): (&Value, Option<Value>) = from_args(args)?;
+        let found = value.get_item(key)?;
+        return Ok(if found.is_undefined() { default.unwrap_or(Value::from(())) } else { found });
+    }
+    let item = |key: &Value| value.get_item(key);
+    let listed: Vec<Value> = match method {
+        "keys" => value.try_iter()?.collect(),
+        "values" => value.try_iter()?.map(|key| item(&key)).collect::<Result<_, _>>()?,
+        "items" => {
+            let pair = |key: Value| Ok(Value::from(Tuple::from([key.clone(), item(&key)?])));
+            value.try_iter()?.map(pair).collect::<Result<_, Error>>()?
+        }
+        "copy" => {
+            let () = from_args(args)?;
+            return Ok(value.clone());
+        }
+        _ => return Err(Error::from(ErrorKind::UnknownMethod)),
+    };
+    let () = from_args(args)?;
+    Ok(Value::from(listed))
 }
 
 fn list_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
@@ -97,7 +117,8 @@ fn case_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Error>
     let all = |test: fn(char) -> bool| Value::from(!text.is_empty() && text.chars().all(test));
     let cased = |is: fn(char) -> bool, is_not: fn(char) -> bool| text.chars().any(is) && !text.chars().any(is_not);
     let value = match method {
-        "lower" | "casefold" => Value::from(text.to_lowercase()),
+        "lower" => Value::from(text.to_lowercase()),
+        "casefold" => Value::from(text.to_lowercase().replace('ß', "ss")),
         "upper" => Value::from(text.to_uppercase()),
         "swapcase" => {
             text.chars().map(|c| if c.is_uppercase() { lower(c) } else { upper(c) }).collect::<String>().into()
@@ -167,30 +188,52 @@ fn split(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     if separator == Some("") {
         return Err(invalid("the separator is empty"));
     }
+    let mut parts = match separator {
+        Some(separator) => split_at(text, separator, most, from_end),
+        None => split_words(text, most, from_end),
+    };
+    if from_end {
+        parts.reverse();
+    }
+    Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// Up to `most` cuts at `separator`, from the front or the end; the parts in the order of the cuts.
+fn split_at<'t>(text: &'t str, separator: &str, most: usize, from_end: bool) -> Vec<&'t str> {
     let mut parts = Vec::new();
     let mut rest = text;
-    if separator.is_none() {
-        rest = rest.trim_matches(is_space);
-    }
     while parts.len() < most {
-        let found = match (separator, from_end) {
-            (Some(separator), false) => rest.split_once(separator),
-            (Some(separator), true) => rest.rsplit_once(separator),
-            (None, false) => rest.split_once(is_space).map(|(a, b)| (a, b.trim_start_matches(is_space))),
-            (None, true) => rest.rsplit_once(is_space).map(|(a, b)| (a.trim_end_matches(is_space), b)),
-        };
+        let found = if from_end { rest.rsplit_once(separator) } else { rest.split_once(separator) };
         let Some((before, after)) = found else { break };
         let (part, remains) = if from_end { (after, before) } else { (before, after) };
         parts.push(part);
         rest = remains;
     }
-    if separator.is_some() || !rest.is_empty() {
-        parts.push(rest);
+    parts.push(rest);
+    parts
+}
+
+/// As [`split_at`], at runs of white space; what is left after `most` cuts keeps the space at its far end.
+fn split_words(text: &str, most: usize, from_end: bool) -> Vec<&str> {
+    let trim = |text| if from_end { python::rstrip(text) } else { str::trim_start_matches(text, is_space) };
+    let mut parts = Vec::new();
+    let mut rest = trim(text);
+    while !rest.is_empty() {
+        let found = if from_end { rest.rsplit_once(is_space) } else { rest.split_once(is_space) };
+        let (part, remains) = match found {
+            Some((before, after)) if parts.len() < most => {
+                if from_end {
+                    (after, before)
+                } else {
+                    (before, after)
+                }
+            }
+            _ => (rest, ""),
+        };
+        parts.push(part);
+        rest = trim(remains);
     }
-    if from_end {
-        parts.reverse();
-    }
-    Ok(parts.into_iter().map(Value::from).collect())
+    parts
 }
 
 /// The part of the text that Python's `[start:end]` takes, with the number of characters before it.
@@ -242,7 +285,7 @@ fn partition(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
         "partition" => text.split_once(separator).map_or([text, "", ""], |(a, b)| [a, separator, b]),
         _ => text.rsplit_once(separator).map_or(["", "", text], |(a, b)| [a, separator, b]),
     };
-    Ok(Value::from(minijinja::value::Tuple::from(parts.map(Value::from))))
+    Ok(Value::from(Tuple::from(parts.map(Value::from))))
 }
 
 fn pad(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {

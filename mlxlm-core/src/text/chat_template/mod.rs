@@ -5,9 +5,12 @@
 //! Unusual:
 //! - Templates come with the model and are foreign code: they run on a budget of steps, with a limit on what they write
 //!   and on how deep they call, and see nothing but the messages and the options.
+//! - What Jinja2 can do and this cannot is an error with its line: `%` on strings, `varargs` and `kwargs` of macros,
+//!   `autoescape`, `cycler`, `joiner`, and some filters (see `filters.rs`).
 //! - `{% generation %}`, which marks the assistant's words for training, is read as a plain scope.
 
 mod engine;
+mod filters;
 mod generation;
 mod json;
 mod methods;

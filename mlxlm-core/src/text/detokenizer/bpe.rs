@@ -1,6 +1,6 @@
 //! The detokenizer for byte-level BPE: every character of a token stands for one byte.
 //!
-//! Reference: `BPEStreamingDetokenizer` of mlx_lm/tokenizer_utils.py 0.32.2; the alphabet is that of GPT-2's `encoder.py`.
+//! Reference: `BPEStreamingDetokenizer` of `mlx_lm/tokenizer_utils.py` 0.32.2; the alphabet is that of GPT-2's `encoder.py`.
 //! Its cost is linear. Unusual, and kept: byte 0 comes out as U+0100 (its own letter in the alphabet) unless it is held
 //! back until the end; and a lone space waits for the token after it.
 

@@ -1,6 +1,6 @@
 //! Streaming detokenizers: text that grows token by token and is never taken back once read.
 //!
-//! Reference: `StreamingDetokenizer` of mlx_lm/tokenizer_utils.py 0.32.2. Which of the three kinds serves a tokenizer is
+//! Reference: `StreamingDetokenizer` of `mlx_lm/tokenizer_utils.py` 0.32.2. Which of the three kinds serves a tokenizer is
 //! told from the decoder in its `tokenizer.json`.
 //!
 //! Unusual: the reference's map covers the ids 0 to n - 1 of n tokens, so a vocabulary with gaps loses its last tokens;

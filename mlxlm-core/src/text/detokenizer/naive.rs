@@ -1,6 +1,6 @@
 //! The detokenizer for every tokenizer: decodes the tokens of the current line again and again.
 //!
-//! Reference: `NaiveStreamingDetokenizer` of mlx_lm/tokenizer_utils.py 0.32.2. Its cost is the square of the longest line.
+//! Reference: `NaiveStreamingDetokenizer` of `mlx_lm/tokenizer_utils.py` 0.32.2. Its cost is the square of the longest line.
 
 use crate::text::codec::Codec;
 

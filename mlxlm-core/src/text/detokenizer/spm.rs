@@ -1,6 +1,6 @@
 //! The detokenizer for sentencepiece vocabularies: `▁` is a space, `<0xE6>` a byte.
 //!
-//! Reference: `SPMStreamingDetokenizer` of mlx_lm/tokenizer_utils.py 0.32.2. Its cost is linear.
+//! Reference: `SPMStreamingDetokenizer` of `mlx_lm/tokenizer_utils.py` 0.32.2. Its cost is linear.
 
 use super::Growing;
 
@@ -70,7 +70,8 @@ mod tests {
         check(false, &["▁Hello"], " Hello", " Hello");
         check(true, &["<0xE6>", "<0x97>", "<0xA5>", "!"], "日!", "日!");
         check(true, &["a", "<0xE6>", "<0x97>"], "a", "a\u{fffd}");
-        check(true, &["<0x20>", "▁a"], " a", " a");
+        // A text that is still empty loses the space of every flush, as in the reference.
+        check(true, &["<0x20>", "▁a", "▁"], "a ", "a ");
         check(true, &["<0xZZ>", "<0x4"], "<0xZZ><0x4", "<0xZZ><0x4");
     }
 

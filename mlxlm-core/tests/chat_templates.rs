@@ -1,0 +1,108 @@
+//! Chat templates against what Python's transformers renders: single constructs, and templates with those of the
+//! well-known families. `fixtures/chat_templates/record.py` writes the expected texts.
+#![cfg(feature = "text")]
+
+use std::path::{Path, PathBuf};
+
+use mlxlm_core::text::{ChatTemplate, TemplateOptions, TextError};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+#[derive(Deserialize)]
+struct Cases {
+    variables: Map<String, Value>,
+    snippets: Vec<Snippet>,
+    conversations: Map<String, Value>,
+    tools: Map<String, Value>,
+    chats: Vec<Chat>,
+}
+
+#[derive(Deserialize)]
+struct Snippet {
+    template: String,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    template: String,
+    conversation: String,
+    options: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    snippets: Vec<Outcome>,
+    chats: Vec<Outcome>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Outcome {
+    text: Option<String>,
+    error: Option<String>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat_templates")
+}
+
+fn load() -> (Cases, Expected) {
+    let read = |name| mlxlm_core::io::read_to_string(fixtures().join(name)).unwrap();
+    (serde_json::from_str(&read("cases.json")).unwrap(), serde_json::from_str(&read("expected.json")).unwrap())
+}
+
+/// Where ours differs from Python's, one line each.
+fn differences(got: &Result<String, TextError>, expected: &Outcome) -> Option<String> {
+    match (got, &expected.text) {
+        (Ok(got), Some(text)) if got == text => None,
+        (Err(_), None) if expected.error.is_some() => None,
+        _ => Some(format!("got      {got:?}\n    expected {expected:?}")),
+    }
+}
+
+fn report(differences: &[String]) {
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
+}
+
+#[test]
+fn constructs_render_as_in_jinja2() {
+    let (cases, expected) = load();
+    assert_eq!(cases.snippets.len(), expected.snippets.len());
+    let message = json!({"role": "user", "content": ""});
+    let mut found = Vec::new();
+    for (case, expected) in cases.snippets.iter().zip(&expected.snippets) {
+        let options = TemplateOptions { kwargs: cases.variables.clone(), ..TemplateOptions::default() };
+        let got = ChatTemplate::new(&case.template)
+            .and_then(|template| template.render(std::slice::from_ref(&message), Map::new(), &options));
+        found.extend(differences(&got, expected).map(|d| format!("{}\n    {d}", case.template)));
+    }
+    report(&found);
+}
+
+#[test]
+fn families_render_as_in_transformers() {
+    let (cases, expected) = load();
+    assert_eq!(cases.chats.len(), expected.chats.len());
+    let names = json!({"bos_token": "<|bos|>", "eos_token": "<|im_end|>"});
+    let mut found = Vec::new();
+    for (case, expected) in cases.chats.iter().zip(&expected.chats) {
+        let source = mlxlm_core::io::read_to_string(fixtures().join("templates").join(&case.template)).unwrap();
+        let mut kwargs = case.options.clone();
+        let mut flag = |name: &str| kwargs.remove(name) == Some(Value::Bool(true));
+        let (add_generation_prompt, continue_final_message) =
+            (flag("add_generation_prompt"), flag("continue_final_message"));
+        let options = TemplateOptions {
+            add_generation_prompt,
+            continue_final_message,
+            tools: kwargs.remove("tools").map(|name| cases.tools[name.as_str().unwrap()].clone()),
+            documents: None,
+            template: None,
+            kwargs,
+        };
+        let messages = cases.conversations[&case.conversation].as_array().unwrap();
+        let got = ChatTemplate::new(&source)
+            .and_then(|template| template.render(messages, names.as_object().unwrap().clone(), &options));
+        let place = format!("{} {} {}", case.template, case.conversation, json!(case.options));
+        found.extend(differences(&got, expected).map(|d| format!("{place}\n    {d}")));
+    }
+    report(&found);
+}
