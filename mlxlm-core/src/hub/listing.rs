@@ -205,6 +205,16 @@ mod tests {
         check_needed(&stale, Some(elsewhere), &stale);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_inside_stays_inside(path in "[a./\\\\~\u{0}é]{0,12}") {
+            let joined = Path::new("/cache/snapshot").join(&path);
+            let plain = joined.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
+            let inside = joined.starts_with("/cache/snapshot") && joined != Path::new("/cache/snapshot") && plain;
+            proptest::prop_assert!(!is_inside(&path) || inside, "{path:?}");
+        }
+    }
+
     #[test]
     fn entries_are_checked() {
         let good = json!({"type": "file", "path": "a/b.json", "oid": "0".repeat(40), "size": 3});

@@ -182,6 +182,16 @@ mod tests {
         check("tags:\n- 'mlx'", &["'mlx'"]);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn deriving_again_changes_nothing(lines in proptest::collection::vec("(tags|a|base_model|- x|  y)?:? ?[\\[a, \\]-]{0,6}", 0..8)) {
+            let base = format!("---\n{}\n---\n", lines.join("\n"));
+            let card = ModelCard::derived(Some(&base), Some(&id("org/base")));
+            proptest::prop_assert_eq!(ModelCard::parse(&card.render(None)), card.clone());
+            proptest::prop_assert_eq!(ModelCard::derived(Some(&card.render(None)), Some(&id("org/base"))), card);
+        }
+    }
+
     #[test]
     fn text_that_is_no_front_matter_is_dropped() {
         for readme in ["", "# Title\n", "---\nlicense: mit\n", "text\n---\na: b\n---\n"] {

@@ -75,7 +75,7 @@ fn a_shared_blob_goes_with_its_last_user() {
         let snapshot = cache.join(name).join("snapshots").join(COMMIT);
         fs::create_dir_all(&snapshot).unwrap();
         symlink("../../blobs/etag", snapshot.join("model.safetensors")).unwrap();
-        users += &format!("{name}/blobs/etag\n");
+        users.extend([name, "/blobs/etag\n"]);
     }
     users += "../outside\n";
     fs::write(store.join(format!("{hash}.refs")), users).unwrap();

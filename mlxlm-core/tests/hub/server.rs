@@ -61,7 +61,7 @@ pub fn model() -> Vec<Served> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 /// A request as it came in.
@@ -274,7 +274,7 @@ fn send(mut stream: &TcpStream, answer: &Answer, head_only: bool) -> std::io::Re
         answer.body.len()
     );
     for (name, value) in &answer.headers {
-        head += &format!("{name}: {value}\r\n");
+        head.extend([name, ": ", value, "\r\n"]);
     }
     stream.write_all(head.as_bytes())?;
     stream.write_all(b"\r\n")?;
