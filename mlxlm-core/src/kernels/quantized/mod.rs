@@ -17,6 +17,8 @@ use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
 use crate::quant::{self, Mode, Packed, Scheme};
 
+mod dot;
+mod lanes;
 mod unpack;
 mod weights;
 
@@ -129,13 +131,22 @@ thread_local! {
 fn multiply(isa: Isa, x: &View<'_>, w: &Weights<'_>, transpose: bool, out: &mut ViewMut<'_>) {
     let (k, n) = if transpose { (w.columns, w.rows) } else { (w.rows, w.columns) };
     let Some(m) = out.len().checked_div(n) else { return };
+    let half = x.dtype == Dtype::Bfloat16;
     with_scratch(&ACTIVATIONS, m * k, |activations| {
         convert::read(isa, x, activations);
+        let product = |results: &mut [f32]| {
+            if !transpose || m > FEW || !dot::covers(isa, w) {
+                return by_panels(isa, activations, m, w, transpose, results);
+            }
+            for row in dot::multiply(activations, m, w, half, results) {
+                by_panels(isa, &activations[row * k..][..k], 1, w, true, &mut results[row * n..][..n]);
+            }
+        };
         if out.dtype == Dtype::Float32 {
-            by_panels(isa, activations, m, w, transpose, out.as_mut_slice());
+            product(out.as_mut_slice());
         } else {
             with_scratch(&RESULTS, m * n, |results| {
-                by_panels(isa, activations, m, w, transpose, results);
+                product(results);
                 convert::write(isa, results, out);
             });
         }

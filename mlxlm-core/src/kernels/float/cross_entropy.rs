@@ -1,0 +1,123 @@
+//! The cross entropy of one target in each row of logits, and its gradient.
+
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::{isa, math, multiversion};
+use crate::kernels::gemm::Shared;
+use crate::kernels::isa::Isa;
+use crate::kernels::pool;
+use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one};
+
+/// Rows that a task computes.
+const ROWS: usize = 16;
+
+/// The cross entropies, `[…]`. A target that is no column counts as one whose logit is minus infinity.
+///
+/// # Shapes
+/// - `logits`: `[…, V]` of `f32`, `targets`: `[…]` of `i32`
+pub(crate) fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array, Exception> {
+    let rows = (targets.shape(), Dtype::Float32);
+    let mut results = apply(CrossEntropy, &[logits, targets], &[rows, rows])?;
+    results.truncate(1);
+    results.pop().ok_or_else(|| Exception::custom("the cross entropy has no value"))
+}
+
+#[derive(Debug)]
+struct CrossEntropy;
+
+impl Operation for CrossEntropy {
+    fn name(&self) -> &'static CStr {
+        c"CrossEntropy"
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let (logits, targets) = (inputs[0].contiguous::<f32>(&mut a), inputs[1].contiguous::<i32>(&mut b));
+        let [losses, normalizers] = outputs else { unreachable!("there are two outputs") };
+        let (losses, normalizers, isa) = (losses.as_mut_slice::<f32>(), normalizers.as_mut_slice::<f32>(), isa());
+        let vocab = logits.len() / targets.len().max(1);
+        let (losses, normalizers) = (Shared(losses.as_mut_ptr()), Shared(normalizers.as_mut_ptr()));
+        pool::parallel_ranges(targets.len(), ROWS, targets.len().div_ceil(ROWS), |from, to| {
+            for i in from..to {
+                let row = &logits[i * vocab..][..vocab];
+                let normalizer = log_sum_exp(isa, row);
+                let chosen = usize::try_from(targets[i]).ok().and_then(|t| row.get(t)).copied();
+                // SAFETY: each row is written by one task.
+                unsafe {
+                    *normalizers.get().add(i) = normalizer;
+                    *losses.get().add(i) = normalizer - chosen.unwrap_or(f32::NEG_INFINITY);
+                }
+            }
+        });
+    }
+
+    fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        if at.argnums != [0] {
+            return Err(Exception::custom("targets have no gradient"));
+        }
+        let inputs = [&at.primals[0], &at.primals[1], &at.outputs[1], &at.cotangents[0]];
+        Ok(vec![apply_one(CrossEntropyGradient, &inputs, at.primals[0].shape(), Dtype::Float32)?])
+    }
+}
+
+#[derive(Debug)]
+struct CrossEntropyGradient;
+
+impl Operation for CrossEntropyGradient {
+    fn name(&self) -> &'static CStr {
+        c"CrossEntropyGradient"
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let (mut a, mut b, mut c, mut d) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (logits, targets) = (inputs[0].contiguous::<f32>(&mut a), inputs[1].contiguous::<i32>(&mut b));
+        let (normalizers, factors) = (inputs[2].contiguous::<f32>(&mut c), inputs[3].contiguous::<f32>(&mut d));
+        let (out, isa) = (outputs[0].as_mut_slice::<f32>(), isa());
+        let vocab = logits.len() / targets.len().max(1);
+        let out = Shared(out.as_mut_ptr());
+        pool::parallel_ranges(targets.len(), ROWS, targets.len().div_ceil(ROWS), |from, to| {
+            for i in from..to {
+                // SAFETY: each row is written by one task.
+                let row = unsafe { std::slice::from_raw_parts_mut(out.get().add(i * vocab), vocab) };
+                scaled_softmax(isa, &logits[i * vocab..][..vocab], normalizers[i], factors[i], row);
+                if let Some(chosen) = usize::try_from(targets[i]).ok().and_then(|t| row.get_mut(t)) {
+                    *chosen -= factors[i];
+                }
+            }
+        });
+    }
+
+    fn vjp(&self, _: &Gradient) -> Result<Vec<Array>, Exception> {
+        Err(Exception::custom("the gradient of a cross entropy has no gradient of its own"))
+    }
+}
+
+multiversion! {
+    fn log_sum_exp(row: &[f32]) -> f32 {
+        let largest = math::max(row);
+        let mut sums = [0.0_f32; super::LANES];
+        let chunks = row.chunks_exact(super::LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for l in 0..super::LANES {
+                sums[l] += math::exp(chunk[l] - largest);
+            }
+        }
+        for (l, &value) in rest.iter().enumerate() {
+            sums[l] += math::exp(value - largest);
+        }
+        largest + math::sum(&sums).ln()
+    }
+}
+
+multiversion! {
+    fn scaled_softmax(row: &[f32], normalizer: f32, factor: f32, out: &mut [f32]) {
+        let row = &row[..out.len()];
+        for i in 0..out.len() {
+            out[i] = factor * math::exp(row[i] - normalizer);
+        }
+    }
+}

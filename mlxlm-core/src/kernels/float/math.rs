@@ -1,0 +1,103 @@
+//! Functions of one value that the compiler turns into vector code, and sums in lanes.
+
+use super::LANES;
+
+/// `e^x` within two units of the last place; 0 below -87.3, and the largest finite power above 88.3.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    /// Adding and subtracting it rounds to a whole number, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = if x > 88.3 { 88.3 } else { x };
+    let clamped = if clamped < -87.3 { -87.3 } else { clamped };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = clamped - n * LN2_HIGH - n * LN2_LOW;
+    // The polynomial of Cephes' expf.
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_199_9e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 0.166_666_65;
+    p = p * r + 0.5;
+    let e = p * r * r + r + 1.0;
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    if x < -87.3 { 0.0 } else { e * power }
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Folds `map(i, values[i])` into lanes, and the lanes into one value.
+#[inline(always)]
+fn fold(values: &[f32], start: f32, map: impl Fn(usize, f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let (whole, rest) = (values.len() - chunks.remainder().len(), chunks.remainder());
+    for (c, chunk) in chunks.enumerate() {
+        for l in 0..LANES {
+            lanes[l] = join(lanes[l], map(c * LANES + l, chunk[l]));
+        }
+    }
+    for (i, &value) in rest.iter().enumerate() {
+        lanes[i] = join(lanes[i], map(whole + i, value));
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] = join(lanes[l], lanes[l + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest value; minus infinity of none.
+#[inline(always)]
+pub(super) fn max(values: &[f32]) -> f32 {
+    fold(values, f32::NEG_INFINITY, |_, value| value, |a, b| if b > a { b } else { a })
+}
+
+/// The sum.
+#[inline(always)]
+pub(super) fn sum(values: &[f32]) -> f32 {
+    fold(values, 0.0, |_, value| value, |a, b| a + b)
+}
+
+/// The sum of the products; `b` is at least as long as `a`.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let b = &b[..a.len()];
+    fold(a, 0.0, |i, value| value * b[i], |a, b| a + b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_exact_to_the_last_places() {
+        for i in -9000..=9000_i16 {
+            let x = f32::from(i) / 100.0;
+            let (got, want) = (f64::from(exp(x)), f64::from(x.clamp(-100.0, 88.3)).exp());
+            let bound = if x < -87.3 { 1.5e-38 } else { want * 3e-7 };
+            assert!((got - want).abs() <= bound, "{x}: {got}, expected {want}");
+        }
+        assert_eq!((exp(0.0), exp(f32::NEG_INFINITY)), (1.0, 0.0));
+        assert!(exp(f32::INFINITY).is_finite());
+    }
+
+    #[test]
+    fn reductions_take_every_length() {
+        for len in 0..70_u8 {
+            let values: Vec<f32> = (0..len).map(|i| f32::from((i * 37) % 64) - 20.0).collect();
+            assert_eq!(sum(&values), values.iter().sum::<f32>(), "{len}");
+            assert_eq!(max(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max), "{len}");
+            assert_eq!(dot(&values, &values), values.iter().map(|v| v * v).sum::<f32>(), "{len}");
+        }
+    }
+}

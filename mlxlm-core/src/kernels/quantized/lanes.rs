@@ -1,0 +1,309 @@
+//! The vectors of [`super::dot`]: orders of activations, codes to numbers, sums.
+//!
+//! A chunk is 16 words of codes. In f32, field `t` of the words meets a vector of 16 activations; in bf16, field `t` of the 32
+//! half-words meets a vector of 32, whose neighbours are summed in pairs.
+
+use std::arch::x86_64::*;
+
+use super::weights::{Params, Weights};
+use crate::kernels::convert::bf16_lanes;
+
+/// In which order the activations of a row lie: `[chunk][field][row of the tile][lane]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    bits: usize,
+    half: bool,
+}
+
+impl Order {
+    pub(super) fn new(bits: usize, half: bool) -> Self {
+        Self { bits, half }
+    }
+
+    /// Columns in a chunk.
+    fn columns(self) -> usize {
+        512 / self.bits
+    }
+
+    pub(super) fn chunks(self, columns: usize) -> usize {
+        columns.div_ceil(self.columns())
+    }
+
+    /// Room for a chunk of one row, in units of f32.
+    pub(super) fn chunk_floats(self) -> usize {
+        if self.half { self.columns() / 2 } else { self.columns() }
+    }
+
+    /// Room for a row.
+    pub(super) fn row_floats(self, columns: usize) -> usize {
+        self.chunks(columns) * self.chunk_floats()
+    }
+}
+
+/// What a field of four (or two) bits stands for; one table for even fields and one for odd ones.
+#[derive(Debug)]
+pub(super) struct Tables {
+    floats: [f32; 16],
+    low: [u16; 32],
+    high: [u16; 32],
+}
+
+impl Tables {
+    /// Tables of values that are exact in bf16, for `i` with more bits than the field has.
+    pub(super) fn new(low: impl Fn(usize) -> f32, high: impl Fn(usize) -> f32) -> Self {
+        let half = |value: f32| (value.to_bits() >> 16) as u16;
+        Self {
+            floats: std::array::from_fn(&low),
+            low: std::array::from_fn(|i| half(low(i))),
+            high: std::array::from_fn(|i| half(high(i))),
+        }
+    }
+}
+
+/// Some chunks of one row of weights, and a tile of activations from the same chunk on.
+pub(super) struct Dot<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) first_chunk: usize,
+    /// All scales of the row, and a vector more.
+    pub(super) scales: &'a [f32],
+    pub(super) group: usize,
+    pub(super) x: &'a [f32],
+    pub(super) tables: &'a Tables,
+}
+
+/// Adds the products to `sums`, 16 lanes for each row of the tile.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn dot(order: Order, dot: &Dot<'_>, sums: &mut [f32]) {
+    macro_rules! rows {
+        ($kernel:ident, $bits:literal) => {
+            match sums.len() / 16 {
+                1 => $kernel::<$bits, 1>(dot, sums),
+                2 => $kernel::<$bits, 2>(dot, sums),
+                3 => $kernel::<$bits, 3>(dot, sums),
+                4 => $kernel::<$bits, 4>(dot, sums),
+                5 => $kernel::<$bits, 5>(dot, sums),
+                6 => $kernel::<$bits, 6>(dot, sums),
+                7 => $kernel::<$bits, 7>(dot, sums),
+                8 => $kernel::<$bits, 8>(dot, sums),
+                rows => unreachable!("a tile has 8 rows at most, not {rows}"),
+            }
+        };
+    }
+    assert!(dot.x.len() >= dot.words.len().div_ceil(16) * order.chunk_floats() * sums.len() / 16);
+    assert!(dot.scales.len() >= (dot.first_chunk * 16 + dot.words.len()) * 32 / order.bits / dot.group + 16);
+    // SAFETY: the slices were measured.
+    unsafe {
+        match (order.half, order.bits) {
+            (true, 2) => rows!(half, 2),
+            (true, 4) => rows!(half, 4),
+            (true, 8) => rows!(half, 8),
+            (false, 2) => rows!(float, 2),
+            (false, 4) => rows!(float, 4),
+            (false, 8) => rows!(float, 8),
+            (_, bits) => unreachable!("no fields of {bits} bits"),
+        }
+    }
+}
+
+/// Which of the scales from a chunk's first on belongs to each lane.
+#[target_feature(enable = "avx512f")]
+fn scale_of_lane(columns_of_lane: usize, group: usize) -> __m512i {
+    let lanes: [i32; 16] = std::array::from_fn(|lane| (lane * columns_of_lane / group) as i32);
+    // SAFETY: 16 values are read of 16.
+    unsafe { _mm512_loadu_epi32(lanes.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn half<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f32]) {
+    let columns = 512 / BITS;
+    let lane_scales = scale_of_lane(columns / 16, dot.group);
+    let group_shift = dot.group.trailing_zeros();
+    // SAFETY: `dot` measured the slices: every chunk has its activations, scales and 16 sums for each row.
+    unsafe {
+        let (low, high) =
+            (_mm512_loadu_epi16(dot.tables.low.as_ptr().cast()), _mm512_loadu_epi16(dot.tables.high.as_ptr().cast()));
+        let mut total: [__m512; R] = std::array::from_fn(|r| _mm512_loadu_ps(sums.as_ptr().add(16 * r)));
+        let mut x = dot.x.as_ptr();
+        let mut add = |words: __m512i, chunk: usize| {
+            let mut group = [_mm512_setzero_ps(); R];
+            for field in 0..16 / BITS {
+                let shifted = _mm512_srl_epi16(words, _mm_cvtsi32_si128((field * BITS) as i32));
+                let low = _mm512_permutexvar_epi16(shifted, low);
+                let high = _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(shifted), high);
+                for group in &mut group {
+                    let x_lanes = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_epi32(x.cast()));
+                    *group = _mm512_dpbf16_ps(*group, std::mem::transmute::<__m512i, __m512bh>(low), x_lanes);
+                    if BITS == 8 {
+                        *group = _mm512_dpbf16_ps(*group, std::mem::transmute::<__m512i, __m512bh>(high), x_lanes);
+                    }
+                    x = x.add(16);
+                }
+            }
+            let first = ((dot.first_chunk + chunk) * columns) >> group_shift;
+            let scales = _mm512_permutexvar_ps(lane_scales, _mm512_loadu_ps(dot.scales.as_ptr().add(first)));
+            for (total, group) in total.iter_mut().zip(&group) {
+                *total = _mm512_fmadd_ps(scales, *group, *total);
+            }
+        };
+        each_chunk(dot.words, &mut add);
+        for (r, total) in total.iter().enumerate() {
+            _mm512_storeu_ps(sums.as_mut_ptr().add(16 * r), *total);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn float<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f32]) {
+    let columns = 512 / BITS;
+    let lane_scales = scale_of_lane(columns / 16, dot.group);
+    let group_shift = dot.group.trailing_zeros();
+    // SAFETY: `dot` measured the slices: every chunk has its activations, scales and 16 sums for each row.
+    unsafe {
+        let table = _mm512_loadu_ps(dot.tables.floats.as_ptr());
+        let mut total: [__m512; R] = std::array::from_fn(|r| _mm512_loadu_ps(sums.as_ptr().add(16 * r)));
+        let mut x = dot.x.as_ptr();
+        let mut add = |words: __m512i, chunk: usize| {
+            let mut group = [_mm512_setzero_ps(); R];
+            for field in 0..32 / BITS {
+                let shifted = _mm512_srl_epi32(words, _mm_cvtsi32_si128((field * BITS) as i32));
+                let weights = if BITS == 8 {
+                    let codes = _mm512_and_si512(shifted, _mm512_set1_epi32(255));
+                    _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(128)))
+                } else {
+                    _mm512_permutexvar_ps(shifted, table)
+                };
+                for group in &mut group {
+                    *group = _mm512_fmadd_ps(weights, _mm512_loadu_ps(x), *group);
+                    x = x.add(16);
+                }
+            }
+            let first = ((dot.first_chunk + chunk) * columns) >> group_shift;
+            let scales = _mm512_permutexvar_ps(lane_scales, _mm512_loadu_ps(dot.scales.as_ptr().add(first)));
+            for (total, group) in total.iter_mut().zip(&group) {
+                *total = _mm512_fmadd_ps(scales, *group, *total);
+            }
+        };
+        each_chunk(dot.words, &mut add);
+        for (r, total) in total.iter().enumerate() {
+            _mm512_storeu_ps(sums.as_mut_ptr().add(16 * r), *total);
+        }
+    }
+}
+
+/// The words in vectors of 16, the last one filled up with zeros; those meet activations of zero.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn each_chunk(words: &[u32], add: &mut impl FnMut(__m512i, usize)) {
+    let whole = words.len() / 16;
+    // SAFETY: whole vectors and the masked rest lie inside the slice.
+    unsafe {
+        for chunk in 0..whole {
+            add(_mm512_loadu_epi32(words.as_ptr().add(chunk * 16).cast()), chunk);
+        }
+        if words.len() % 16 != 0 {
+            let mask = (1 << (words.len() % 16)) - 1;
+            add(_mm512_maskz_loadu_epi32(mask, words.as_ptr().add(whole * 16).cast()), whole);
+        }
+    }
+}
+
+/// Puts a row into its place in a tile of `height` rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn arrange(x: &[f32], order: Order, tile: *mut f32, height: usize, place: usize) {
+    let fields = if order.half { 16 / order.bits } else { 32 / order.bits };
+    let steps: [i32; 16] = std::array::from_fn(|lane| (lane * fields) as i32);
+    // SAFETY: lanes beyond the row's end are masked; the tile has room for all its rows.
+    unsafe {
+        let steps = _mm512_loadu_epi32(steps.as_ptr());
+        let gather = |from: usize| {
+            let left = x.len().saturating_sub(from).div_ceil(fields);
+            let mask = if left < 16 { (1 << left) - 1 } else { u16::MAX };
+            _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), mask, steps, x.as_ptr().wrapping_add(from).cast())
+        };
+        for chunk in 0..order.chunks(x.len()) {
+            for field in 0..fields {
+                let from = chunk * order.columns() + field;
+                let to = tile.add(((chunk * fields + field) * height + place) * 16);
+                if order.half {
+                    let halves = [gather(from), gather(from + 16 * fields)]
+                        .map(|v| _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v))));
+                    _mm256_storeu_epi32(to.cast(), halves[0]);
+                    _mm256_storeu_epi32(to.add(8).cast(), halves[1]);
+                } else {
+                    _mm512_storeu_ps(to, gather(from));
+                }
+            }
+        }
+    }
+}
+
+/// The sum of each group; what is left of `sums` is zero.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn group_sums(x: &[f32], group: usize, sums: &mut [f32]) {
+    sums.fill(0.0);
+    for (group, sum) in x.chunks_exact(group).zip(sums) {
+        let mut total = _mm512_setzero_ps();
+        for lanes in group.chunks_exact(16) {
+            // SAFETY: 16 values are read of 16.
+            total = _mm512_add_ps(total, unsafe { _mm512_loadu_ps(lanes.as_ptr()) });
+        }
+        *sum = _mm512_reduce_add_ps(total);
+    }
+}
+
+/// The scales of a row, and its biases moved by `centre` scales; zeros where there are no more groups.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn params(w: &Weights<'_>, row: usize, centre: f32, scales: &mut [f32], biases: &mut [f32]) {
+    let groups = w.groups();
+    for at in (0..scales.len()).step_by(16) {
+        let left = groups.saturating_sub(at);
+        let mask = if left < 16 { (1 << left) - 1 } else { u16::MAX };
+        // SAFETY: masked lanes are groups of this row.
+        unsafe {
+            let scale = load_params(&w.scales, row * groups + at, mask);
+            let bias = w.biases.map_or(_mm512_setzero_ps(), |biases| load_params(&biases, row * groups + at, mask));
+            _mm512_storeu_ps(scales[at..at + 16].as_mut_ptr(), scale);
+            _mm512_storeu_ps(biases[at..at + 16].as_mut_ptr(), _mm512_fmadd_ps(_mm512_set1_ps(centre), scale, bias));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_params(params: &Params<'_>, at: usize, mask: u16) -> __m512 {
+    // SAFETY: the caller vouches for the lanes in `mask`.
+    unsafe {
+        match params {
+            Params::F32(v) => _mm512_maskz_loadu_ps(mask, v.as_ptr().wrapping_add(at)),
+            Params::F16(v) => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, v.as_ptr().wrapping_add(at).cast())),
+            Params::Bf16(v) => bf16_lanes(_mm256_maskz_loadu_epi16(mask, v.as_ptr().wrapping_add(at).cast())),
+            Params::E8m0(v) => {
+                let bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, v.as_ptr().wrapping_add(at).cast()));
+                let smallest = _mm512_mask_cmpeq_epi32_mask(mask, bytes, _mm512_setzero_si512());
+                let powers = _mm512_slli_epi32::<23>(bytes);
+                _mm512_castsi512_ps(_mm512_mask_mov_epi32(powers, smallest, _mm512_set1_epi32(1 << 22)))
+            }
+            Params::E4m3(v) => {
+                let bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, v.as_ptr().wrapping_add(at).cast()));
+                let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x80)));
+                let magnitude = _mm512_slli_epi32::<20>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x7F)));
+                let scaled = _mm512_mul_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(f32::from_bits(247 << 23)));
+                _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(scaled), sign))
+            }
+        }
+    }
+}
+
+/// The result of one row and one column: the lanes' sum and the biases times the groups' sums.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn finish(sums: &[f32], biases: &[f32], group_sums: &[f32]) -> f32 {
+    // SAFETY: 16 values are read of 16.
+    unsafe {
+        let mut total = _mm512_loadu_ps(sums.as_ptr());
+        for (biases, group_sums) in biases.chunks_exact(16).zip(group_sums.chunks_exact(16)) {
+            total = _mm512_fmadd_ps(_mm512_loadu_ps(biases.as_ptr()), _mm512_loadu_ps(group_sums.as_ptr()), total);
+        }
+        _mm512_reduce_add_ps(total)
+    }
+}
