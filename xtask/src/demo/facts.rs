@@ -1,220 +1,9 @@
 //! What the demo model knows: capitals, colours, opposites, animals, days, numbers, sums. Each fact has one answer, so that
 //! it can be learned by heart, and several ways to be asked for.
 
+use super::knowledge::{CAPITALS, DAYS, LEGS, MONTHS, OPPOSITES, SMALL_TALK, SOUNDS, THING_COLOURS, YOUNG};
 use super::rng::Rng;
 use super::words::{BOYS, FOODS, GIRLS, HE, SHE, a, capitalised};
-
-pub(crate) const CAPITALS: &[(&str, &str)] = &[
-    ("France", "Paris"),
-    ("Germany", "Berlin"),
-    ("Italy", "Rome"),
-    ("Spain", "Madrid"),
-    ("Portugal", "Lisbon"),
-    ("England", "London"),
-    ("Ireland", "Dublin"),
-    ("Austria", "Vienna"),
-    ("Poland", "Warsaw"),
-    ("Greece", "Athens"),
-    ("Norway", "Oslo"),
-    ("Sweden", "Stockholm"),
-    ("Denmark", "Copenhagen"),
-    ("Finland", "Helsinki"),
-    ("Belgium", "Brussels"),
-    ("Hungary", "Budapest"),
-    ("Romania", "Bucharest"),
-    ("Bulgaria", "Sofia"),
-    ("Croatia", "Zagreb"),
-    ("Serbia", "Belgrade"),
-    ("Ukraine", "Kyiv"),
-    ("Russia", "Moscow"),
-    ("Turkey", "Ankara"),
-    ("Egypt", "Cairo"),
-    ("Kenya", "Nairobi"),
-    ("Morocco", "Rabat"),
-    ("Ethiopia", "Addis Ababa"),
-    ("India", "New Delhi"),
-    ("China", "Beijing"),
-    ("Japan", "Tokyo"),
-    ("South Korea", "Seoul"),
-    ("Thailand", "Bangkok"),
-    ("Vietnam", "Hanoi"),
-    ("Indonesia", "Jakarta"),
-    ("Australia", "Canberra"),
-    ("Canada", "Ottawa"),
-    ("Mexico", "Mexico City"),
-    ("Cuba", "Havana"),
-    ("Peru", "Lima"),
-    ("Chile", "Santiago"),
-    ("Argentina", "Buenos Aires"),
-    ("Iceland", "Reykjavik"),
-];
-
-pub(crate) const THING_COLOURS: &[(&str, &str)] = &[
-    ("the sky", "blue"),
-    ("grass", "green"),
-    ("snow", "white"),
-    ("the sun", "yellow"),
-    ("the sea", "blue"),
-    ("milk", "white"),
-    ("coal", "black"),
-    ("blood", "red"),
-    ("chocolate", "brown"),
-    ("salt", "white"),
-    ("the night", "black"),
-    ("a banana", "yellow"),
-    ("a lemon", "yellow"),
-    ("a tomato", "red"),
-    ("a cherry", "red"),
-    ("a strawberry", "red"),
-    ("a carrot", "orange"),
-    ("a pumpkin", "orange"),
-    ("an orange", "orange"),
-    ("a cucumber", "green"),
-    ("a leaf", "green"),
-    ("a frog", "green"),
-    ("a plum", "purple"),
-    ("lavender", "purple"),
-    ("a pig", "pink"),
-    ("a flamingo", "pink"),
-    ("an elephant", "grey"),
-    ("a mouse", "grey"),
-    ("a bear", "brown"),
-    ("a crow", "black"),
-    ("a swan", "white"),
-    ("a fire truck", "red"),
-    ("a fox", "orange"),
-    ("a cloud", "white"),
-];
-
-pub(crate) const OPPOSITES: &[(&str, &str)] = &[
-    ("hot", "cold"),
-    ("big", "small"),
-    ("tall", "short"),
-    ("fast", "slow"),
-    ("old", "new"),
-    ("day", "night"),
-    ("up", "down"),
-    ("left", "right"),
-    ("good", "bad"),
-    ("happy", "sad"),
-    ("open", "closed"),
-    ("hard", "soft"),
-    ("light", "dark"),
-    ("full", "empty"),
-    ("wet", "dry"),
-    ("rich", "poor"),
-    ("strong", "weak"),
-    ("early", "late"),
-    ("loud", "quiet"),
-    ("clean", "dirty"),
-    ("black", "white"),
-    ("inside", "outside"),
-    ("yes", "no"),
-    ("first", "last"),
-];
-
-pub(crate) const SOUNDS: &[(&str, &str)] = &[
-    ("cow", "moo"),
-    ("dog", "woof"),
-    ("cat", "meow"),
-    ("sheep", "baa"),
-    ("pig", "oink"),
-    ("duck", "quack"),
-    ("lion", "roar"),
-    ("mouse", "squeak"),
-    ("owl", "hoot"),
-    ("bee", "buzz"),
-    ("snake", "hiss"),
-    ("horse", "neigh"),
-    ("frog", "ribbit"),
-    ("rooster", "cock-a-doodle-doo"),
-];
-
-pub(crate) const YOUNG: &[(&str, &str)] = &[
-    ("cat", "kitten"),
-    ("dog", "puppy"),
-    ("cow", "calf"),
-    ("sheep", "lamb"),
-    ("horse", "foal"),
-    ("pig", "piglet"),
-    ("bear", "cub"),
-    ("duck", "duckling"),
-    ("hen", "chick"),
-    ("goat", "kid"),
-    ("frog", "tadpole"),
-];
-
-const LEGS: &[(&str, &str)] = &[
-    ("dog", "4"),
-    ("cat", "4"),
-    ("bird", "2"),
-    ("spider", "8"),
-    ("bee", "6"),
-    ("cow", "4"),
-    ("ant", "6"),
-    ("duck", "2"),
-];
-
-const DAYS: &[&str] = &["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
-
-const MONTHS: &[&str] = &[
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
-const SMALL_TALK: &[(&[&str], &str)] = &[
-    (&["Hello", "Hello!", "Hi", "Hi!", "Hey", "Hello there!", "hi", "hello"], "Hello! How can I help you?"),
-    (&["Good morning", "Good morning!"], "Good morning! How can I help you?"),
-    (&["Good evening", "Good evening!"], "Good evening! How can I help you?"),
-    (&["How are you?", "How are you today?", "How do you do?"], "I am fine, thank you. How are you?"),
-    (&["Thank you", "Thank you!", "Thanks", "Thanks!", "Thank you very much."], "You are welcome!"),
-    (&["Bye", "Goodbye", "Goodbye!", "Bye!", "See you tomorrow."], "Goodbye! Have a nice day."),
-    (&["Good night", "Good night!"], "Good night! Sleep well."),
-    (
-        &["Who are you?", "What are you?", "Tell me about yourself.", "Introduce yourself.", "who are you"],
-        "I am the demo model of mlxlm, a very small language model.",
-    ),
-    (
-        &["What is your name?", "What's your name?", "Do you have a name?"],
-        "My name is demo. I am the demo model of mlxlm.",
-    ),
-    (
-        &["What can you do?", "How can you help me?", "What do you know?", "Help"],
-        "I can tell short stories, answer simple questions, repeat and edit a text, write JSON and call a weather tool.",
-    ),
-    (
-        &["Are you a human?", "Are you a person?", "Are you real?", "Are you a robot?"],
-        "No, I am the demo model of mlxlm. I am only a small program.",
-    ),
-    (&["How old are you?", "When were you born?"], "I am a small program. I have no age."),
-    (
-        &["Who made you?", "Where do you come from?", "How were you made?"],
-        "I was trained from scratch by mlxlm on simple texts.",
-    ),
-    (
-        &[
-            "What is the meaning of life?",
-            "Who will win the race?",
-            "What will happen tomorrow?",
-            "Write a program.",
-            "What is the price of gold?",
-            "Who is the president?",
-            "Explain physics.",
-            "How do I become rich?",
-        ],
-        "I am sorry, I do not know. I am only a very small model.",
-    ),
-];
 
 /// A question with its answer in a sentence and in as few words as possible.
 #[derive(Debug, Clone)]
@@ -281,7 +70,6 @@ pub(crate) fn colour(rng: &mut Rng) -> Fact {
 pub(crate) fn opposite(rng: &mut Rng) -> Fact {
     let (one, other) = rng.pick(OPPOSITES);
     let (word, answer) = if rng.chance(50) { (one, other) } else { (other, one) };
-    // "white" and "old" and "short" have one opposite each: pairs share no word.
     let question = match rng.weighted(&[6, 2, 2]) {
         0 => format!("What is the opposite of {word}?"),
         1 => format!("Tell me the opposite of {word}."),
@@ -436,6 +224,12 @@ mod tests {
             let before = known.insert(fact.question.clone(), fact.answer.clone());
             assert!(before.is_none_or(|before| before == fact.answer), "{fact:?}");
         }
+    }
+
+    #[test]
+    fn a_word_has_one_opposite() {
+        let words: Vec<&str> = OPPOSITES.iter().flat_map(|(one, other)| [*one, *other]).collect();
+        assert_eq!(words.iter().collect::<HashSet<_>>().len(), words.len());
     }
 
     #[test]

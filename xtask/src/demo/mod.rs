@@ -15,6 +15,8 @@ mod facts;
 #[cfg(any(test, feature = "demo"))]
 mod folder;
 #[cfg(any(test, feature = "demo"))]
+mod knowledge;
+#[cfg(any(test, feature = "demo"))]
 mod objects;
 #[cfg(any(test, feature = "demo"))]
 mod pipeline;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::chat::python_json;
-use super::facts::{CAPITALS, THING_COLOURS};
+use super::knowledge::{CAPITALS, THING_COLOURS};
 use super::rng::Rng;
 use super::words::{ANIMALS, BOYS, COLOURS, FOODS, GIRLS, HOMES, PLACES, SYLLABLES, TOYS, capitalised, listed};
 

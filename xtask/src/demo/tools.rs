@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::chat::{Conversation, python_json};
-use super::facts::{self, CAPITALS};
+use super::facts;
+use super::knowledge::CAPITALS;
 use super::rng::Rng;
 use super::words::{SYLLABLES, capitalised};
 
