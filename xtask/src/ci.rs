@@ -22,6 +22,6 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     } else {
         eprintln!("note: licences are not checked, cargo-deny is missing; `cargo install cargo-deny`");
     }
-    test::add(&mut sections, &[]);
+    test::add(&mut sections);
     sections.finish()
 }
