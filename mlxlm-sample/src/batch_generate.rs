@@ -1,5 +1,5 @@
-//! Texts for several prompts at once (`batch_generate` of mlx_lm/generate.py and `BatchStats` of
-//! mlx_lm/generate_utils.py 0.32.2).
+//! Texts for several prompts at once (`batch_generate` of `mlx_lm/generate.py` and `BatchStats` of
+//! `mlx_lm/generate_utils.py` 0.32.2).
 //!
 //! Unusual:
 //! - Row i draws with the seed plus i, as a generation of its own with that seed would.
@@ -225,3 +225,6 @@ fn run(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,7 @@ impl From<Exception> for Error {
 
 impl Error {
     /// A parameter that cannot be `value`.
+    #[expect(clippy::needless_pass_by_value, reason = "most callers pass numbers")]
     pub(crate) fn parameter(name: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
         Self::Parameter { name, value: value.to_string(), expected: expected.into() }
     }

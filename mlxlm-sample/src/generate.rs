@@ -1,4 +1,4 @@
-//! From a prompt to text (`stream_generate` and `generate` of mlx_lm/generate.py 0.32.2).
+//! From a prompt to text (`stream_generate` and `generate` of `mlx_lm/generate.py` 0.32.2).
 //!
 //! Unusual: the last response is always given, with the text that the detokenizer still held back. Its token is the
 //! one that ended the text, which is counted and has no text of its own.
@@ -141,7 +141,7 @@ impl<'a> Generator<'a> {
             max_tokens: options.max_tokens,
             prompt_tokens: prompt.len(),
             prompt_tps: 0.0,
-            generation_tokens: 0,
+            generated: 0,
             since: None,
             is_over: false,
         })
@@ -166,7 +166,7 @@ pub struct Generation<'a> {
     max_tokens: Option<usize>,
     prompt_tokens: usize,
     prompt_tps: f64,
-    generation_tokens: usize,
+    generated: usize,
     /// When the prompt was begun, then when the first token was there.
     since: Option<Instant>,
     is_over: bool,
@@ -189,16 +189,16 @@ impl Generation<'_> {
             Decoding::Draft(drafting) => drafting.next(),
         };
         let Some(token) = token.transpose()? else { return Ok(None) };
-        if self.generation_tokens == 0 {
+        if self.generated == 0 {
             self.prompt_tps = per_second(self.prompt_tokens, begin);
             self.since = Some(Instant::now());
         }
-        self.generation_tokens += 1;
+        self.generated += 1;
         let finish_reason = if self.tokenizer.eos_token_ids().contains(&token.id) {
             Some(FinishReason::Stop)
         } else {
             self.detokenizer.add_token(token.id);
-            self.max_tokens.filter(|max| self.generation_tokens >= *max).map(|_| FinishReason::Length)
+            self.max_tokens.filter(|max| self.generated >= *max).map(|_| FinishReason::Length)
         };
         if finish_reason.is_some() {
             self.is_over = true;
@@ -217,8 +217,8 @@ impl Generation<'_> {
             from_draft,
             prompt_tokens: self.prompt_tokens,
             prompt_tps: self.prompt_tps,
-            generation_tokens: self.generation_tokens,
-            generation_tps: self.since.map_or(0.0, |since| per_second(self.generation_tokens, since)),
+            generation_tokens: self.generated,
+            generation_tps: self.since.map_or(0.0, |since| per_second(self.generated, since)),
             peak_memory: memory::peak_memory().map_err(Error::from)? as f64 / 1e9,
             finish_reason,
         })
@@ -242,3 +242,6 @@ impl Iterator for Generation<'_> {
 fn per_second(count: usize, since: Instant) -> f64 {
     count as f64 / since.elapsed().as_secs_f64().max(1e-9)
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,8 @@ pub mod processors;
 pub mod prompt;
 pub mod samplers;
 mod scalar;
+#[cfg(test)]
+mod testing;
 
 pub use batch_generate::{BatchOptions, BatchStats, BatchText, batch_generate};
 pub use decode::{Draft, make_prompt_cache, prefill};

@@ -1,4 +1,4 @@
-//! Several sequences at once, each with its own sampler and its own end (`BatchGenerator` in mlx_lm/generate.py
+//! Several sequences at once, each with its own sampler and its own end (`BatchGenerator` in `mlx_lm/generate.py`
 //! 0.32.2, without its queue).
 //!
 //! Unusual: each prompt is read on its own, and only then are the caches merged into one that is padded on the left. So
@@ -211,7 +211,7 @@ impl<'a> BatchDecoding<'a> {
         for (row, waiting) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
             let BatchRow { prompt, max_tokens, caches: read, mut chooser } = waiting;
             let mut lane = Lane::new(self.model, read.map(Slot::Own), &self.options)?;
-            let (last, before) = prompt.split_at(prompt.len() - 1);
+            let (before, last) = prompt.split_at(prompt.len() - 1);
             lane.prefill(before, &mut |_| {})?;
             if !before.is_empty() {
                 chooser.note(&row_of(before))?;

@@ -1,4 +1,4 @@
-//! The choice of a token: logits → processors → log-probabilities → sampler (`_step` in mlx_lm/generate.py 0.32.2).
+//! The choice of a token: logits → processors → log-probabilities → sampler (`_step` in `mlx_lm/generate.py` 0.32.2).
 //!
 //! Unusual: a chooser can be copied, random state and history included, and its copy chooses as it would have. That is
 //! how a draft model and the model that checks it share their noise.

@@ -1,4 +1,4 @@
-//! One sequence with a draft model (`speculative_generate_step` in mlx_lm/generate.py 0.32.2; arXiv:2211.17192 for the
+//! One sequence with a draft model (`speculative_generate_step` in `mlx_lm/generate.py` 0.32.2; arXiv:2211.17192 for the
 //! idea): a small model proposes k tokens, the large one reads them all at once and draws its own token at each place;
 //! its tokens are handed out up to and including the first that differs.
 //!

@@ -1,8 +1,8 @@
-//! A model with the caches of one sequence, reading tokens (`generate_step` in mlx_lm/generate.py 0.32.2).
+//! A model with the caches of one sequence, reading tokens (`generate_step` in `mlx_lm/generate.py` 0.32.2).
 //!
 //! Unusual: `max_kv_size` limits every architecture, where the reference ignores it for those that declare their caches.
 
-use mlxlm_cache::{CacheKind, Caches, Offset};
+use mlxlm_cache::{CacheKind, Caches, LayerCache, Offset};
 use mlxlm_core::{Array, memory, transforms};
 use mlxlm_models::CausalLm;
 
@@ -183,7 +183,7 @@ impl<'a> Lane<'a> {
 
     fn not_trimmable(&self) -> Error {
         let layers = self.caches().layers().iter().filter(|layer| !layer.is_trimmable());
-        let mut kinds: Vec<&str> = layers.map(|layer| layer.name()).collect();
+        let mut kinds: Vec<&str> = layers.map(LayerCache::name).collect();
         kinds.sort_unstable();
         kinds.dedup();
         Error::NotTrimmable { kinds: kinds.join(", ") }

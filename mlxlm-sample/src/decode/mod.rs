@@ -52,3 +52,6 @@ const CLEAR_EVERY: usize = 256;
 fn row_of(ids: &[u32]) -> Array {
     Array::from_slice(ids, &[1, ids.len() as i32])
 }
+
+#[cfg(test)]
+mod tests;

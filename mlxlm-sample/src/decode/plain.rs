@@ -1,4 +1,4 @@
-//! One sequence, token by token (`generate_step` in mlx_lm/generate.py 0.32.2).
+//! One sequence, token by token (`generate_step` in `mlx_lm/generate.py` 0.32.2).
 //!
 //! Step n + 1 is built and dispatched before token n is read, so the device does not wait for us. When a token is
 //! handed out, lent caches hold the prompt and every token handed out. Unusual: caches that nobody will see are not

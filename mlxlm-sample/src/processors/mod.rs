@@ -1,5 +1,5 @@
 //! Logits processors: what changes the logits before they become probabilities (`make_logits_processors` of
-//! mlx_lm/sample_utils.py).
+//! `mlx_lm/sample_utils.py`).
 //!
 //! One file per processor. [`logits_processors`] builds them in the order of the reference: logit bias, repetition,
 //! presence, frequency. Each is left out where it is not given or 0.

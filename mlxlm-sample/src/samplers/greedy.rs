@@ -1,4 +1,4 @@
-//! Greedy decoding: the most likely token (`greedy_sampler` of mlx_lm/sample_utils.py).
+//! Greedy decoding: the most likely token (`greedy_sampler` of `mlx_lm/sample_utils.py`).
 
 use mlxlm_core::{Array, ops::indexing::argmax_axis};
 

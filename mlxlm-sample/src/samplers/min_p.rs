@@ -1,4 +1,4 @@
-//! Min-p sampling (arXiv:2407.01082; `apply_min_p` of mlx_lm/sample_utils.py).
+//! Min-p sampling (arXiv:2407.01082; `apply_min_p` of `mlx_lm/sample_utils.py`).
 //!
 //! Unusual: `min_tokens_to_keep` of the most likely tokens stay whatever their probability.
 

@@ -1,4 +1,4 @@
-//! Samplers: from log-probabilities to a token (`make_sampler` of mlx_lm/sample_utils.py).
+//! Samplers: from log-probabilities to a token (`make_sampler` of `mlx_lm/sample_utils.py`).
 //!
 //! One file per filter. [`Sampler`] applies them in the order of the reference: top-p, min-p, XTC, top-k, and last the
 //! temperature with the draw; at temperature 0 it takes the most likely token and no filter has a say.

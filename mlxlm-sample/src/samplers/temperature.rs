@@ -1,4 +1,4 @@
-//! Temperature and the draw itself (`categorical_sampling` of mlx_lm/sample_utils.py).
+//! Temperature and the draw itself (`categorical_sampling` of `mlx_lm/sample_utils.py`).
 //!
 //! Unusual: the temperature comes after all filters, which therefore see the model's own distribution.
 

@@ -1,4 +1,4 @@
-//! Top-k sampling (`apply_top_k` of mlx_lm/sample_utils.py).
+//! Top-k sampling (`apply_top_k` of `mlx_lm/sample_utils.py`).
 //!
 //! Unusual: it comes after the other filters, and which of several tokens that tie at the border stay is not determined.
 

@@ -1,4 +1,4 @@
-//! Nucleus sampling (arXiv:1904.09751; `apply_top_p` of mlx_lm/sample_utils.py as of 0.32.2).
+//! Nucleus sampling (arXiv:1904.09751; `apply_top_p` of `mlx_lm/sample_utils.py` as of 0.32.2).
 //!
 //! Unusual: a token goes when the mass *strictly above* it reaches `top_p`, applied as a threshold on the
 //! log-probability, so all tokens that tie with the last one kept stay. The mass is summed in f32 and compared with

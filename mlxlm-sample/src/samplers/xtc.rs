@@ -1,4 +1,4 @@
-//! Exclude top choices (`apply_xtc` of mlx_lm/sample_utils.py): now and then, drop all likely tokens but the least likely.
+//! Exclude top choices (`apply_xtc` of `mlx_lm/sample_utils.py`): now and then, drop all likely tokens but the least likely.
 //!
 //! Unusual: one uniform number a call decides for all rows together, and it is drawn even where nothing is dropped.
 

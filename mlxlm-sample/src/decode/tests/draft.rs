@@ -1,0 +1,110 @@
+use mlxlm_cache::Caches;
+use mlxlm_models::CausalLm;
+use serde_json::json;
+
+use super::{chooser, options, penalties, plain};
+use crate::GenerateOptions;
+use crate::decode::{Draft, DraftDecoding, make_prompt_cache};
+use crate::testing::{drawing, ids, offset, tiny, tiny_with};
+
+const PROMPT: [u32; 7] = [7, 2, 7, 1, 8, 2, 8];
+
+fn drafting<'a>(
+    model: &'a dyn CausalLm,
+    draft: &'a dyn CausalLm,
+    caches: Option<(&'a mut Caches, &'a mut Caches)>,
+    options: &GenerateOptions,
+) -> DraftDecoding<'a> {
+    let (own, others) = caches.unzip();
+    let draft = Draft { model: draft, caches: others };
+    DraftDecoding::new(model, &PROMPT, own, draft, chooser(options), options).unwrap()
+}
+
+/// Whatever the draft model proposes, the text is that of plain decoding.
+#[track_caller]
+fn check_same_as_plain(model: &dyn CausalLm, draft: &dyn CausalLm, options: &GenerateOptions) {
+    let expected = plain(model, &PROMPT, options);
+    for num_draft_tokens in 0..5 {
+        let options = GenerateOptions { num_draft_tokens, ..options.clone() };
+        let got = ids(drafting(model, draft, None, &options)).unwrap();
+        assert_eq!(got, expected, "with {num_draft_tokens} proposals");
+    }
+}
+
+#[test]
+fn the_text_is_that_of_plain_decoding() {
+    let (model, near, far) = (tiny(1), tiny(1), tiny(2));
+    for draft in [near.as_ref(), far.as_ref()] {
+        check_same_as_plain(model.as_ref(), draft, &options(20));
+        check_same_as_plain(model.as_ref(), draft, &GenerateOptions { sampler: drawing(3), ..options(20) });
+        let penalised = GenerateOptions { sampler: drawing(4), processors: penalties(), ..options(20) };
+        check_same_as_plain(model.as_ref(), draft, &penalised);
+        check_same_as_plain(model.as_ref(), draft, &GenerateOptions { prefill_step_size: 2, ..options(1) });
+    }
+}
+
+#[test]
+fn vocabularies_may_be_padded_differently() {
+    let (model, small, large) =
+        (tiny(1), tiny_with(2, &json!({"vocab_size": 24})), tiny_with(2, &json!({"vocab_size": 40})));
+    for draft in [small, large] {
+        check_same_as_plain(model.as_ref(), draft.as_ref(), &GenerateOptions { sampler: drawing(3), ..options(20) });
+    }
+}
+
+#[test]
+fn a_full_window_ends_the_proposals_but_not_the_text() {
+    let model = tiny(1);
+    let limited = GenerateOptions { max_kv_size: Some(14), num_draft_tokens: 3, ..options(20) };
+    let tokens: Vec<_> = drafting(model.as_ref(), model.as_ref(), None, &limited).map(Result::unwrap).collect();
+    assert!(tokens[0].from_draft);
+    assert!(tokens[10..].iter().all(|token| !token.from_draft));
+    assert_eq!(tokens.iter().map(|token| token.id).collect::<Vec<_>>(), plain(model.as_ref(), &PROMPT, &limited));
+}
+
+#[test]
+fn a_model_agrees_with_itself() {
+    let (model, draft) = (tiny(1), tiny(1));
+    for sampler in [options(9).sampler, drawing(8)] {
+        let options = GenerateOptions { num_draft_tokens: 3, sampler, ..options(9) };
+        let from_draft: Vec<bool> =
+            drafting(model.as_ref(), draft.as_ref(), None, &options).map(|token| token.unwrap().from_draft).collect();
+        assert_eq!(from_draft, [true, true, true, false, true, true, true, false, false]);
+    }
+}
+
+#[test]
+fn progress_is_that_of_the_large_model() {
+    let (model, draft) = (tiny(1), tiny(2));
+    let mut told = Vec::new();
+    let options = GenerateOptions { prefill_step_size: 4, ..options(2) };
+    let decoding = drafting(model.as_ref(), draft.as_ref(), None, &options);
+    let decoding = decoding.with_progress(Some(Box::new(|done, total| told.push((done, total)))));
+    assert_eq!(decoding.count(), 2);
+    assert_eq!(told, [(0, 7), (4, 7), (6, 7), (7, 7)]);
+}
+
+#[test]
+fn lent_caches_are_settled_where_the_text_ends() {
+    let model = tiny(1);
+    let whole = plain(model.as_ref(), &PROMPT, &options(16));
+    for draft in [tiny(1), tiny(2)] {
+        for taken in 1..8 {
+            let mut own = make_prompt_cache(model.as_ref(), None).unwrap();
+            let mut others = make_prompt_cache(draft.as_ref(), None).unwrap();
+            let told = GenerateOptions { num_draft_tokens: 3, ..options(16) };
+            let mut decoding = drafting(model.as_ref(), draft.as_ref(), Some((&mut own, &mut others)), &told);
+            assert_eq!(ids(decoding.by_ref().take(taken)).unwrap(), whole[..taken]);
+            decoding.settle().unwrap();
+            drop(decoding);
+            assert_eq!(offset(&own) as usize, PROMPT.len() + taken);
+            assert_eq!(offset(&others) as usize, PROMPT.len() + taken);
+
+            let rest = GenerateOptions { num_draft_tokens: 2, ..options(16 - taken - 1) };
+            let draft = Draft { model: draft.as_ref(), caches: Some(&mut others) };
+            let prompt = &whole[taken..=taken];
+            let next = DraftDecoding::new(model.as_ref(), prompt, Some(&mut own), draft, chooser(&rest), &rest);
+            assert_eq!(ids(next.unwrap()).unwrap(), whole[taken + 1..]);
+        }
+    }
+}
