@@ -2,12 +2,12 @@
 //!
 //! MLX's own `scaled_dot_product_attention` where it applies: plain keys and values, with the causal rule, a mask or
 //! sinks. By hand where it does not: soft-capped scores (gemma2), and quantized keys and values, which are multiplied
-//! packed. Ports `scaled_dot_product_attention` and its quantized twin (mlx_lm/models/base.py 0.32.2). Unusual: sinks
+//! packed. Ports `scaled_dot_product_attention` and its quantized twin (`mlx_lm/models/base.py` 0.32.2). Unusual: sinks
 //! and soft-caps work with quantized keys too, which the reference refuses.
 
 use mlxlm_core::fast::{self, ScaledDotProductAttentionMask};
 use mlxlm_core::ops::indexing::{Ellipsis, TryIndexOp};
-use mlxlm_core::{Array, Dtype, ops, quant};
+use mlxlm_core::{Array, Dtype, fused, ops, quant};
 
 use crate::Result;
 use crate::buffer::Buffer;
@@ -52,6 +52,9 @@ pub struct Seen {
 /// # Shapes
 /// - `q`: `[B, H, L, d]`, `k`: `[B, K, L, d]`, `v`: `[B, K, L, e]`, result: `[B, H, L, e]`
 pub fn attend_uncached(q: &Array, k: &Array, v: &Array, how: &Attend, masks: &Masks) -> Result<Array> {
+    if let Attend { scale, softcap: None, sinks: None, window: None, chunk: None } = how {
+        return Ok(fused::causal_attention(q, k, v, *scale)?);
+    }
     let kv = Buffer::new(k, v, None)?;
     let chunk = how.chunk.filter(|&size| size > 0).map(|size| Chunk { size, first: 0 });
     let spec = Spec { len: kv.len(), window: how.window, chunk, ..Spec::default() };

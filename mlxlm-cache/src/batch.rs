@@ -1,6 +1,6 @@
 //! The cache of a batch of sequences of different lengths: shorter rows are padded on the left.
 //!
-//! Ports `BatchKVCache` (mlx_lm/models/cache.py 0.32.2). Unusual: padding is a list of numbers of ours, not an array on
+//! Ports `BatchKVCache` (`mlx_lm/models/cache.py` 0.32.2). Unusual: padding is a list of numbers of ours, not an array on
 //! the device, so a batch in which no row is padded needs no mask.
 
 use mlxlm_core::Array;

@@ -1,7 +1,8 @@
 //! The cache of a batch of sequences of different lengths that keeps a window of each.
 //!
-//! Ports `BatchRotatingKVCache` (mlx_lm/models/cache.py 0.32.2). Unusual: `keep` is given up when rows are merged, as
-//! in the reference, because the first tokens of padded rows lie in different columns.
+//! Ports `BatchRotatingKVCache` (`mlx_lm/models/cache.py` 0.32.2). Unusual: `keep` is given up when rows are merged, as
+//! in the reference, because the first tokens of padded rows lie in different columns; and several tokens may follow
+//! single ones that went round, where the reference's mask is off by the columns that it brings into order.
 
 use mlxlm_core::Array;
 use mlxlm_core::quant::Scheme;
@@ -69,8 +70,9 @@ impl BatchRotatingKvCache {
     fn spec(&self, len: i32, window: Option<i32>) -> Spec {
         let before = self.seen.min(self.max_size - 1);
         let window = Some(window.map_or(self.max_size, |window| window.min(self.max_size)));
-        // What the update is going to drop in front.
-        let dropped = (self.idx - self.max_size + i32::from(len > 1)).max(0);
+        // What the update is going to drop in front. Several tokens are laid behind all columns, brought into order.
+        let columns = if self.rotated && len > 1 { self.max_size } else { self.idx };
+        let dropped = (columns - self.max_size + i32::from(len > 1)).max(0);
         let wraps = len == 1 && (self.rotated || self.idx >= self.max_size);
         let newest = if self.idx >= self.max_size { 0 } else { self.idx };
         Spec {

@@ -1,6 +1,6 @@
 //! The cache of layers that attend within chunks: it keeps the last chunk's worth of tokens.
 //!
-//! Ports `ChunkedKVCache` and the chunk mask (mlx_lm/models/cache.py, mlx_lm/models/llama4.py 0.32.2). Unusual: the
+//! Ports `ChunkedKVCache` and the chunk mask (`mlx_lm/models/{cache,llama4}.py` 0.32.2). Unusual: the
 //! front is cut when the buffer is full and not at every token, which would copy the buffer each time.
 
 use mlxlm_core::Array;

@@ -63,6 +63,3 @@ pub(crate) fn load(path: &Path) -> Result<(Vec<LayerCache>, BTreeMap<String, Str
 fn problem(path: &Path, problem: FileProblem) -> Error {
     Error::File { path: path.to_owned(), problem }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,6 @@
 //! The cache that keeps every key and value.
 //!
-//! Ports `KVCache` and `QuantizedKVCache` (mlx_lm/models/cache.py 0.32.2). Unusual: a layer with a window reads the
+//! Ports `KVCache` and `QuantizedKVCache` (`mlx_lm/models/cache.py` 0.32.2). Unusual: a layer with a window reads the
 //! part of the buffer that any of its queries can see, so a long context costs it nothing.
 
 use mlxlm_core::Array;

@@ -134,3 +134,28 @@ impl Ring {
         Ok(ops::concatenate(&[part(0, keep)?, part(youngest, keys)?, part(keep, youngest)?], -1)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_rules_share_one_array() {
+        let masks = Masks::default();
+        let spec = |window| Spec { len: 3, before: 4, window: Some(window), ..Spec::default() };
+        for window in [5, 6, 5, 5] {
+            assert!(matches!(masks.mask(&spec(window)).unwrap(), Mask::Array(_)));
+        }
+        assert!(matches!(masks.mask(&spec(7)).unwrap(), Mask::Causal));
+        assert_eq!(masks.made.borrow().len(), 2);
+    }
+
+    #[test]
+    fn a_ring_lies_newest_first_and_kept_before() {
+        let spec =
+            Spec { len: 1, before: 5, window: Some(2), ring: Some(Ring { keep: 1, newest: 2 }), ..Spec::default() };
+        // In the order of time the last two of six are seen: the newest at 2 and the one before it at 1.
+        let seen = spec.build().unwrap().to_vec_exact::<bool>().unwrap();
+        assert_eq!(seen, [false, true, true, false, false, false]);
+    }
+}

@@ -1,6 +1,6 @@
 //! How keys or values are held: as they come, or quantized in groups along the head dimension.
 //!
-//! Ports the storage of `QuantizedKVCache` (mlx_lm/models/cache.py 0.32.2). Unusual: in the reference the quantized
+//! Ports the storage of `QuantizedKVCache` (`mlx_lm/models/cache.py` 0.32.2). Unusual: in the reference the quantized
 //! cache is a kind of its own and keeps all tokens; here the format is independent of which tokens are kept, so
 //! rotating, chunked and batched caches can be quantized too.
 

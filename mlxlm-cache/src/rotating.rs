@@ -1,6 +1,6 @@
 //! The cache that keeps a window: the first `keep` tokens and the latest others.
 //!
-//! Ports `RotatingKVCache` (mlx_lm/models/cache.py 0.32.2): single tokens go round in a ring, several at once are laid
+//! Ports `RotatingKVCache` (`mlx_lm/models/cache.py` 0.32.2): single tokens go round in a ring, several at once are laid
 //! behind the others in the order of time, after which up to `max_size + L - 1` are held, so that each of the `L`
 //! queries sees `max_size` keys. Unusual: a window of the layer that is larger than the cache counts as the cache's own
 //! size, and the ring's mask knows of `keep`.

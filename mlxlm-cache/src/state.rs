@@ -1,6 +1,6 @@
 //! The cache of recurrent layers: a few arrays that stand for all that was read.
 //!
-//! Ports `ArraysCache` (mlx_lm/models/cache.py 0.32.2). A state cannot be trimmed: what it was is only known from a
+//! Ports `ArraysCache` (`mlx_lm/models/cache.py` 0.32.2). A state cannot be trimmed: what it was is only known from a
 //! snapshot. Unusual: padding and lengths are numbers of ours, not arrays on the device.
 
 use mlxlm_core::ops::indexing::TryIndexOp;

@@ -1,0 +1,46 @@
+//! Adding a token to a cache writes into its buffer and does not copy it. In a binary of its own, because MLX counts
+//! the memory of the whole process.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use mlxlm_cache::{Attend, CacheKind, Caches, Masks};
+use mlxlm_core::{Array, memory, ops, transforms};
+
+/// One very wide head, so that the room for 256 tokens is 8 MiB of keys and as many of values.
+const WIDTH: i32 = 8192;
+const TOKENS: i32 = 256;
+const BUFFER: usize = (WIDTH * TOKENS * 4) as usize;
+
+/// Adds `len` tokens, evaluates, and says by how much the memory in use rose on the way, at most.
+fn rise(caches: &mut Caches, len: i32) -> usize {
+    memory::clear_cache().unwrap();
+    let before = memory::active_memory().unwrap();
+    memory::reset_peak_memory().unwrap();
+    let x: Array = ops::ones::<f32>(&[1, 1, len, WIDTH]).unwrap();
+    let y = caches.layers_mut()[0].attend(&x, &x, &x, &Attend::scaled(0.1), &Masks::default()).unwrap();
+    transforms::eval(caches.arrays().into_iter().chain([&y])).unwrap();
+    memory::peak_memory().unwrap().saturating_sub(before)
+}
+
+#[test]
+fn a_token_costs_no_copy_of_the_buffer() {
+    for kind in
+        [CacheKind::Kv, CacheKind::Rotating { max_size: TOKENS, keep: 4 }, CacheKind::Chunked { chunk_size: TOKENS }]
+    {
+        let mut caches = Caches::new(std::slice::from_ref(&kind));
+        // A prompt, and a first token, with which a rotating cache becomes a ring.
+        rise(&mut caches, 10);
+        rise(&mut caches, 1);
+        for _ in 0..3 {
+            let rise = rise(&mut caches, 1);
+            assert!(rise < BUFFER / 4, "{kind:?}: {rise} bytes");
+        }
+
+        // While a snapshot holds on to the old contents, the first token copies keys and values, and only the first.
+        let snapshot = caches.snap();
+        let first = rise(&mut caches, 1);
+        assert!(first >= 2 * BUFFER * 9 / 10, "{kind:?}: {first} bytes");
+        let second = rise(&mut caches, 1);
+        assert!(second < BUFFER / 4, "{kind:?}: {second} bytes");
+        drop(snapshot);
+    }
+}
