@@ -14,6 +14,7 @@
 
 pub mod device;
 pub mod error;
+pub mod fused;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod io;

@@ -1,6 +1,6 @@
 //! The loss of a language model: cross entropy of the next token, in `f32`.
 
-use mlxlm_core::{Array, Dtype, ops};
+use mlxlm_core::{Array, Dtype, fused};
 
 use crate::Result;
 
@@ -11,7 +11,6 @@ use crate::Result;
 pub fn cross_entropy(logits: &Array, targets: &Array, mask: &Array) -> Result<(Array, Array)> {
     let logits = logits.as_dtype(Dtype::Float32)?;
     let mask = mask.as_dtype(Dtype::Float32)?;
-    let chosen = logits.take_along_axis(targets.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
-    let entropies = ops::logsumexp_axis(&logits, -1, false)?.subtract(chosen)?;
+    let entropies = fused::cross_entropy(&logits, targets)?;
     Ok((entropies.multiply(&mask)?.sum(None)?, mask.sum(None)?))
 }

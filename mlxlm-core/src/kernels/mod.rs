@@ -14,6 +14,8 @@ pub mod blas;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod convert;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) mod float;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod gemm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod isa;
@@ -28,6 +30,8 @@ mod scratch;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use isa::{ISA_VAR, Isa, IsaError};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use primitive::on_cpu;
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;

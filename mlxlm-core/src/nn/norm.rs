@@ -3,7 +3,7 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, fast};
 
-use crate::Result;
+use crate::{Result, fused};
 use crate::weights::{Init, Weights};
 
 /// The kind of normalization.
@@ -51,10 +51,10 @@ impl Norm {
     #[track_caller]
     pub fn forward(&self, x: &Array) -> Result<Array, Exception> {
         match self.kind {
-            Kind::Rms => fast::rms_norm(x, Some(&self.weight), self.eps),
+            Kind::Rms => fused::rms_norm(x, &self.weight, self.eps),
             Kind::RmsPlusOne => {
                 let one = Array::from_f32(1.0).as_dtype(self.weight.dtype())?;
-                fast::rms_norm(x, Some(&self.weight.add(one)?), self.eps)
+                fused::rms_norm(x, &self.weight.add(one)?, self.eps)
             }
             Kind::Layer => fast::layer_norm(x, &self.weight, self.bias.as_ref(), self.eps),
         }

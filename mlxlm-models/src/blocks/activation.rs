@@ -1,6 +1,6 @@
 //! What stands between the two halves of an MLP.
 
-use mlxlm_core::{Array, ops};
+use mlxlm_core::{Array, fused, ops};
 
 use crate::Result;
 
@@ -19,11 +19,10 @@ impl Activation {
     /// # Shapes
     /// - `gate`, `up`: the same, and the same comes back
     pub fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
-        let active = match self {
-            Self::Silu => gate.multiply(ops::sigmoid(gate)?)?,
-            Self::GeluApprox => gelu_approx(gate)?,
-        };
-        Ok(active.multiply(up)?)
+        match self {
+            Self::Silu => Ok(fused::swiglu(gate, up)?),
+            Self::GeluApprox => Ok(gelu_approx(gate)?.multiply(up)?),
+        }
     }
 }
 

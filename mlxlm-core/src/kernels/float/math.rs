@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn reductions_take_every_length() {
         for len in 0..70_u8 {
-            let values: Vec<f32> = (0..len).map(|i| f32::from((i * 37) % 64) - 20.0).collect();
+            let values: Vec<f32> = (0..len).map(|i| f32::from(i * 3 % 64) - 20.0).collect();
             assert_eq!(sum(&values), values.iter().sum::<f32>(), "{len}");
             assert_eq!(max(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max), "{len}");
             assert_eq!(dot(&values, &values), values.iter().map(|v| v * v).sum::<f32>(), "{len}");
