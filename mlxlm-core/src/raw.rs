@@ -127,3 +127,22 @@ pub(crate) fn with_bytes<T>(array: &Array, read: impl FnOnce(&[u8]) -> T) -> Res
 
 /// The handle that stands for an argument that is not given.
 pub(crate) const NONE: mlx_sys::mlx_array = mlx_sys::mlx_array { ctx: std::ptr::null_mut() };
+
+/// A number that the default device says of itself, if it knows it.
+pub(crate) fn device_info_size(key: &CStr) -> Option<usize> {
+    install_error_handler();
+    // SAFETY: every handle made here is freed here; a failed query leaves the handles empty and the number unread.
+    unsafe {
+        let mut device = mlx_sys::mlx_device_new();
+        let mut info = mlx_sys::mlx_device_info_new();
+        let (mut known, mut size) = (false, 0_usize);
+        let found = mlx_sys::mlx_get_default_device(&raw mut device) == 0
+            && mlx_sys::mlx_device_info_get(&raw mut info, device) == 0
+            && mlx_sys::mlx_device_info_has_key(&raw mut known, info, key.as_ptr()) == 0
+            && known
+            && mlx_sys::mlx_device_info_get_size(&raw mut size, info, key.as_ptr()) == 0;
+        mlx_sys::mlx_device_info_free(info);
+        mlx_sys::mlx_device_free(device);
+        found.then_some(size)
+    }
+}

@@ -11,6 +11,7 @@ mod causal_lm;
 mod common;
 mod config;
 pub mod decoder;
+pub mod demo;
 mod error;
 mod load;
 mod prelude;
