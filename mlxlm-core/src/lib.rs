@@ -14,6 +14,7 @@
 
 pub mod device;
 pub mod error;
+pub mod fast;
 pub mod fused;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -29,4 +30,4 @@ pub mod weights;
 pub use error::{Error, Hint, Result};
 /// What a failed MLX operation says, with the place of the call.
 pub use mlx_rs::error::Exception;
-pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, fast, memory, ops, random, stop_gradient, transforms};
+pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, memory, ops, random, stop_gradient, transforms};

@@ -8,11 +8,16 @@
 //! decoding, batching and seeds are exact on the CPU only because of this.
 #![allow(unsafe_code, reason = "vector instructions, MLX's C++ and shared buffers; every block says why it is sound")]
 #![allow(clippy::wildcard_imports, reason = "the names of vector instructions are long, many, and nobody else's")]
+#![allow(clippy::cast_ptr_alignment, reason = "arrays are aligned for their type, which is known at run time only")]
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) mod attention;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod blas;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod convert;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod exp;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) mod float;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -35,6 +40,7 @@ pub(crate) use primitive::on_cpu;
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::fast::ScaledDotProductAttentionMask as Mask;
 
 use crate::quant::{Packed, Scheme};
 
@@ -53,5 +59,37 @@ pub(crate) fn quantized_matmul(
 /// `None`: here MLX's own operation is to be taken.
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 pub(crate) fn quantized_matmul(_: &Array, _: &Packed, _: Scheme, _: bool) -> Result<Option<Array>, Exception> {
+    Ok(None)
+}
+
+/// Attention as in [`crate::fast::scaled_dot_product_attention`], or `None` where MLX's own operation is to be taken.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[track_caller]
+pub(crate) fn attend(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    scale: f32,
+    mask: Option<&Mask<'_>>,
+    sinks: Option<&Array>,
+) -> Result<Option<Array>, Exception> {
+    let (rule, mask) = match mask {
+        None => (attention::Rule::All, None),
+        Some(Mask::Causal) => (attention::Rule::Causal, None),
+        Some(Mask::Array(mask)) => (attention::Rule::All, Some(*mask)),
+    };
+    attention::attend(q, k, v, attention::Spec { scale, rule, softcap: None }, mask, sinks)
+}
+
+/// `None`: here MLX's own operation is to be taken.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) fn attend(
+    _: &Array,
+    _: &Array,
+    _: &Array,
+    _: f32,
+    _: Option<&Mask<'_>>,
+    _: Option<&Array>,
+) -> Result<Option<Array>, Exception> {
     Ok(None)
 }

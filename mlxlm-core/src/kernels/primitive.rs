@@ -132,6 +132,15 @@ impl ViewMut<'_> {
         elements(self.shape)
     }
 
+    /// The elements as bytes, for kernels that write several types.
+    pub(crate) fn as_mut_bytes(&mut self) -> &mut [u8] {
+        match elements(self.shape) {
+            0 => &mut [],
+            // SAFETY: MLX allocated this many elements for the output, and only this task has them.
+            len => unsafe { std::slice::from_raw_parts_mut(self.data, len * size_of_dtype(self.dtype)) },
+        }
+    }
+
     pub(crate) fn as_mut_slice<T: Element>(&mut self) -> &mut [T] {
         assert_eq!(self.dtype, T::DTYPE, "a view is written as another type");
         match elements(self.shape) {
@@ -140,6 +149,11 @@ impl ViewMut<'_> {
             len => unsafe { std::slice::from_raw_parts_mut(self.data.cast(), len) },
         }
     }
+}
+
+fn size_of_dtype(dtype: Dtype) -> usize {
+    // SAFETY: the number is one of MLX's own types.
+    unsafe { mlx_sys::mlx_dtype_size(dtype.into()) }
 }
 
 fn elements(shape: &[i32]) -> usize {

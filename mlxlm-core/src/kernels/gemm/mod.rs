@@ -211,6 +211,86 @@ unsafe fn row_block(kernels: &Kernels, g: &Gemm<'_>, rows: &Rows, packed: Shared
     });
 }
 
+/// Small products on one thread, with the same rows of `A` each time: what attention makes of a block of keys.
+pub(crate) struct Serial {
+    kernels: Kernels,
+    rows: Rows,
+}
+
+impl Serial {
+    pub(crate) fn new(isa: Isa, rows: usize) -> Self {
+        let kernels = Kernels::of(isa);
+        Self { kernels, rows: Rows::new(0, rows, kernels.mr) }
+    }
+
+    /// Room for one panel of a `B` with `k` rows.
+    pub(crate) fn panel(isa: Isa, k: usize) -> usize {
+        Kernels::of(isa).nr * k
+    }
+
+    /// Packs rows of `k` values that are `ld` apart, to be `A`.
+    pub(crate) fn pack(&self, a: &[f32], ld: usize, k: usize, packed: &mut [f32]) {
+        assert!(a.len() >= (self.rows.len - 1) * ld + k && packed.len() >= self.rows.len * k);
+        for tile in 0..self.rows.tiles {
+            let (start, end) = (self.rows.start(tile), self.rows.start(tile + 1));
+            let rows = end - start;
+            // SAFETY: the slices were measured.
+            unsafe {
+                let to = packed.as_mut_ptr().add(start * k);
+                (self.kernels.pack_rows)(a.as_ptr().add(start * ld), ld, rows, rows, k, to);
+            }
+        }
+    }
+
+    /// `C = A · B + beta · C` with `n` columns, in one chain of sums over `k`. `b` is `[n][k]` if `transposed`, else `[k][n]`.
+    pub(crate) fn multiply(
+        &self,
+        a: &[f32],
+        b: &[f32],
+        [k, n]: [usize; 2],
+        transposed: bool,
+        beta: f32,
+        to: Target<'_>,
+    ) {
+        let Target { c, ldc, panel } = to;
+        let nr = self.kernels.nr;
+        assert!(a.len() >= self.rows.len * k && b.len() >= k * n && panel.len() >= nr * k);
+        assert!(ldc >= n && c.len() >= (self.rows.len - 1) * ldc + n);
+        for column in (0..n).step_by(nr) {
+            let cols = nr.min(n - column);
+            // SAFETY: the slices were measured, and the tile lies inside C.
+            unsafe {
+                if transposed {
+                    (self.kernels.pack_rows)(b.as_ptr().add(column * k), k, cols, nr, k, panel.as_mut_ptr());
+                } else {
+                    (self.kernels.pack_cols)(b.as_ptr().add(column), n, cols, nr, k, panel.as_mut_ptr());
+                }
+                for tile in 0..self.rows.tiles {
+                    let row = self.rows.start(tile);
+                    (self.kernels.tile)(&Tile {
+                        rows: self.rows.start(tile + 1) - row,
+                        cols,
+                        kc: k,
+                        a: a.as_ptr().add(row * k),
+                        b: panel.as_ptr(),
+                        alpha: 1.0,
+                        beta,
+                        c: c.as_mut_ptr().add(row * ldc + column),
+                        ldc,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Where a [`Serial`] product goes, and room for a panel.
+pub(crate) struct Target<'a> {
+    pub(crate) c: &'a mut [f32],
+    pub(crate) ldc: usize,
+    pub(crate) panel: &'a mut [f32],
+}
+
 /// `C = beta · C`, and zero for `beta == 0` whatever was there.
 unsafe fn scale(g: &Gemm<'_>) {
     for row in 0..g.m {

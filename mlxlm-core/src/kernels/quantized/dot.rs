@@ -72,9 +72,9 @@ pub(super) fn multiply(x: &[f32], m: usize, w: &Weights<'_>, half: bool, out: &m
                 }
             };
             if m * w.columns < SERIAL / 4 {
-                (0..m).for_each(prepare)
+                (0..m).for_each(prepare);
             } else {
-                pool::parallel(m, prepare)
+                pool::parallel(m, prepare);
             }
             let job = Job { w, m, order, tables: tables(w), ordered, group_sums, padded };
             let c = Shared(out.as_mut_ptr());

@@ -202,7 +202,7 @@ unsafe fn each_chunk(words: &[u32], add: &mut impl FnMut(__m512i, usize)) {
         for chunk in 0..whole {
             add(_mm512_loadu_epi32(words.as_ptr().add(chunk * 16).cast()), chunk);
         }
-        if words.len() % 16 != 0 {
+        if !words.len().is_multiple_of(16) {
             let mask = (1 << (words.len() % 16)) - 1;
             add(_mm512_maskz_loadu_epi32(mask, words.as_ptr().add(whole * 16).cast()), whole);
         }
