@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -19,7 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure()?;
-    let mut mlxlm = Command::new(build()?);
+    let mut mlxlm = Command::new(build(workspace::cargo())?);
     mlxlm.args(&args.mlxlm);
     // Only comes back if it fails.
     let error = mlxlm.exec();
@@ -27,14 +27,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Builds the binary and returns its path. Standard output stays free for what the binary prints.
-fn build() -> Result<PathBuf> {
-    let mut cargo = workspace::cargo();
+fn build(mut cargo: Command) -> Result<PathBuf> {
+    let root = cargo.get_current_dir().unwrap_or(Path::new("."));
+    let is_first = !root.join("target/release/mlxlm").is_file();
     cargo.args(["build", "--release", "--package", "mlxlm-cli", "--bin", "mlxlm"]);
     cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
-    if workspace::root().join("target/release/mlxlm").is_file() {
-        cargo.arg("--quiet");
-    } else {
+    if is_first {
         eprintln!("building mlxlm for release; the first time takes some minutes");
+    } else {
+        cargo.arg("--quiet");
     }
     let output = cargo.spawn().and_then(std::process::Child::wait_with_output).context("cannot run cargo")?;
     if !output.status.success() {
@@ -68,5 +69,36 @@ mod tests {
         );
         assert_eq!(executable(messages), Some("/t/mlxlm".into()));
         assert_eq!(executable("{}"), None);
+    }
+
+    /// A workspace whose `mlxlm` has this source.
+    fn workspace_of(main: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let manifest =
+            "[package]\nname = \"mlxlm-cli\"\nedition = \"2024\"\n[[bin]]\nname = \"mlxlm\"\npath = \"main.rs\"\n";
+        std::fs::write(root.path().join("Cargo.toml"), manifest).unwrap();
+        std::fs::write(root.path().join("main.rs"), main).unwrap();
+        root
+    }
+
+    fn cargo(root: &tempfile::TempDir) -> Command {
+        let mut cargo = workspace::cargo_in(root.path());
+        cargo.env_remove("CARGO_TARGET_DIR");
+        cargo
+    }
+
+    #[test]
+    fn what_is_built_runs() {
+        let root = workspace_of("fn main() { println!(\"{}\", std::env::args().nth(1).unwrap()) }");
+        for _again in 0..2 {
+            let output = Command::new(build(cargo(&root)).unwrap()).arg("hello").output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), "hello\n");
+        }
+    }
+
+    #[test]
+    fn what_does_not_build_is_an_error() {
+        let root = workspace_of("fn main() { 1 }");
+        assert!(build(cargo(&root)).unwrap_err().to_string().contains("does not build\nhint: "));
     }
 }

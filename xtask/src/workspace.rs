@@ -14,8 +14,13 @@ pub(crate) fn root() -> PathBuf {
 
 /// The cargo that runs us, at the workspace's root.
 pub(crate) fn cargo() -> Command {
+    cargo_in(&root())
+}
+
+/// The cargo that runs us, in `dir`.
+pub(crate) fn cargo_in(dir: &Path) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root());
+    cargo.current_dir(dir);
     cargo
 }
 
