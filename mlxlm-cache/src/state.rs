@@ -109,13 +109,9 @@ impl StateCache {
         }
         let merge_slot = |slot: usize| {
             let Some(like) = states.iter().find_map(|state| state.get(slot)) else { return Ok(None) };
-            let rows = states.iter().zip(&batches).map(|(state, &batch)| match state.get(slot) {
-                Some(array) => Ok(array.clone()),
-                None => {
-                    let mut shape = like.shape().to_vec();
-                    shape[0] = batch;
-                    ops::zeros_dtype(&shape, like.dtype())
-                }
+            let rows = states.iter().zip(&batches).map(|(state, &batch)| {
+                let zeros = || ops::zeros_dtype(&[&[batch], &like.shape()[1..]].concat(), like.dtype());
+                state.get(slot).map_or_else(zeros, |array| Ok(array.clone()))
             });
             ops::concatenate(&rows.collect::<Result<Vec<_>, _>>()?, 0).map(Some)
         };

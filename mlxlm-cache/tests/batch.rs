@@ -143,9 +143,8 @@ fn live(mut pair: Pair, events: Vec<Event>, join: impl Fn(&[usize]) -> Pair) {
                 let keep: Vec<usize> = (0..pair.rows.len()).rev().filter(|&row| row != leaves).collect();
                 pair.filter(&keep);
             }
-            Event::Leave(_) => {}
             Event::Join(prompts) if pair.rows.len() < 5 => pair.extend(join(&prompts)),
-            Event::Join(_) => {}
+            Event::Leave(_) | Event::Join(_) => {}
             Event::Trim(n) => pair.trim(n),
         }
     }
@@ -202,7 +201,7 @@ proptest! {
         let mut parts: [Vec<Array>; 3] = Default::default();
         for (row, &n) in pair.rows.iter().zip(&lengths) {
             // What lies in the padding must not matter.
-            let junk = Sequence::new(HEADS, TOKENS, seed ^ 77).part(0, longest - n);
+            let junk = Sequence::new(HEADS, TOKENS, seed ^ 0x77).part(0, longest - n);
             let real = row.sequence.part(0, n);
             let joined = [(junk.0, real.0), (junk.1, real.1), (junk.2, real.2)];
             parts.iter_mut().zip(joined).for_each(|(parts, (junk, real))| {
@@ -305,7 +304,10 @@ fn rows_that_do_not_go_together_are_told() {
     );
     check(Caches::merge(&[kv(), Caches::new(&[])]), "the caches of the rows differ: 1 layers against 0");
     let chunked = CacheKind::Chunked { chunk_size: 4 };
-    check(Caches::merge(&[Caches::new(&[chunked.clone()])]), "a chunked cache cannot become a row of a batch");
+    check(
+        Caches::merge(&[Caches::new(std::slice::from_ref(&chunked))]),
+        "a chunked cache cannot become a row of a batch",
+    );
     check(Caches::left_padded(&[chunked], &[0]), "a chunked cache cannot pad a batch");
     check(kv().filter(&[0]), "a KV cache cannot be taken apart by rows");
     check(kv().extract(0), "a KV cache cannot be taken apart by rows");

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::{HEADS, Sequence, WIDE, feed, numbers};
-use mlxlm_cache::{Attend, CacheKind, Caches, LayerCache, Offset};
+use mlxlm_cache::{Attend, CacheKind, Caches, LayerCache, Masks, Offset};
 use mlxlm_core::ops::indexing::TryIndexOp;
 use mlxlm_core::weights::{SafetensorsFile, save_safetensors};
 use mlxlm_core::{Array, Dtype, Hint};
@@ -215,7 +215,9 @@ proptest! {
         let ((a, a_metadata), (b, b_metadata)) = (open(&first), open(&second));
         prop_assert_eq!(a_metadata, b_metadata);
         prop_assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-        a.iter().for_each(|(key, array)| assert_equal(key, array, &b[key]));
+        for (key, array) in &a {
+            assert_equal(key, array, &b[key]);
+        }
 
         for step in [1, 2, 1] {
             let expected = feed(&mut caches.layers_mut()[0], &s, tokens, &[step], &how);
@@ -246,7 +248,7 @@ proptest! {
                 mlxlm_core::ops::concatenate(&rows, 0).unwrap()
             };
             let (q, k, v) = (parts(|p| p.0), parts(|p| p.1), parts(|p| p.2));
-            numbers(&batch.layers_mut()[0].attend(&q, &k, &v, &Attend::scaled(0.3), &Default::default()).unwrap())
+            numbers(&batch.layers_mut()[0].attend(&q, &k, &v, &Attend::scaled(0.3), &Masks::default()).unwrap())
         };
         for at in 0..steps {
             step(&mut batch, at);
@@ -443,9 +445,9 @@ fn broken_states_and_lists_are_told() {
     let name = Array::from_slice(&"CacheList".chars().map(|c| c as i32).collect::<Vec<_>>(), &[9]);
     list.check(
         |a, _| {
-            ["0.0.1", "0.0.0.0.1", "0.0.0.0.0.0.1", "0.0.0.0.0.0.0.0.1"]
-                .into_iter()
-                .for_each(|key| drop(a.insert(key.into(), name.clone())))
+            for key in ["0.0.1", "0.0.0.0.1", "0.0.0.0.0.0.1", "0.0.0.0.0.0.0.0.1"] {
+                a.insert(key.into(), name.clone());
+            }
         },
         "its cache `0.0.0.0.0.0.0.0.0` is nested too deeply",
     );

@@ -15,8 +15,8 @@ fn how() -> Attend {
     Attend::scaled(0.3)
 }
 
-fn layer(kind: CacheKind) -> LayerCache {
-    LayerCache::new(&kind)
+fn layer(kind: &CacheKind) -> LayerCache {
+    LayerCache::new(kind)
 }
 
 /// What remains of numbers that are quantized in groups of 32.
@@ -37,7 +37,7 @@ proptest! {
     #[test]
     fn kv_is_causal_attention(sizes in cut(), tokens in 1..24_usize, seed: u64) {
         let s = Sequence::new(HEADS, tokens, seed);
-        let got = feed(&mut layer(CacheKind::Kv), &s, 0, &steps(tokens, &sizes), &how());
+        let got = feed(&mut layer(&CacheKind::Kv), &s, 0, &steps(tokens, &sizes), &how());
         assert_close(&got, &s.plainly(&how(), |i, j| j <= i), EPS);
     }
 
@@ -46,7 +46,7 @@ proptest! {
     fn kv_with_a_window(sizes in cut(), tokens in 1..24_usize, window in 1..12_i32, seed: u64) {
         let s = Sequence::new(HEADS, tokens, seed);
         let how = Attend { window: Some(window), ..how() };
-        let got = feed(&mut layer(CacheKind::Kv), &s, 0, &steps(tokens, &sizes), &how);
+        let got = feed(&mut layer(&CacheKind::Kv), &s, 0, &steps(tokens, &sizes), &how);
         assert_close(&got, &s.plainly(&how, |i, j| j <= i && i < j + window as usize), EPS);
     }
 
@@ -54,7 +54,7 @@ proptest! {
     #[test]
     fn rotating_is_a_window(sizes in cut(), tokens in 1..40_usize, max_size in 1..12_i32, seed: u64) {
         let s = Sequence::new(HEADS, tokens, seed);
-        let mut rotating = layer(CacheKind::Rotating { max_size, keep: 0 });
+        let mut rotating = layer(&CacheKind::Rotating { max_size, keep: 0 });
         let got = feed(&mut rotating, &s, 0, &steps(tokens, &sizes), &how());
         assert_close(&got, &s.plainly(&how(), |i, j| j <= i && i < j + max_size as usize), EPS);
     }
@@ -65,7 +65,7 @@ proptest! {
         let s = Sequence::new(HEADS, tokens, seed);
         let window = 1 + max_size / 2;
         let how = Attend { window: Some(window), ..how() };
-        let mut rotating = layer(CacheKind::Rotating { max_size, keep: 0 });
+        let mut rotating = layer(&CacheKind::Rotating { max_size, keep: 0 });
         let got = feed(&mut rotating, &s, 0, &steps(tokens, &sizes), &how);
         assert_close(&got, &s.plainly(&how, |i, j| j <= i && i < j + window as usize), EPS);
     }
@@ -75,7 +75,7 @@ proptest! {
     fn rotating_keeps_the_first(prompt in 1..6_usize, tokens in 6..40_usize, max_size in 6..12_usize, seed: u64) {
         let s = Sequence::new(HEADS, tokens, seed);
         let keep = 4;
-        let mut rotating = layer(CacheKind::Rotating { max_size: max_size as i32, keep: keep as i32 });
+        let mut rotating = layer(&CacheKind::Rotating { max_size: max_size as i32, keep: keep as i32 });
         let cut: Vec<usize> = [vec![prompt], vec![1; tokens - prompt]].concat();
         let got = feed(&mut rotating, &s, 0, &cut, &how());
         let sees = |i: usize, j: usize| j <= i && (i < max_size || j < keep || i < j + max_size - keep);
@@ -86,7 +86,7 @@ proptest! {
     #[test]
     fn chunked_sees_its_chunk(sizes in cut(), tokens in 1..40_usize, chunk in 1..12_usize, seed: u64) {
         let s = Sequence::new(HEADS, tokens, seed);
-        let mut chunked = layer(CacheKind::Chunked { chunk_size: chunk as i32 });
+        let mut chunked = layer(&CacheKind::Chunked { chunk_size: chunk as i32 });
         let got = feed(&mut chunked, &s, 0, &steps(tokens, &sizes), &how());
         assert_close(&got, &s.plainly(&how(), |i, j| j <= i && i / chunk == j / chunk), EPS);
     }
@@ -179,7 +179,7 @@ proptest! {
             ..how()
         };
         let expected = s.plainly(&how, |i, j| j <= i);
-        let got = feed(&mut layer(CacheKind::Kv), &s, 0, &steps(tokens, &sizes), &how);
+        let got = feed(&mut layer(&CacheKind::Kv), &s, 0, &steps(tokens, &sizes), &how);
         assert_close(&got, &expected, EPS);
         let mut quantized = one(CacheKind::Kv);
         quantized.quantize(32, 8, 0).unwrap();

@@ -1,0 +1,188 @@
+//! What each mistake is called, and how it is mended.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod common;
+
+use common::{HEADS, Sequence, WIDE, feed};
+use mlxlm_cache::{Attend, CacheKind, Caches, Error, LayerCache, Masks, attend_uncached};
+use mlxlm_core::{Array, Hint, ops};
+
+#[track_caller]
+fn check<T: std::fmt::Debug>(result: Result<T, Error>, expected: &str, hint: Option<&str>) {
+    let error = result.unwrap_err();
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.hint().as_deref(), hint);
+}
+
+fn ones(shape: &[i32]) -> Array {
+    ops::ones::<f32>(shape).unwrap()
+}
+
+fn attend(layer: &mut LayerCache, q: &[i32], k: &[i32], v: &[i32]) -> Result<Array, Error> {
+    layer.attend(&ones(q), &ones(k), &ones(v), &Attend::scaled(1.0), &Masks::default())
+}
+
+#[test]
+fn shapes() {
+    let mut layer = LayerCache::new(&CacheKind::Kv);
+    let good = [1, 2, 3, 4];
+    check(
+        attend(&mut layer, &good, &[2, 3, 4], &good),
+        "keys of the shape [2, 3, 4] do not fit a cache of [B, K, L, d]",
+        None,
+    );
+    check(
+        attend(&mut layer, &good, &good, &[1, 2, 4, 4]),
+        "values of the shape [1, 2, 4, 4] do not fit a cache of [1, 2, 3, d]",
+        None,
+    );
+    for kind in [CacheKind::Kv, CacheKind::Rotating { max_size: 8, keep: 0 }, CacheKind::Chunked { chunk_size: 8 }] {
+        let mut layer = LayerCache::new(&kind);
+        attend(&mut layer, &good, &good, &good).unwrap();
+        // One kv-head would be broadcast over two by MLX, silently.
+        check(
+            attend(&mut layer, &[1, 2, 1, 4], &[1, 1, 1, 4], &[1, 1, 1, 4]),
+            "keys of the shape [1, 1, 1, 4] do not fit a cache of [1, 2, L, 4]",
+            None,
+        );
+        assert!(matches!(layer.offset(), mlxlm_cache::Offset::Same(3)), "a refused step leaves the cache as it was");
+        attend(&mut layer, &good, &good, &good).unwrap();
+    }
+    let mut batch = Caches::left_padded(&[CacheKind::Kv], &[0, 1]).unwrap();
+    check(
+        attend(batch.layer_mut(0).unwrap(), &good, &good, &good),
+        "keys of the shape [1, 2, 3, 4] do not fit a cache of [2, K, L, d]",
+        None,
+    );
+    let how = Attend { softcap: Some(1.0), ..Attend::scaled(1.0) };
+    check(
+        attend_uncached(&ones(&[3]), &ones(&good), &ones(&good), &how, &Masks::default()),
+        "queries of the shape [3] do not fit a cache of [B, H, L, d]",
+        None,
+    );
+}
+
+#[test]
+fn more_tokens_than_positions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.safetensors");
+    let mut caches = Caches::new(&[CacheKind::Rotating { max_size: 4, keep: 0 }]);
+    feed(&mut caches.layers_mut()[0], &Sequence::new(HEADS, 9, 1), 0, &[1; 9], &Attend::scaled(1.0));
+    caches.save(&path, &std::collections::BTreeMap::default()).unwrap();
+    let file = mlxlm_core::weights::SafetensorsFile::open(&path).unwrap();
+    let mut arrays = file.arrays().unwrap();
+    arrays.insert("0.2".into(), Array::from_int(i32::MAX));
+    let arrays: Vec<_> = arrays.into_iter().collect();
+    mlxlm_core::weights::save_safetensors(&path, &arrays, &file.metadata()).unwrap();
+    let (mut caches, _) = Caches::load(&path).unwrap();
+    check(
+        attend(caches.layer_mut(0).unwrap(), &[1, 4, 1, 8], &[1, 2, 1, 8], &[1, 2, 1, 8]),
+        "the cache holds 2147483647 tokens, and 1 more are beyond 32-bit positions",
+        None,
+    );
+}
+
+#[test]
+fn no_room() {
+    let good = [1, 2, 3, 4];
+    let expected = "a rotating cache of 4 tokens of which 4 are never dropped has no room for others";
+    let hint = Some("give a size of more than 4 tokens");
+    check(Caches::with_max_size(&[CacheKind::Kv], 4), expected, hint);
+    check(
+        attend(&mut LayerCache::new(&CacheKind::Rotating { max_size: 4, keep: 4 }), &good, &good, &good),
+        expected,
+        hint,
+    );
+    check(
+        attend(&mut LayerCache::new(&CacheKind::Chunked { chunk_size: 0 }), &good, &good, &good),
+        "a chunk of 0 tokens is none",
+        None,
+    );
+    let mut batch = Caches::left_padded(&[CacheKind::Rotating { max_size: 0, keep: 0 }], &[0]).unwrap();
+    check(
+        attend(batch.layer_mut(0).unwrap(), &good, &good, &good),
+        "a rotating cache of 0 tokens of which 0 are never dropped has no room for others",
+        Some("give a size of more than 0 tokens"),
+    );
+}
+
+#[test]
+fn what_a_kind_cannot() {
+    let good = [1, 2, 3, 4];
+    let mut state = LayerCache::new(&CacheKind::State { slots: 1 });
+    check(attend(&mut state, &good, &good, &good), "a recurrent-state cache cannot attend", None);
+    check(state.list_mut().map(drop), "a recurrent-state cache cannot stand for several", None);
+    let mut kv = Caches::new(&[CacheKind::Kv]);
+    check(kv.layers_mut()[0].state_mut().map(drop), "a KV cache cannot keep a recurrent state", None);
+    check(kv.layer_mut(3).map(drop), "there is no cache for layer 3, only for 1 layers", None);
+    kv.quantize(32, 4, 0).unwrap();
+    let x = ones(&[1, 2, 3, 32]);
+    check(
+        kv.layers_mut()[0].append(&x, &x, &Attend::scaled(1.0), &Masks::default()),
+        "a quantized cache cannot hand out its keys and values as they were",
+        Some("leave the cache unquantized for this architecture"),
+    );
+}
+
+#[test]
+fn quantizing() {
+    let mut kv = Caches::new(&[CacheKind::Kv, CacheKind::State { slots: 1 }]);
+    check(
+        kv.quantize(64, 7, 0),
+        "MLX has no quantization affine with 7 bits and groups of 64",
+        Some("affine takes 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128"),
+    );
+    feed(&mut kv.layers_mut()[0], &Sequence::new(WIDE, 3, 1), 0, &[3], &Attend::scaled(1.0));
+    check(
+        kv.quantize(64, 8, 0),
+        "keys and values of the widths 32 and 32 cannot be quantized in groups of 64",
+        Some("take a smaller group (32, 64 or 128), or leave the cache unquantized"),
+    );
+    kv.quantize(32, 8, 0).unwrap();
+    kv.quantize(32, 8, 0).unwrap();
+    check(
+        kv.quantize(32, 4, 0),
+        "the cache is quantized already, as affine with 8 bits and groups of 32, and not as affine with 4 bits and groups of 32",
+        Some("ask for 8 bits in groups of 32, as the cache has them"),
+    );
+    let states = CacheKind::State { slots: 1 };
+    check(
+        Caches::new(&[states.clone(), states]).quantize(64, 8, 0),
+        "no layer of this model keeps keys and values that could be quantized; its caches are recurrent-state",
+        Some("leave the cache unquantized"),
+    );
+}
+
+#[test]
+fn caches_of_another_model() {
+    let hint = Some("use the cache with the model that it was made with");
+    let state = |slots| CacheKind::State { slots };
+    let caches = Caches::new(&[CacheKind::Kv, state(2), CacheKind::List(vec![CacheKind::Kv])]);
+    caches
+        .check_fits(&[CacheKind::Rotating { max_size: 8, keep: 0 }, state(2), CacheKind::List(vec![CacheKind::Kv])])
+        .unwrap();
+    check(
+        caches.check_fits(&[CacheKind::Kv]),
+        "the caches do not fit the model: there are 3 of them, and the model has 1 layers with a cache",
+        hint,
+    );
+    let list = CacheKind::List(vec![CacheKind::Kv]);
+    for (kinds, expected) in [
+        ([state(1), state(2), list.clone()], "layer 0 has a KV cache, and the model needs a recurrent-state one"),
+        (
+            [CacheKind::Kv, CacheKind::Kv, list.clone()],
+            "layer 1 has a recurrent-state cache, and the model needs a KV one",
+        ),
+        ([CacheKind::Kv, state(2), CacheKind::Kv], "layer 2 has a list cache, and the model needs a KV one"),
+    ] {
+        check(caches.check_fits(&kinds), &format!("the caches do not fit the model: {expected}"), hint);
+    }
+    assert!(caches.check_fits(&[CacheKind::Kv, state(3), list]).is_err());
+}
+
+#[test]
+fn what_mlx_says_is_passed_on() {
+    let mut layer = LayerCache::new(&CacheKind::Kv);
+    let error = attend(&mut layer, &[1, 2, 3, 5], &[1, 2, 3, 4], &[1, 2, 3, 4]).unwrap_err();
+    assert!(matches!(error, Error::Core(_)), "{error}");
+}
