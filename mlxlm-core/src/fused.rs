@@ -1,5 +1,4 @@
-//! What models and training do most, in one operation each where there is a kernel for it: in `f32` on a Linux CPU. In all
-//! other cases, and as the oracle of the kernels, the [`plain`] versions of MLX's own operations do the same.
+//! What models and training do most, in one operation each where there is a kernel for it, on a Linux CPU. In all other cases, and as the oracle of the kernels, the [`plain`] versions of MLX's own operations do the same.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -9,8 +8,15 @@ use crate::kernels::float;
 
 /// Whether the kernels for `f32` take these arrays.
 fn has_kernel(arrays: &[&Array]) -> bool {
+    arrays[0].dtype() == Dtype::Float32 && has_float_kernel(arrays)
+}
+
+/// Whether the kernels for all floating-point types take these arrays, which must be of one type.
+fn has_float_kernel(arrays: &[&Array]) -> bool {
+    let dtype = arrays[0].dtype();
     cfg!(all(target_os = "linux", target_arch = "x86_64"))
-        && arrays.iter().all(|array| array.dtype() == Dtype::Float32 && array.size() > 0)
+        && matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+        && arrays.iter().all(|array| array.dtype() == dtype && array.size() > 0)
         && on_cpu()
 }
 
@@ -45,7 +51,7 @@ fused! {
     /// # Shapes
     /// - `gate`, `up`: the same, and the same comes back
     swiglu(gate: &Array, up: &Array)
-        if has_kernel(&[gate, up]) && gate.shape() == up.shape() => float::swiglu::swiglu(gate, up)
+        if has_float_kernel(&[gate, up]) && gate.shape() == up.shape() => float::swiglu::swiglu(gate, up)
 }
 
 fused! {
@@ -54,7 +60,7 @@ fused! {
     /// # Shapes
     /// - `x`: `[…, D]`, `weight`: `[D]`, result: `[…, D]`
     rms_norm(x: &Array, weight: &Array, eps: f32)
-        if has_kernel(&[x, weight]) && weight.shape() == [x.dim(-1)] => float::rms_norm::rms_norm(x, weight, eps)
+        if has_float_kernel(&[x, weight]) && weight.shape() == [x.dim(-1)] => float::rms_norm::rms_norm(x, weight, eps)
 }
 
 fused! {
@@ -63,8 +69,8 @@ fused! {
     /// # Shapes
     /// - `x`: `[B, H, L, d]` with an even `d`, and the same comes back
     rope(x: &Array, base: f32, scale: f32, offset: i32)
-        if has_kernel(&[x]) && x.ndim() == 4 && x.dim(-1) % 2 == 0 =>
-            float::rope::Rotation { base, scale, offset, direction: 1.0 }.apply(x)
+        if has_float_kernel(&[x]) && x.ndim() == 4 && x.dim(-1) % 2 == 0 =>
+            float::rope::Rotation { dims: x.dim(-1), neighbours: false, base, scale, offset }.apply(x, None, None)
 }
 
 fused! {
@@ -217,11 +223,40 @@ mod tests {
         check(&inputs, |x| cross_entropy(&x[0], &targets), |x| plain::cross_entropy(&x[0], &targets));
     }
 
+    /// Holds the value in 16 bits against that in `f32`, and the type of its gradient.
+    fn check_narrow(shapes: &[&[i32]], f: impl Fn(&[Array]) -> Result<Array, Exception>) {
+        for dtype in [Dtype::Float16, Dtype::Bfloat16] {
+            let narrow = |(shape, seed): (&&[i32], u64)| normal(shape, seed).as_dtype(dtype).unwrap();
+            let inputs: Vec<Array> = shapes.iter().zip(1..).map(narrow).collect();
+            let wide: Vec<Array> = inputs.iter().map(|x| x.as_dtype(Dtype::Float32).unwrap()).collect();
+            let got = f(&inputs).unwrap();
+            assert_eq!(got.dtype(), dtype);
+            let want = f(&wide).unwrap().as_dtype(dtype).unwrap();
+            assert!(got.all_close(&want, 0.0, 0.0, None).unwrap(), "{dtype:?}");
+            let loss = |x: &[Array]| Ok::<_, Exception>(vec![f(x)?.square()?.sum(None)?]);
+            let numbers: Vec<i32> = (0..inputs.len() as i32).collect();
+            let gradients = |x: &[Array]| transforms::value_and_grad_with_argnums(loss, &numbers[..])(x).unwrap().1;
+            for (got, want) in gradients(&inputs).iter().zip(gradients(&wide)) {
+                assert_eq!(got.dtype(), dtype);
+                let largest = want.abs().unwrap().max(None).unwrap().try_item_exact::<f32>().unwrap();
+                let off = got.subtract(&want).unwrap().abs().unwrap().max(None).unwrap();
+                assert!(off.try_item_exact::<f32>().unwrap() <= 0.02 * largest, "{dtype:?}");
+            }
+        }
+    }
+
     #[test]
-    fn other_types_take_the_plain_version() {
-        let x = normal(&[2, 8], 1).as_dtype(Dtype::Bfloat16).unwrap();
-        let got = swiglu(&x, &x).unwrap();
-        assert_eq!(got.dtype(), Dtype::Bfloat16);
-        assert!(got.all_close(plain::swiglu(&x, &x).unwrap(), None, None, None).unwrap());
+    fn narrow_types_are_rounded_once() {
+        check_narrow(&[&[3, 2000], &[3, 2000]], |x| swiglu(&x[0], &x[1]));
+        check_narrow(&[&[5, 40], &[40]], |x| rms_norm(&x[0], &x[1], 1e-5));
+        check_narrow(&[&[2, 3, 5, 16]], |x| rope(&x[0], 10000.0, 1.0, 3));
+    }
+
+    #[test]
+    fn what_has_no_kernel_takes_the_plain_version() {
+        let x = normal(&[2, 8], 1);
+        let half = x.as_dtype(Dtype::Float16).unwrap();
+        let got = swiglu(&x, &half).unwrap();
+        assert!(got.all_close(plain::swiglu(&x, &half).unwrap(), None, None, None).unwrap());
     }
 }

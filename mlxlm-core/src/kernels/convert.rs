@@ -16,6 +16,108 @@ const STEP: usize = 1 << 15;
 /// A pointer for tasks that read or write different parts.
 use super::gemm::Shared;
 
+/// The values of a floating-point view in row-major order, to be read as f32 in parts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Values<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+/// Room for a copy of a view that is not contiguous.
+#[derive(Debug, Default)]
+pub(crate) struct Copies(Vec<f32>, Vec<f16>, Vec<bf16>);
+
+impl<'a> Values<'a> {
+    pub(crate) fn new(view: &View<'a>, copies: &'a mut Copies) -> Self {
+        match view.dtype {
+            Dtype::Float32 => Self::F32(view.contiguous(&mut copies.0)),
+            Dtype::Float16 => Self::F16(view.contiguous(&mut copies.1)),
+            Dtype::Bfloat16 => Self::Bf16(view.contiguous(&mut copies.2)),
+            other => unreachable!("kernels do not read {other:?} as numbers"),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::F16(v) => v.len(),
+            Self::Bf16(v) => v.len(),
+        }
+    }
+
+    /// The values `from..to`: in place if they are f32, else in `room`.
+    pub(crate) fn part<'b>(&self, isa: Isa, from: usize, to: usize, room: &'b mut [f32]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::F32(v) => return &v[from..to],
+            Self::F16(v) => from_f16(isa, &v[from..to], &mut room[..to - from]),
+            Self::Bf16(v) => from_bf16(isa, &v[from..to], &mut room[..to - from]),
+        }
+        &room[..to - from]
+    }
+}
+
+/// A floating-point output that tasks fill in parts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Results {
+    dtype: Dtype,
+    len: usize,
+    data: Shared<u8>,
+}
+
+impl Results {
+    pub(crate) fn new(view: &mut ViewMut<'_>) -> Self {
+        Self { dtype: view.dtype, len: view.len(), data: Shared(view.as_mut_bytes().as_mut_ptr()) }
+    }
+
+    /// Lets `fill` write the results `from..to` as f32: in place if they are f32, else by way of `room`.
+    ///
+    /// # Safety
+    /// No two tasks may write the same results.
+    pub(crate) unsafe fn part(
+        &self,
+        isa: Isa,
+        from: usize,
+        to: usize,
+        room: &mut [f32],
+        fill: impl FnOnce(&mut [f32]),
+    ) {
+        assert!(from <= to && to <= self.len);
+        // SAFETY: the range is inside the output, and the caller has it alone.
+        unsafe {
+            if self.dtype == Dtype::Float32 {
+                return fill(std::slice::from_raw_parts_mut(self.data.get().cast::<f32>().add(from), to - from));
+            }
+            let room = &mut room[..to - from];
+            fill(room);
+            let at = self.data.get().cast::<u16>().add(from);
+            if self.dtype == Dtype::Float16 {
+                to_f16(isa, room, std::slice::from_raw_parts_mut(at.cast(), to - from));
+            } else {
+                to_bf16(isa, room, std::slice::from_raw_parts_mut(at.cast(), to - from));
+            }
+        }
+    }
+
+    /// Writes f32 values from `from` on.
+    ///
+    /// # Safety
+    /// No two tasks may write the same results.
+    pub(crate) unsafe fn write(&self, isa: Isa, from: usize, values: &mut [f32]) {
+        let to = from + values.len();
+        if self.dtype == Dtype::Float32 {
+            // SAFETY: passed on from the caller.
+            unsafe { self.part(isa, from, to, &mut [], |out| out.copy_from_slice(values)) };
+        } else {
+            // SAFETY: passed on from the caller.
+            unsafe { self.part(isa, from, to, values, |_| ()) };
+        }
+    }
+}
+
 /// Reads a floating-point view in row-major order.
 pub(crate) fn read(isa: Isa, view: &View<'_>, out: &mut [f32]) {
     assert_eq!(view.len(), out.len());

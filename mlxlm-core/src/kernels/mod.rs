@@ -8,6 +8,10 @@
 //! decoding, batching and seeds are exact on the CPU only because of this.
 #![allow(unsafe_code, reason = "vector instructions, MLX's C++ and shared buffers; every block says why it is sound")]
 #![allow(clippy::wildcard_imports, reason = "the names of vector instructions are long, many, and nobody else's")]
+#![allow(
+    clippy::inline_always,
+    reason = "a body must be compiled inside each level's function to use its instructions"
+)]
 #![allow(clippy::cast_ptr_alignment, reason = "arrays are aligned for their type, which is known at run time only")]
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -22,6 +26,8 @@ mod exp;
 pub(crate) mod float;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod gemm;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod heads;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod isa;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -42,6 +48,7 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::fast::ScaledDotProductAttentionMask as Mask;
 
+use crate::fast::{Offset, Turn};
 use crate::quant::{Packed, Scheme};
 
 /// `x @ w.T` (or `x @ w` without `transpose`) against packed weights, or `None` where MLX's own operation is to be taken.
@@ -91,5 +98,32 @@ pub(crate) fn attend(
     _: Option<&Mask<'_>>,
     _: Option<&Array>,
 ) -> Result<Option<Array>, Exception> {
+    Ok(None)
+}
+
+/// Rotary positions as in [`crate::fast::rope`], or `None` where MLX's own operation is to be taken.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[track_caller]
+pub(crate) fn rope(
+    x: &Array,
+    turn: Turn,
+    offset: Offset<'_>,
+    table: Option<&Array>,
+) -> Result<Option<Array>, Exception> {
+    let (offset, offsets) = match offset {
+        Offset::Same(offset) => (offset, None),
+        Offset::Array(offsets) => (0, Some(offsets)),
+    };
+    let Turn { dims, traditional, base, scale } = turn;
+    let rotation = float::rope::Rotation { dims, neighbours: traditional, base: base.unwrap_or(1.0), scale, offset };
+    if !on_cpu() || base.is_some() == table.is_some() || !rotation.fits(x, offsets, table) {
+        return Ok(None);
+    }
+    rotation.apply(x, offsets, table).map(Some)
+}
+
+/// `None`: here MLX's own operation is to be taken.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) fn rope(_: &Array, _: Turn, _: Offset<'_>, _: Option<&Array>) -> Result<Option<Array>, Exception> {
     Ok(None)
 }

@@ -2,15 +2,13 @@
 
 use std::cell::Cell;
 
-use mlx_rs::Dtype;
-
-use super::operands::{Heads, MaskView};
+use super::mask::MaskView;
 use super::{Rule, Spec};
-use crate::kernels::convert;
+use crate::kernels::convert::Results;
 use crate::kernels::exp::Online;
-use crate::kernels::gemm::{Serial, Shared, Target};
+use crate::kernels::gemm::{Serial, Target};
+use crate::kernels::heads::Heads;
 use crate::kernels::isa::Isa;
-use crate::kernels::primitive::ViewMut;
 use crate::kernels::scratch::{Scratch, with_scratch};
 
 /// Keys in a block; part of the contract, since it decides the order of sums.
@@ -32,37 +30,6 @@ pub(super) struct Job {
     pub(super) mask: Option<MaskView>,
     /// A score for each head that has no value.
     pub(super) sinks: Option<Vec<f32>>,
-}
-
-/// The result, `[B, H, L, e]`.
-pub(super) struct Output {
-    dtype: Dtype,
-    data: Shared<u8>,
-}
-
-impl Output {
-    pub(super) fn new(view: &mut ViewMut<'_>) -> Self {
-        Self { dtype: view.dtype, data: Shared(view.as_mut_bytes().as_mut_ptr()) }
-    }
-
-    /// # Safety
-    /// Row `row` must be inside the result and of this task only.
-    unsafe fn write(&self, isa: Isa, row: usize, values: &[f32]) {
-        let at = row * values.len();
-        // SAFETY: passed on from the caller.
-        unsafe {
-            match self.dtype {
-                Dtype::Float32 => part(self.data, at, values.len()).copy_from_slice(values),
-                Dtype::Float16 => convert::to_f16(isa, values, part(self.data, at, values.len())),
-                _ => convert::to_bf16(isa, values, part(self.data, at, values.len())),
-            }
-        }
-    }
-}
-
-unsafe fn part<'a, T>(data: Shared<u8>, at: usize, len: usize) -> &'a mut [T] {
-    // SAFETY: passed on from the caller.
-    unsafe { std::slice::from_raw_parts_mut(data.get().cast::<T>().add(at), len) }
 }
 
 /// The buffers of a task, one after the other.
@@ -117,7 +84,7 @@ impl Job {
         self.k.shape[0] * self.k.shape[1] * self.parts()
     }
 
-    pub(super) fn run(&self, task: usize, out: &Output) {
+    pub(super) fn run(&self, task: usize, out: &Results) {
         // The last queries see most keys; they come first, so that no thread is left alone with them.
         let part = self.parts() - 1 - task % self.parts();
         let head = task / self.parts();
@@ -157,7 +124,7 @@ impl Chunk<'_> {
         (self.from + row / group, self.kv_head * group + row % group)
     }
 
-    fn run(&self, buffers: Buffers<'_>, out: &Output) {
+    fn run(&self, buffers: Buffers<'_>, out: &Results) {
         let Self { job, batch, .. } = *self;
         let [_, heads, len, d] = job.q.shape;
         let e = job.v.shape[3];
@@ -192,7 +159,7 @@ impl Chunk<'_> {
                 *sum /= state.sum;
             }
             // SAFETY: the row is inside the result, and each is of one task.
-            unsafe { out.write(job.isa, (batch * heads + head) * len + position, sums) };
+            unsafe { out.write(job.isa, ((batch * heads + head) * len + position) * e, sums) };
         }
     }
 

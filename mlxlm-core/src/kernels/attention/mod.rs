@@ -13,15 +13,17 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, transforms};
 
+use super::convert::{self, Results};
+use super::heads::Heads;
 use super::isa::Isa;
 use super::pool;
 use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 
 mod block;
-mod operands;
+mod mask;
 mod plain;
 
-use operands::{Heads, MaskView};
+use mask::MaskView;
 
 /// Which keys a query sees, beside a mask array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,9 +105,13 @@ impl Operation for Attention {
         let [a, b, c] = &mut copies;
         let (q, k, v) = (Heads::new(&inputs[0], a), Heads::new(&inputs[1], b), Heads::new(&inputs[2], c));
         let mask = self.has_mask.then(|| MaskView::new(&inputs[3]));
-        let sinks = inputs.get(3 + usize::from(self.has_mask)).map(|view| operands::vector(self.isa, view));
+        let sinks = inputs.get(3 + usize::from(self.has_mask)).map(|view| {
+            let mut sinks = vec![0.0; view.len()];
+            convert::read(self.isa, view, &mut sinks);
+            sinks
+        });
         let job = block::Job { isa: self.isa, spec: self.spec, q, k, v, mask, sinks };
-        let out = block::Output::new(&mut outputs[0]);
+        let out = Results::new(&mut outputs[0]);
         pool::parallel(job.tasks(), |task| job.run(task, &out));
     }
 

@@ -1,5 +1,5 @@
 //! Causal attention of a sequence to itself, with grouped heads, and its gradient: blocks of queries against all keys that
-//! they see, with the scores of a block in cache, after FlashAttention (arXiv:2205.14135).
+//! they see, with the scores of a block in cache, after `FlashAttention` (arXiv:2205.14135).
 //!
 //! Unusual: a block's scores are whole rows, so that no sum has to be rescaled; training rows are short.
 

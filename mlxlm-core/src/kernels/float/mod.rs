@@ -12,6 +12,7 @@ pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
 
+use super::convert::Values;
 use super::isa::Isa;
 use super::primitive::View;
 
@@ -51,6 +52,14 @@ use multiversion;
 /// The level in use. A bad `MLXLM_ISA` is told where programs start; here it means the plainest.
 fn isa() -> Isa {
     Isa::active().unwrap_or(Isa::Portable)
+}
+
+/// All values as f32: in place, or copied.
+fn widened<'a>(isa: Isa, values: Values<'a>, copy: &'a mut Vec<f32>) -> &'a [f32] {
+    if !matches!(values, Values::F32(_)) {
+        copy.resize(values.len(), 0.0);
+    }
+    values.part(isa, 0, values.len(), copy)
 }
 
 /// An array `[B, H, L, d]` whose rows of `d` are contiguous, wherever they lie.

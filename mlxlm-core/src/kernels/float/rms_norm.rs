@@ -1,15 +1,23 @@
 //! `x / rms(x) * weight` (arXiv:1910.07467) and its gradient.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 
-use super::{isa, math, multiversion};
+use super::{isa, math, multiversion, widened};
+use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one};
+use crate::kernels::scratch::{Scratch, with_scratch};
+
+thread_local! {
+    /// Rows of 16-bit types as f32.
+    static ROOM: Scratch = const { Cell::new(Vec::new()) };
+}
 
 /// Rows that a task of the forward pass computes.
 const ROWS: usize = 64;
@@ -17,9 +25,9 @@ const ROWS: usize = 64;
 const PARTS: usize = 16;
 
 /// # Shapes
-/// - `x`: `[…, D]`, `weight`: `[D]`, both `f32`; result: `[…, D]`
+/// - `x`: `[…, D]`, `weight`: `[D]`, of one floating-point type; result: `[…, D]`
 pub(crate) fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array, Exception> {
-    apply_one(RmsNorm { eps }, &[x, weight], x.shape(), Dtype::Float32)
+    apply_one(RmsNorm { eps }, &[x, weight], x.shape(), x.dtype())
 }
 
 #[derive(Debug)]
@@ -33,21 +41,27 @@ impl Operation for RmsNorm {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        let (x, weight) = (inputs[0].contiguous::<f32>(&mut a), inputs[1].contiguous::<f32>(&mut b));
-        let (out, isa, dims) = (outputs[0].as_mut_slice::<f32>(), isa(), weight.len());
+        let (mut a, mut b, mut c) = (Copies::default(), Copies::default(), Vec::new());
+        let (x, isa) = (Values::new(&inputs[0], &mut a), isa());
+        let weight = widened(isa, Values::new(&inputs[1], &mut b), &mut c);
+        let (out, dims) = (Results::new(&mut outputs[0]), weight.len());
         let rows = x.len() / dims.max(1);
-        let out = Shared(out.as_mut_ptr());
         pool::parallel_ranges(rows, ROWS, rows.div_ceil(ROWS), |from, to| {
-            // SAFETY: rows are written by one task each.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(from * dims), (to - from) * dims) };
-            forward(isa, &x[from * dims..to * dims], weight, self.eps, out);
+            with_scratch(&ROOM, 2 * dims, |room| {
+                let (a, b) = room.split_at_mut(dims);
+                for row in from..to {
+                    let (from, to) = (row * dims, (row + 1) * dims);
+                    let x = x.part(isa, from, to, a);
+                    // SAFETY: rows are written by one task each.
+                    unsafe { out.part(isa, from, to, b, |out| forward(isa, x, weight, self.eps, out)) };
+                }
+            });
         });
     }
 
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
         let (x, weight) = (&at.primals[0], &at.primals[1]);
-        let shapes = [(x.shape(), Dtype::Float32), (weight.shape(), Dtype::Float32)];
+        let shapes = [(x.shape(), x.dtype()), (weight.shape(), weight.dtype())];
         let gradients = apply(RmsNormGradient { eps: self.eps }, &[x, weight, &at.cotangents[0]], &shapes)?;
         Ok(at.argnums.iter().map(|&i| gradients[i].clone()).collect())
     }
@@ -64,28 +78,34 @@ impl Operation for RmsNormGradient {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
-        let (x, weight) = (inputs[0].contiguous::<f32>(&mut a), inputs[1].contiguous::<f32>(&mut b));
-        let dy = inputs[2].contiguous::<f32>(&mut c);
+        let (mut a, mut b, mut c, mut d) = (Copies::default(), Copies::default(), Copies::default(), Vec::new());
+        let (x, dy, isa) = (Values::new(&inputs[0], &mut a), Values::new(&inputs[2], &mut c), isa());
+        let weight = widened(isa, Values::new(&inputs[1], &mut b), &mut d);
         let [dx, d_weight] = outputs else { unreachable!("there are two outputs") };
-        let (dx, d_weight) = (dx.as_mut_slice::<f32>(), d_weight.as_mut_slice::<f32>());
-        let (isa, dims) = (isa(), weight.len());
+        let (dx, dims) = (Results::new(dx), weight.len());
         let rows = x.len() / dims.max(1);
-        let mut partial = vec![0.0_f32; PARTS * dims];
-        let (dx, sums) = (Shared(dx.as_mut_ptr()), Shared(partial.as_mut_ptr()));
+        // One part more than there are tasks, for the sum of all.
+        let mut partial = vec![0.0_f32; (PARTS + 1) * dims];
+        let sums = Shared(partial.as_mut_ptr());
         pool::parallel(PARTS, |part| {
-            let (from, to) = (part * rows / PARTS, (part + 1) * rows / PARTS);
-            // SAFETY: rows and partial sums are written by one task each.
-            let (dx, sums) = unsafe {
-                let dx = std::slice::from_raw_parts_mut(dx.get().add(from * dims), (to - from) * dims);
-                (dx, std::slice::from_raw_parts_mut(sums.get().add(part * dims), dims))
-            };
-            backward(isa, &x[from * dims..to * dims], weight, &dy[from * dims..to * dims], self.eps, dx, sums);
+            // SAFETY: partial sums are written by one task each.
+            let sums = unsafe { std::slice::from_raw_parts_mut(sums.get().add(part * dims), dims) };
+            with_scratch(&ROOM, 3 * dims, |room| {
+                let (a, room) = room.split_at_mut(dims);
+                let (b, c) = room.split_at_mut(dims);
+                for row in part * rows / PARTS..(part + 1) * rows / PARTS {
+                    let (from, to) = (row * dims, (row + 1) * dims);
+                    let (x, dy) = (x.part(isa, from, to, a), dy.part(isa, from, to, b));
+                    // SAFETY: rows are written by one task each.
+                    unsafe { dx.part(isa, from, to, c, |dx| backward(isa, x, weight, dy, self.eps, dx, sums)) };
+                }
+            });
         });
-        d_weight.fill(0.0);
-        for part in partial.chunks(dims.max(1)) {
-            d_weight.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        let (parts, total) = partial.split_at_mut(PARTS * dims);
+        for part in parts.chunks(dims.max(1)) {
+            total.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
         }
+        convert::write(isa, total, d_weight);
     }
 
     fn vjp(&self, _: &Gradient) -> Result<Vec<Array>, Exception> {

@@ -2,21 +2,27 @@
 
 use std::ffi::CStr;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 
 use super::{isa, math, multiversion};
-use crate::kernels::gemm::Shared;
+use crate::kernels::convert::{Copies, Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one};
 
 /// Values that a task computes at least.
 const CHUNK: usize = 1 << 14;
+/// Values that pass through the first-level cache together.
+const PIECE: usize = 512;
 
-/// `silu(gate) * up` for two `f32` arrays of one shape.
+fn pieces(from: usize, to: usize) -> impl Iterator<Item = (usize, usize)> {
+    (from..to).step_by(PIECE).map(move |at| (at, (at + PIECE).min(to)))
+}
+
+/// `silu(gate) * up` for two floating-point arrays of one shape and type.
 pub(crate) fn swiglu(gate: &Array, up: &Array) -> Result<Array, Exception> {
-    apply_one(SwiGlu, &[gate, up], gate.shape(), Dtype::Float32)
+    apply_one(SwiGlu, &[gate, up], gate.shape(), gate.dtype())
 }
 
 #[derive(Debug)]
@@ -28,21 +34,23 @@ impl Operation for SwiGlu {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        let (gate, up) = (inputs[0].contiguous::<f32>(&mut a), inputs[1].contiguous::<f32>(&mut b));
-        let (out, isa) = (outputs[0].as_mut_slice::<f32>(), isa());
-        let len = out.len();
-        let out = Shared(out.as_mut_ptr());
-        pool::parallel_ranges(len, CHUNK, len.div_ceil(CHUNK), |from, to| {
-            // SAFETY: ranges are disjoint and inside the output.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(from), to - from) };
-            forward(isa, &gate[from..to], &up[from..to], out);
+        let (mut a, mut b) = (Copies::default(), Copies::default());
+        let (gate, up) = (Values::new(&inputs[0], &mut a), Values::new(&inputs[1], &mut b));
+        let (out, isa) = (Results::new(&mut outputs[0]), isa());
+        pool::parallel_ranges(gate.len(), CHUNK, gate.len().div_ceil(CHUNK), |from, to| {
+            let mut room = [[0.0; PIECE]; 3];
+            for (from, to) in pieces(from, to) {
+                let [a, b, c] = &mut room;
+                let (gate, up) = (gate.part(isa, from, to, a), up.part(isa, from, to, b));
+                // SAFETY: ranges are disjoint.
+                unsafe { out.part(isa, from, to, c, |out| forward(isa, gate, up, out)) };
+            }
         });
     }
 
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
         let (gate, up) = (&at.primals[0], &at.primals[1]);
-        let same = (gate.shape(), Dtype::Float32);
+        let same = (gate.shape(), gate.dtype());
         let gradients = apply(SwiGluGradient, &[gate, up, &at.cotangents[0]], &[same, same])?;
         Ok(at.argnums.iter().map(|&i| gradients[i].clone()).collect())
     }
@@ -57,17 +65,24 @@ impl Operation for SwiGluGradient {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
-        let (gate, up) = (inputs[0].contiguous::<f32>(&mut a), inputs[1].contiguous::<f32>(&mut b));
-        let dy = inputs[2].contiguous::<f32>(&mut c);
+        let (mut a, mut b, mut c) = (Copies::default(), Copies::default(), Copies::default());
+        let (gate, up) = (Values::new(&inputs[0], &mut a), Values::new(&inputs[1], &mut b));
+        let dy = Values::new(&inputs[2], &mut c);
         let [d_gate, d_up] = outputs else { unreachable!("there are two outputs") };
-        let (d_gate, d_up, isa) = (d_gate.as_mut_slice::<f32>(), d_up.as_mut_slice::<f32>(), isa());
-        let len = dy.len();
-        let (d_gate, d_up) = (Shared(d_gate.as_mut_ptr()), Shared(d_up.as_mut_ptr()));
-        pool::parallel_ranges(len, CHUNK, len.div_ceil(CHUNK), |from, to| {
-            // SAFETY: ranges are disjoint and inside the outputs.
-            let part = |all: Shared<f32>| unsafe { std::slice::from_raw_parts_mut(all.get().add(from), to - from) };
-            backward(isa, &gate[from..to], &up[from..to], &dy[from..to], part(d_gate), part(d_up));
+        let (d_gate, d_up, isa) = (Results::new(d_gate), Results::new(d_up), isa());
+        pool::parallel_ranges(dy.len(), CHUNK, dy.len().div_ceil(CHUNK), |from, to| {
+            let mut room = [[0.0; PIECE]; 5];
+            for (from, to) in pieces(from, to) {
+                let [a, b, c, d, e] = &mut room;
+                let (gate, up) = (gate.part(isa, from, to, a), up.part(isa, from, to, b));
+                let dy = dy.part(isa, from, to, c);
+                // SAFETY: ranges are disjoint.
+                unsafe {
+                    d_gate.part(isa, from, to, d, |d_gate| {
+                        d_up.part(isa, from, to, e, |d_up| backward(isa, gate, up, dy, d_gate, d_up));
+                    });
+                }
+            }
         });
     }
 

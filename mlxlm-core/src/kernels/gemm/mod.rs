@@ -99,7 +99,7 @@ impl Kernels {
 }
 
 /// A pointer that tasks share; each writes its own part.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Shared<T>(pub(crate) *mut T);
 
 // SAFETY: whoever makes one sees to it that tasks write disjoint parts.

@@ -1,0 +1,72 @@
+//! Heads in memory, of any layout and floating-point type.
+
+use half::{bf16, f16};
+use mlx_rs::Dtype;
+
+use super::convert;
+use super::isa::Isa;
+use super::primitive::{Element, View};
+
+/// `[B, H, L, d]` of which each row of `d` values is contiguous.
+#[derive(Clone, Copy)]
+pub(crate) struct Heads {
+    pub(crate) shape: [usize; 4],
+    strides: [isize; 3],
+    dtype: Dtype,
+    data: *const u8,
+}
+
+// SAFETY: values are only read, and MLX keeps them while the task runs.
+unsafe impl Sync for Heads {}
+
+impl Heads {
+    /// The heads of a view, copied if a row is not contiguous.
+    pub(crate) fn new<'a>(view: &View<'a>, copy: &'a mut Vec<u32>) -> Self {
+        match view.dtype {
+            Dtype::Float32 => Self::of::<f32>(view, copy),
+            Dtype::Float16 => Self::of::<f16>(view, copy),
+            Dtype::Bfloat16 => Self::of::<bf16>(view, copy),
+            other => unreachable!("attention does not take {other:?}"),
+        }
+    }
+
+    fn of<T: Element>(view: &View<'_>, copy: &mut Vec<u32>) -> Self {
+        let shape: [usize; 4] = std::array::from_fn(|axis| view.shape[axis] as usize);
+        let dtype = view.dtype;
+        if view.strides[3] == 1 || shape[3] == 1 {
+            let strides = std::array::from_fn(|axis| view.strides[axis] as isize);
+            return Self { shape, strides, dtype, data: view.as_ptr::<T>().cast() };
+        }
+        let mut values = Vec::new();
+        let values = view.contiguous::<T>(&mut values);
+        copy.clear();
+        copy.resize(size_of_val(values).div_ceil(4), 0_u32);
+        // SAFETY: the copy is as large as the values, and as aligned.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), copy.as_mut_ptr().cast::<T>(), values.len()) };
+        let row = shape[3] as isize;
+        let head = row * shape[2] as isize;
+        Self { shape, strides: [head * shape[1] as isize, head, row], dtype, data: copy.as_ptr().cast() }
+    }
+
+    /// Reads one row as f32.
+    pub(crate) fn read(&self, isa: Isa, [b, h, l]: [usize; 3], out: &mut [f32]) {
+        assert!(b < self.shape[0] && h < self.shape[1] && l < self.shape[2] && out.len() == self.shape[3]);
+        let [bs, hs, ls] = self.strides;
+        let offset = b as isize * bs + h as isize * hs + l as isize * ls;
+        // SAFETY: the row is inside the array, and its values are contiguous.
+        unsafe {
+            match self.dtype {
+                Dtype::Float32 => out.copy_from_slice(row::<f32>(self.data, offset, out.len())),
+                Dtype::Float16 => convert::from_f16(isa, row(self.data, offset, out.len()), out),
+                _ => convert::from_bf16(isa, row(self.data, offset, out.len()), out),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `len` values of this type must lie at `offset` values from `data`.
+unsafe fn row<'a, T>(data: *const u8, offset: isize, len: usize) -> &'a [T] {
+    // SAFETY: passed on from the caller.
+    unsafe { std::slice::from_raw_parts(data.cast::<T>().offset(offset), len) }
+}
