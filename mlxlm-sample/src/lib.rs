@@ -6,6 +6,19 @@
 //! - [`stream_generate`], [`generate()`] and [`batch_generate()`]: the same from text to text; [`Generator`] takes what
 //!   else may take part.
 //!
+//! ```no_run
+//! use mlxlm_models::{LoadOptions, load};
+//! use mlxlm_sample::{GenerateOptions, stream_generate};
+//!
+//! let loaded = load("models/demo", &LoadOptions::default())?;
+//! let options = GenerateOptions { max_tokens: Some(100), ..GenerateOptions::default() };
+//! let mut text = String::new();
+//! for response in stream_generate(loaded.model.as_ref(), &loaded.tokenizer, "Once upon a time", &options)? {
+//!     text += &response?.text;
+//! }
+//! # Ok::<(), mlxlm_sample::Error>(())
+//! ```
+//!
 //! Everything here knows token ids; only the outermost functions know text.
 //!
 //! ```

@@ -1,4 +1,5 @@
 //! Laws of the filters and of the random state; the values of the reference are in `tests/golden.rs`.
+#![allow(clippy::float_cmp, reason = "values are kept as they are, or computed exactly")]
 
 use mlxlm_core::Array;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! A batch of rows is what each of them is alone.
+
 use mlxlm_cache::Caches;
 use mlxlm_models::CausalLm;
 
@@ -111,7 +113,9 @@ fn a_row_that_is_removed_leaves_the_others_alone() {
         if tokens.is_empty() {
             break;
         }
-        tokens.iter().for_each(|token| got[token.row].push(token.token.id));
+        for token in &tokens {
+            got[token.row].push(token.token.id);
+        }
         if step == 2 {
             let kept = batch.remove(&[2, 0]).unwrap();
             let offsets: Vec<i32> = kept.iter().map(|caches| offset(caches.as_ref().unwrap())).collect();

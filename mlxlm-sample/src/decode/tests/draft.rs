@@ -1,3 +1,5 @@
+//! What a draft model proposes changes how fast a text comes, and not the text.
+
 use mlxlm_cache::Caches;
 use mlxlm_models::CausalLm;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Every error, provoked.
+
 use mlxlm_core::Hint;
 
 use super::{chooser, options};

@@ -1,3 +1,6 @@
+//! Plain decoding is naive decoding made fast.
+#![allow(clippy::float_cmp, reason = "values are kept as they are, or computed exactly")]
+
 use mlxlm_core::ops::indexing::TryIndexOp;
 use mlxlm_core::{Array, ops};
 
