@@ -21,7 +21,7 @@ pub trait DecoderConfig: DeserializeOwned {
 
     /// What stands around the blocks; `w` is rooted at `model`. Unless said otherwise the final norm is [`Norm::rms`].
     fn skeleton(&self, w: &Weights, c: &Common) -> Result<Skeleton> {
-        Ok(Skeleton::new(c, Norm::rms(w.at("norm"), c.hidden_size, c.rms_norm_eps)?))
+        Ok(Skeleton::new(c, Norm::rms(&w.at("norm"), c.hidden_size, c.rms_norm_eps)?))
     }
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn build<C: DecoderConfig>(config: &ModelConfig, store: &WeightStore)
     let root = store.root();
     let w = root.at("model");
     let skeleton = own.skeleton(&w, &common)?;
-    let embed_tokens = Embedding::load(w.at("embed_tokens"), common.vocab_size, common.hidden_size)?;
+    let embed_tokens = Embedding::load(&w.at("embed_tokens"), common.vocab_size, common.hidden_size)?;
     let layers = (0..common.num_hidden_layers as usize)
         .map(|layer| own.block(&w.at("layers").at(layer), &common, layer))
         .collect::<Result<Vec<C::Block>>>()?;
@@ -114,7 +114,7 @@ pub(crate) fn build<C: DecoderConfig>(config: &ModelConfig, store: &WeightStore)
             store.forget("lm_head.weight");
             None
         }
-        false => Some(Linear::load(root.at("lm_head"), common.vocab_size, common.hidden_size)?),
+        false => Some(Linear::load(&root.at("lm_head"), common.vocab_size, common.hidden_size)?),
     };
     let info = ModelInfo {
         model_type: common.model_type.clone(),

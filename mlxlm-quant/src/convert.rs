@@ -1,6 +1,6 @@
 //! From one model folder to another: other types, packed or unpacked weights.
 //!
-//! Ports mlx_lm/convert.py and `quantize_model` of mlx_lm/utils.py @ 0.32.2. Unusual: a leaf whose rows the group does not
+//! Ports `mlx_lm/convert.py` and `quantize_model` of mlx_lm/utils.py @ 0.32.2. Unusual: a leaf whose rows the group does not
 //! divide stays dense, and the entry `dtype` of newer configurations is read like `torch_dtype`.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 use mlxlm_core::nn;
 use mlxlm_core::quant::Scheme;
 use mlxlm_core::weights::QuantizationConfig;
-use mlxlm_core::{Dtype, Exception};
+use mlxlm_core::{Dtype, Exception, io};
 use mlxlm_models::{CausalLm, LoadOptions, ModelConfig, NewFolder, load_model, save};
 
 use crate::{Error, Recipe, Result};
@@ -35,12 +35,14 @@ pub enum Form {
 }
 
 /// What is to be done to a model.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ConvertOptions {
     /// The type of floating-point weights; that of the configuration if absent.
     pub dtype: Option<Dtype>,
     /// What becomes of the weights.
     pub form: Form,
+    /// The text of `README.md`, the model card; there is none without it.
+    pub readme: Option<String>,
 }
 
 /// What was done.
@@ -65,6 +67,9 @@ pub fn convert(source: &Path, target: &Path, options: &ConvertOptions) -> Result
         Form::Dequantize => dequantize_model(&mut *model, &mut config)?,
     }
     save(folder.path(), &mut *model, &config, source)?;
+    if let Some(readme) = &options.readme {
+        io::write(folder.path().join("README.md"), readme)?;
+    }
     folder.finish()?;
     let (count, bytes) = nn::size(&mut *model);
     Ok(Converted { bits_per_weight: bytes as f64 * 8.0 / count.max(1) as f64, warnings })

@@ -17,7 +17,7 @@ pub struct Conv1d {
 
 impl Conv1d {
     /// The convolution of `dims` channels with filters of `width` tokens at `w`, with a bias if `biased`.
-    pub fn depthwise(w: Weights, dims: i32, width: i32, biased: bool) -> Result<Self> {
+    pub fn depthwise(w: &Weights, dims: i32, width: i32, biased: bool) -> Result<Self> {
         let init = Init::Normal(1.0 / (width.max(1) as f32).sqrt());
         let weight = w.parameter("weight", &[dims, width, 1], init)?;
         let bias = biased.then(|| w.parameter("bias", &[dims], Init::Zeros)).transpose()?;

@@ -18,10 +18,10 @@ pub struct Embedding {
 
 impl Embedding {
     /// The table of `count` rows of `dims` at `w`.
-    pub fn load(w: Weights, count: i32, dims: i32) -> Result<Self> {
+    pub fn load(w: &Weights, count: i32, dims: i32) -> Result<Self> {
         let init = Init::Normal(1.0 / (dims.max(1) as f32).sqrt());
         Ok(Self {
-            weight: Matrix::load(&w, &[count, dims], init)?,
+            weight: Matrix::load(w, &[count, dims], init)?,
             adapter: w.low_rank(|r| [vec![count, r], vec![r, dims], vec![count]]).map(LowRankAdapter::new),
         })
     }

@@ -20,10 +20,10 @@ pub struct ExpertLinear {
 
 impl ExpertLinear {
     /// The maps of `experts` experts from `input` to `output` dimensions at `w`.
-    pub fn load(w: Weights, experts: i32, output: i32, input: i32) -> Result<Self> {
+    pub fn load(w: &Weights, experts: i32, output: i32, input: i32) -> Result<Self> {
         let init = Init::Normal(1.0 / (input.max(1) as f32).sqrt());
         Ok(Self {
-            weight: Matrix::load(&w, &[experts, output, input], init)?,
+            weight: Matrix::load(w, &[experts, output, input], init)?,
             bias: None,
             adapter: w
                 .low_rank(|r| [vec![experts, r, input], vec![experts, output, r], vec![experts, output]])

@@ -20,17 +20,17 @@ pub struct Linear {
 
 impl Linear {
     /// The map from `input` to `output` dimensions at `w`, without a bias.
-    pub fn load(w: Weights, output: i32, input: i32) -> Result<Self> {
+    pub fn load(w: &Weights, output: i32, input: i32) -> Result<Self> {
         let init = Init::Normal(1.0 / (input.max(1) as f32).sqrt());
         Ok(Self {
-            weight: Matrix::load(&w, &[output, input], init)?,
+            weight: Matrix::load(w, &[output, input], init)?,
             bias: None,
             adapter: w.low_rank(|r| [vec![input, r], vec![r, output], vec![output]]).map(LowRankAdapter::new),
         })
     }
 
     /// As [`Self::load`], with a bias if `biased`.
-    pub fn load_biased(w: Weights, output: i32, input: i32, biased: bool) -> Result<Self> {
+    pub fn load_biased(w: &Weights, output: i32, input: i32, biased: bool) -> Result<Self> {
         let bias = biased.then(|| w.parameter("bias", &[output], Init::Zeros)).transpose()?;
         Ok(Self { bias, ..Self::load(w, output, input)? })
     }
@@ -55,18 +55,18 @@ impl Linear {
         let weight = self.weight.dense()?;
         let z = adapter.drop(x)?.matmul(&adapter.a)?.matmul(&adapter.b)?;
         let y = x.matmul(weight.t())?.add(adapter.scaled(&z, x)?)?;
-        adapter.magnified(&y, &self.adapted_weight(&weight, adapter)?)
+        adapter.magnified(&y, &Self::adapted_weight(&weight, adapter)?)
     }
 
     /// `W + scale * (A B)^T`, `[out, in]`.
-    fn adapted_weight(&self, weight: &Array, adapter: &LowRankAdapter) -> Result<Array, Exception> {
+    fn adapted_weight(weight: &Array, adapter: &LowRankAdapter) -> Result<Array, Exception> {
         weight.add(adapter.scaled(&adapter.b.t().matmul(adapter.a.t())?, weight)?)
     }
 
     /// Puts the adapter into the weights, which keep their form.
     pub fn fuse(&mut self) -> Result<(), Exception> {
         let Some(adapter) = self.adapter.take() else { return Ok(()) };
-        let mut weight = self.adapted_weight(&self.weight.dense()?, &adapter)?;
+        let mut weight = Self::adapted_weight(&self.weight.dense()?, &adapter)?;
         if adapter.m.is_some() {
             weight = adapter.magnified(&weight.t(), &weight)?.t();
         }

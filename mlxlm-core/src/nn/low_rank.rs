@@ -1,6 +1,6 @@
 //! The addition that LoRA and DoRA make to a leaf (arXiv:2106.09685, arXiv:2402.09353).
 //!
-//! Ports mlx_lm/tuner/{lora,dora}.py @ 0.32.2. Unusual: `scale` is taken as it is, not divided by the rank.
+//! Ports `mlx_lm/tuner/{lora,dora}.py` @ 0.32.2. Unusual: `scale` is taken as it is, not divided by the rank.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, ops, random};

@@ -3,8 +3,8 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, fast};
 
-use crate::{Result, fused};
 use crate::weights::{Init, Weights};
+use crate::{Result, fused};
 
 /// The kind of normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +30,17 @@ pub struct Norm {
 
 impl Norm {
     /// A root-mean-square norm over `dims`.
-    pub fn rms(w: Weights, dims: i32, eps: f32) -> Result<Self> {
+    pub fn rms(w: &Weights, dims: i32, eps: f32) -> Result<Self> {
         Ok(Self { kind: Kind::Rms, weight: w.parameter("weight", &[dims], Init::Ones)?, bias: None, eps })
     }
 
     /// A root-mean-square norm whose weight is stored minus one.
-    pub fn rms_plus_one(w: Weights, dims: i32, eps: f32) -> Result<Self> {
+    pub fn rms_plus_one(w: &Weights, dims: i32, eps: f32) -> Result<Self> {
         Ok(Self { kind: Kind::RmsPlusOne, weight: w.parameter("weight", &[dims], Init::Zeros)?, bias: None, eps })
     }
 
     /// A layer norm, with a bias if `biased`.
-    pub fn layer(w: Weights, dims: i32, eps: f32, biased: bool) -> Result<Self> {
+    pub fn layer(w: &Weights, dims: i32, eps: f32, biased: bool) -> Result<Self> {
         let weight = w.parameter("weight", &[dims], Init::Ones)?;
         let bias = biased.then(|| w.parameter("bias", &[dims], Init::Zeros)).transpose()?;
         Ok(Self { kind: Kind::Layer, weight, bias, eps })

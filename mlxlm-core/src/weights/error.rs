@@ -119,11 +119,10 @@ impl fmt::Display for Problem {
 const LISTED: usize = 12;
 
 fn list(problems: &[Problem]) -> String {
-    let mut text: String = problems.iter().take(LISTED).map(|problem| format!("\n  - {problem}")).collect();
-    if problems.len() > LISTED {
-        text += &format!("\n  - and {} more", problems.len() - LISTED);
-    }
-    text
+    let more = problems.len().checked_sub(LISTED).filter(|&more| more > 0);
+    let listed = problems.iter().take(LISTED).map(ToString::to_string);
+    let lines = listed.chain(more.map(|more| format!("and {more} more")));
+    lines.flat_map(|line| ["\n  - ".to_owned(), line]).collect()
 }
 
 impl Hint for WeightsError {

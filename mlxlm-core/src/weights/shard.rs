@@ -34,9 +34,10 @@ impl SafetensorsFile {
         let map = map(&file).map_err(|source| Error::Io { action: "map", path: path.to_owned(), source })?;
         let (header_len, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(e.to_string()))?;
         let file = Self { path: path.to_owned(), map: Arc::new(map), data_start: header_len + 8, header };
-        for (name, info) in file.header.tensors() {
-            if info.shape.len() > 16 || info.shape.iter().any(|&n| i32::try_from(n).is_err()) {
-                return Err(damaged(format!("the shape of `{name}`, {:?}, is beyond 32 bits", info.shape)).into());
+        for name in file.names() {
+            let shape = file.header.info(&name).map_or(&[][..], |info| &info.shape);
+            if shape.len() > 16 || shape.iter().any(|&n| i32::try_from(n).is_err()) {
+                return Err(damaged(format!("the shape of `{name}`, {shape:?}, is beyond 32 bits")).into());
             }
         }
         Ok(file)

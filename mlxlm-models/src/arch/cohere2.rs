@@ -1,6 +1,6 @@
 //! Command R7B: attention and MLP side by side behind one norm, three sliding layers to one full (arXiv:2504.00698).
 //!
-//! Ports mlx_lm/models/cohere2.py @ 0.32.2. Unusual: only the sliding layers know positions, the norm is a layer norm, and
+//! Ports `mlx_lm/models/cohere2.py` @ 0.32.2. Unusual: only the sliding layers know positions, the norm is a layer norm, and
 //! the logits are scaled.
 
 use crate::prelude::*;
@@ -40,10 +40,10 @@ impl Default for Config {
 impl Config {
     /// The last layer of each group attends to everything, and knows no positions.
     fn slides(&self, layer: usize) -> bool {
-        self.sliding_window_pattern == 0 || (layer + 1) % self.sliding_window_pattern != 0
+        !(layer + 1).is_multiple_of(self.sliding_window_pattern)
     }
 
-    fn norm(&self, w: Weights, c: &Common) -> Result<Norm> {
+    fn norm(&self, w: &Weights, c: &Common) -> Result<Norm> {
         Ok(Norm::layer(w, c.hidden_size, self.layer_norm_eps, self.layer_norm_bias)?)
     }
 }
@@ -68,14 +68,14 @@ impl DecoderConfig for Config {
         };
         let heads = Heads::grouped(c, rope).bias(self.attention_bias, self.attention_bias).window(window);
         Ok(Cohere2Block {
-            input_layernorm: self.norm(w.at("input_layernorm"), c)?,
+            input_layernorm: self.norm(&w.at("input_layernorm"), c)?,
             self_attn: Attention::load(&w.at("self_attn"), heads)?,
             mlp: Mlp::gated(&w.at("mlp"), c.hidden_size, c.intermediate_size, Activation::Silu, false)?,
         })
     }
 
     fn skeleton(&self, w: &Weights, c: &Common) -> Result<Skeleton> {
-        let norm = self.norm(w.at("norm"), c)?;
+        let norm = self.norm(&w.at("norm"), c)?;
         Ok(Skeleton { tied: true, logit_scale: Some(self.logit_scale), ..Skeleton::new(c, norm) })
     }
 }

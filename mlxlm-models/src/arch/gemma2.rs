@@ -1,6 +1,6 @@
 //! Gemma 2: norms before and after each half of a block, bounded scores and bounded logits (arXiv:2408.00118).
 //!
-//! Ports mlx_lm/models/gemma2.py @ 0.32.2. Unusual: norm weights are stored minus one, embeddings are scaled by √D, and the
+//! Ports `mlx_lm/models/gemma2.py` @ 0.32.2. Unusual: norm weights are stored minus one, embeddings are scaled by √D, and the
 //! sliding windows of the paper are not applied.
 
 use crate::prelude::*;
@@ -46,7 +46,7 @@ impl DecoderConfig for Config {
     type Block = Gemma2Block;
 
     fn block(&self, w: &Weights, c: &Common, _layer: usize) -> Result<Gemma2Block> {
-        let norm = |name: &str| Norm::rms_plus_one(w.at(name), c.hidden_size, c.rms_norm_eps);
+        let norm = |name: &str| Norm::rms_plus_one(&w.at(name), c.hidden_size, c.rms_norm_eps);
         let heads = Heads::grouped(c, Rope::plain(c.head_dim(), c.rope_theta(), c.rope_traditional))
             .scale(self.query_pre_attn_scalar.powf(-0.5))
             .softcap(self.attn_logit_softcapping);
@@ -61,7 +61,7 @@ impl DecoderConfig for Config {
     }
 
     fn skeleton(&self, w: &Weights, c: &Common) -> Result<Skeleton> {
-        let norm = Norm::rms_plus_one(w.at("norm"), c.hidden_size, c.rms_norm_eps)?;
+        let norm = Norm::rms_plus_one(&w.at("norm"), c.hidden_size, c.rms_norm_eps)?;
         Ok(Skeleton {
             tied: true,
             embedding_scale: Some((c.hidden_size as f32).sqrt()),

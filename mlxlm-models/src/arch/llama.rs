@@ -1,6 +1,6 @@
 //! Llama: pre-norm decoder, rotary positions, grouped queries, gated MLP (arXiv:2302.13971, arXiv:2407.21783).
 //!
-//! Ports mlx_lm/models/llama.py @ 0.32.2. Unusual: some layers may attend through a sliding window, and the head is tied
+//! Ports `mlx_lm/models/llama.py` @ 0.32.2. Unusual: some layers may attend through a sliding window, and the head is tied
 //! unless the configuration says otherwise.
 
 use crate::prelude::*;

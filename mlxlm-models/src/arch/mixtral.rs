@@ -1,6 +1,6 @@
 //! Mixtral: Llama with a mixture of experts in place of the MLP (arXiv:2401.04088).
 //!
-//! Ports mlx_lm/models/mixtral.py @ 0.32.2. Unusual: the softmax is taken over the chosen experts only.
+//! Ports `mlx_lm/models/mixtral.py` @ 0.32.2. Unusual: the softmax is taken over the chosen experts only.
 
 use crate::prelude::*;
 
@@ -44,7 +44,7 @@ impl DecoderConfig for Config {
     type Block = MixtralBlock;
 
     fn block(&self, w: &Weights, c: &Common, _layer: usize) -> Result<MixtralBlock> {
-        let norm = |name: &str| Norm::rms(w.at(name), c.hidden_size, c.rms_norm_eps);
+        let norm = |name: &str| Norm::rms(&w.at(name), c.hidden_size, c.rms_norm_eps);
         let heads = Heads::grouped(c, Rope::plain(c.head_dim(), c.rope_theta(), c.rope_traditional));
         let (dims, experts) =
             ((c.hidden_size, c.intermediate_size), (self.num_local_experts, self.num_experts_per_tok));

@@ -1,6 +1,6 @@
 //! Phi-3: Llama with fused projections and a stretched rotation of a part of each head (arXiv:2404.14219).
 //!
-//! Ports mlx_lm/models/phi3.py @ 0.32.2. Unusual: the long factors are always taken, and the original length stands beside
+//! Ports `mlx_lm/models/phi3.py` @ 0.32.2. Unusual: the long factors are always taken, and the original length stands beside
 //! `rope_scaling` and not in it.
 
 use crate::prelude::*;

@@ -1,6 +1,6 @@
 //! Qwen2: Llama with biases on queries, keys and values (arXiv:2407.10671).
 //!
-//! Ports mlx_lm/models/qwen2.py @ 0.32.2.
+//! Ports `mlx_lm/models/qwen2.py` @ 0.32.2.
 
 use crate::prelude::*;
 

@@ -1,6 +1,6 @@
 //! Qwen3: Llama with a norm over each head of queries and keys (arXiv:2505.09388).
 //!
-//! Ports mlx_lm/models/qwen3.py @ 0.32.2.
+//! Ports `mlx_lm/models/qwen3.py` @ 0.32.2.
 
 use crate::prelude::*;
 

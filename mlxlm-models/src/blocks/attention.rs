@@ -99,7 +99,7 @@ impl Attention {
     /// The block at `w`.
     pub fn load(w: &Weights, heads: Heads) -> Result<Self> {
         let (queries, keys) = (heads.count * heads.dim, heads.kv_count * heads.dim);
-        let project = |name: &str, output: i32| Linear::load_biased(w.at(name), output, heads.hidden, heads.bias_qkv);
+        let project = |name: &str, output: i32| Linear::load_biased(&w.at(name), output, heads.hidden, heads.bias_qkv);
         let projections = match heads.fused {
             true => Projections::Fused { qkv_proj: project("qkv_proj", queries + 2 * keys)? },
             false => Projections::Split {
@@ -108,12 +108,12 @@ impl Attention {
                 v_proj: project("v_proj", keys)?,
             },
         };
-        let norm = |name: &str| heads.qk_norm.map(|eps| Norm::rms(w.at(name), heads.dim, eps)).transpose();
+        let norm = |name: &str| heads.qk_norm.map(|eps| Norm::rms(&w.at(name), heads.dim, eps)).transpose();
         Ok(Self {
             projections,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
-            o_proj: Linear::load_biased(w.at("o_proj"), heads.hidden, queries, heads.bias_out)?,
+            o_proj: Linear::load_biased(&w.at("o_proj"), heads.hidden, queries, heads.bias_out)?,
             heads,
         })
     }

@@ -33,10 +33,10 @@ impl Mlp {
     pub fn gated(w: &Weights, dims: i32, hidden: i32, activation: Activation, biased: bool) -> Result<Self> {
         Ok(Self {
             gate_up: GateUp::Split {
-                gate_proj: Linear::load_biased(w.at("gate_proj"), hidden, dims, biased)?,
-                up_proj: Linear::load_biased(w.at("up_proj"), hidden, dims, biased)?,
+                gate_proj: Linear::load_biased(&w.at("gate_proj"), hidden, dims, biased)?,
+                up_proj: Linear::load_biased(&w.at("up_proj"), hidden, dims, biased)?,
             },
-            down_proj: Linear::load_biased(w.at("down_proj"), dims, hidden, biased)?,
+            down_proj: Linear::load_biased(&w.at("down_proj"), dims, hidden, biased)?,
             activation,
         })
     }
@@ -44,8 +44,8 @@ impl Mlp {
     /// As [`Self::gated`] without biases, with gate and up in one projection `gate_up_proj`.
     pub fn fused(w: &Weights, dims: i32, hidden: i32, activation: Activation) -> Result<Self> {
         Ok(Self {
-            gate_up: GateUp::Fused { gate_up_proj: Linear::load(w.at("gate_up_proj"), 2 * hidden, dims)? },
-            down_proj: Linear::load(w.at("down_proj"), dims, hidden)?,
+            gate_up: GateUp::Fused { gate_up_proj: Linear::load(&w.at("gate_up_proj"), 2 * hidden, dims)? },
+            down_proj: Linear::load(&w.at("down_proj"), dims, hidden)?,
             activation,
         })
     }

@@ -1,7 +1,7 @@
 //! A mixture of experts: a router sends each token to a few gated MLPs and adds what they answer
 //! (arXiv:1701.06538, arXiv:2401.04088).
 //!
-//! Ports mlx_lm/models/switch_layers.py @ 0.32.2. Unusual: from 64 choices on, tokens are sorted by expert, so that
+//! Ports `mlx_lm/models/switch_layers.py` @ 0.32.2. Unusual: from 64 choices on, tokens are sorted by expert, so that
 //! each expert's weights are read once.
 
 use mlxlm_core::nn::{ExpertLinear, Linear};
@@ -53,11 +53,11 @@ impl Moe {
     ) -> Result<Self> {
         let switch = w.at("switch_mlp");
         Ok(Self {
-            gate: Linear::load(w.at("gate"), experts, dims)?,
+            gate: Linear::load(&w.at("gate"), experts, dims)?,
             switch_mlp: SwitchMlp {
-                gate_proj: ExpertLinear::load(switch.at("gate_proj"), experts, hidden, dims)?,
-                up_proj: ExpertLinear::load(switch.at("up_proj"), experts, hidden, dims)?,
-                down_proj: ExpertLinear::load(switch.at("down_proj"), experts, dims, hidden)?,
+                gate_proj: ExpertLinear::load(&switch.at("gate_proj"), experts, hidden, dims)?,
+                up_proj: ExpertLinear::load(&switch.at("up_proj"), experts, hidden, dims)?,
+                down_proj: ExpertLinear::load(&switch.at("down_proj"), experts, dims, hidden)?,
             },
             router,
             chosen,

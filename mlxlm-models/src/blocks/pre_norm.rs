@@ -29,7 +29,7 @@ impl PreNormBlock {
 
     /// The block at `w` with an MLP of its own.
     pub fn with(w: &Weights, c: &Common, heads: Heads, mlp: Mlp) -> Result<Self> {
-        let norm = |name: &str| Norm::rms(w.at(name), c.hidden_size, c.rms_norm_eps);
+        let norm = |name: &str| Norm::rms(&w.at(name), c.hidden_size, c.rms_norm_eps);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
             self_attn: Attention::load(&w.at("self_attn"), heads)?,

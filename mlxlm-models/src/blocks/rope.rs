@@ -1,6 +1,6 @@
 //! Rotary positions (arXiv:2104.09864) and the ways in which they are stretched to longer sequences.
 //!
-//! Ports mlx_lm/models/rope_utils.py @ 0.32.2. Unusual: `longrope` always takes the long factors, and the base of
+//! Ports `mlx_lm/models/rope_utils.py` @ 0.32.2. Unusual: `longrope` always takes the long factors, and the base of
 //! `dynamic` follows the length of the current call.
 
 use std::f64::consts::PI;
@@ -147,7 +147,9 @@ impl Rope {
                 fused::rope(&x, base, scale, *offset)?
             }
             (Offset::Same(offset), _) => fast::rope(&x, self.dims, self.traditional, base, scale, *offset, table)?,
-            (Offset::Rows(offsets), _) => fast::rope_dynamic(&x, self.dims, self.traditional, base, scale, offsets, table)?,
+            (Offset::Rows(offsets), _) => {
+                fast::rope_dynamic(&x, self.dims, self.traditional, base, scale, offsets, table)?
+            }
         })
     }
 
