@@ -1,0 +1,145 @@
+//! What the user sees when a command cannot do its work: one line, and a hint where there is one.
+
+use std::fmt;
+use std::io;
+
+use mlxlm_core::Hint;
+
+/// An error on its way to the terminal.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+    broken_pipe: bool,
+}
+
+/// The result of a command.
+pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// The work could not be done: exit code 1.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: 1, broken_pipe: false }
+    }
+
+    /// What the user asked for makes no sense: exit code 2.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: 2, ..Self::new(message) }
+    }
+
+    /// Standard output could not be written.
+    pub(crate) fn output(error: &io::Error) -> Self {
+        let broken_pipe = error.kind() == io::ErrorKind::BrokenPipe;
+        Self { broken_pipe, ..Self::new(format!("cannot write the output: {error}")) }
+    }
+
+    /// Standard input could not be read.
+    pub(crate) fn input(error: &io::Error) -> Self {
+        Self::new(format!("cannot read standard input: {error}"))
+    }
+
+    /// With a remedy.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// As a fault of the command line.
+    pub(crate) fn as_usage(self) -> Self {
+        Self { code: 2, ..self }
+    }
+
+    /// The exit code of the process: 2 for usage, 1 for everything else.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Whether the reader of the output has gone, as in `mlxlm … | head`: no reason to complain.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        self.broken_pipe
+    }
+
+    /// An error of one of our crates, with its hint.
+    fn of(error: &(impl fmt::Display + Hint), code: u8) -> Self {
+        Self { hint: error.hint(), code, ..Self::new(error.to_string()) }
+    }
+}
+
+impl From<mlxlm_core::Error> for Failure {
+    fn from(error: mlxlm_core::Error) -> Self {
+        Self::of(&error, 1)
+    }
+}
+
+impl From<mlxlm_cache::Error> for Failure {
+    fn from(error: mlxlm_cache::Error) -> Self {
+        Self::of(&error, if matches!(error, mlxlm_cache::Error::Room { .. }) { 2 } else { 1 })
+    }
+}
+
+impl From<mlxlm_models::Error> for Failure {
+    fn from(error: mlxlm_models::Error) -> Self {
+        Self::of(&error, 1)
+    }
+}
+
+/// A scheme that does not exist was asked for by options.
+impl From<mlxlm_core::quant::QuantError> for Failure {
+    fn from(error: mlxlm_core::quant::QuantError) -> Self {
+        Self::of(&error, 2)
+    }
+}
+
+impl From<mlxlm_quant::Error> for Failure {
+    fn from(error: mlxlm_quant::Error) -> Self {
+        use mlxlm_quant::Error;
+        Self::of(&error, if matches!(error, Error::Quant(_) | Error::RecipeMode { .. }) { 2 } else { 1 })
+    }
+}
+
+/// Parameters are options here, and are called as the user typed them.
+impl From<mlxlm_sample::Error> for Failure {
+    fn from(error: mlxlm_sample::Error) -> Self {
+        use mlxlm_sample::Error;
+        match error {
+            Error::Parameter { name, ref value, ref expected } => {
+                let option = name.replace('_', "-");
+                Self { hint: error.hint(), ..Self::usage(format!("`--{option}` is {value}, expected {expected}")) }
+            }
+            Error::EmptyPrompt => Self::of(&error, 2),
+            Error::Cache(error) => error.into(),
+            _ => Self::of(&error, 1),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", one_line(&self.message))?;
+        self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {}", one_line(hint)))
+    }
+}
+
+/// Messages of other libraries may have several lines.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_and_a_hint() {
+        let failure = Failure::usage("no\n  such\n\nthing").hint("look\nelsewhere");
+        assert_eq!(failure.to_string(), "error: no such thing\nhint: look elsewhere");
+    }
+
+    #[test]
+    fn parameters_are_called_as_the_options() {
+        let error = mlxlm_sample::Error::Parameter { name: "top_p", value: "2".into(), expected: "less".into() };
+        let failure = Failure::from(error);
+        assert_eq!(failure.to_string(), "error: `--top-p` is 2, expected less");
+        assert_eq!(failure.code(), 2);
+    }
+}
