@@ -80,8 +80,12 @@ impl ModelConfig {
         let present: Map<String, Value> =
             self.0.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
         let mut ignored = Vec::new();
-        let parsed = serde_ignored::deserialize(Value::Object(present), |path| ignored.push(path.to_string()))
-            .map_err(|e| Error::config(e.to_string()))?;
+        let mut note = |path: serde_ignored::Path| ignored.push(path.to_string());
+        let entries = serde_ignored::Deserializer::new(Value::Object(present), &mut note);
+        let parsed = serde_path_to_error::deserialize(entries).map_err(|e| match e.path().iter().next() {
+            Some(_) => Error::config(format!("`{}`: {}", e.path(), e.inner())),
+            None => Error::config(e.inner().to_string()),
+        })?;
         Ok((parsed, ignored))
     }
 
