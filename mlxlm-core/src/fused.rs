@@ -45,6 +45,19 @@ macro_rules! fused {
     };
 }
 
+/// `x @ weight.T`, in `f32` by way of BLAS, which is ours too.
+///
+/// # Shapes
+/// - `x`: `[…, in]`, `weight`: `[out, in]`, result: `[…, out]`
+#[track_caller]
+pub fn linear(x: &Array, weight: &Array) -> Result<Array, Exception> {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    if let Some(product) = crate::kernels::dense::linear(x, weight)? {
+        return Ok(product);
+    }
+    plain::linear(x, weight)
+}
+
 fused! {
     /// `silu(gate) * up` (arXiv:2002.05202).
     ///
@@ -109,6 +122,12 @@ pub mod plain {
     use mlx_rs::error::Exception;
     use mlx_rs::fast::ScaledDotProductAttentionMask;
     use mlx_rs::{Array, fast, ops};
+
+    /// See [`super::linear`].
+    #[track_caller]
+    pub fn linear(x: &Array, weight: &Array) -> Result<Array, Exception> {
+        x.matmul(weight.t())
+    }
 
     /// See [`super::swiglu`].
     #[track_caller]
@@ -248,6 +267,7 @@ mod tests {
     #[test]
     fn narrow_types_are_rounded_once() {
         check_narrow(&[&[3, 2000], &[3, 2000]], |x| swiglu(&x[0], &x[1]));
+        check_narrow(&[&[5, 40], &[7, 40]], |x| linear(&x[0], &x[1]));
         check_narrow(&[&[5, 40], &[40]], |x| rms_norm(&x[0], &x[1], 1e-5));
         check_narrow(&[&[2, 3, 5, 16]], |x| rope(&x[0], 10000.0, 1.0, 3));
     }

@@ -46,17 +46,27 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// Reads the values from `from` on.
+    pub(crate) fn read(&self, isa: Isa, from: usize, out: &mut [f32]) {
+        let to = from + out.len();
+        match self {
+            Self::F32(v) => out.copy_from_slice(&v[from..to]),
+            Self::F16(v) => from_f16(isa, &v[from..to], out),
+            Self::Bf16(v) => from_bf16(isa, &v[from..to], out),
+        }
+    }
+
     /// The values `from..to`: in place if they are f32, else in `room`.
     pub(crate) fn part<'b>(&self, isa: Isa, from: usize, to: usize, room: &'b mut [f32]) -> &'b [f32]
     where
         'a: 'b,
     {
-        match self {
-            Self::F32(v) => return &v[from..to],
-            Self::F16(v) => from_f16(isa, &v[from..to], &mut room[..to - from]),
-            Self::Bf16(v) => from_bf16(isa, &v[from..to], &mut room[..to - from]),
+        if let Self::F32(v) = self {
+            return &v[from..to];
         }
-        &room[..to - from]
+        let room = &mut room[..to - from];
+        self.read(isa, from, room);
+        room
     }
 }
 

@@ -21,6 +21,8 @@ pub mod blas;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod convert;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) mod dense;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod exp;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) mod float;

@@ -1,0 +1,130 @@
+//! A few rows against a 16-bit matrix at memory speed, with AVX-512.
+//!
+//! Lanes go along a row of the matrix. bf16 numbers are multiplied in pairs and summed up in f32 by one instruction; f16 numbers
+//! are widened. Each result has one chain of sums, whatever tile it falls into.
+
+use std::arch::x86_64::*;
+
+use super::Sizes;
+use crate::kernels::convert::Values;
+use crate::kernels::gemm::Shared;
+use crate::kernels::isa::Isa;
+use crate::kernels::pool;
+
+/// Rows of `x` in a tile, and of the matrix: 24 sums.
+const TILE: usize = 6;
+const ROWS: usize = 4;
+/// Below this many multiply-adds another core is not worth waking.
+const SERIAL: usize = 100_000;
+
+/// A 16-bit matrix and some rows, both with `k` columns.
+struct Job {
+    x: *const u16,
+    w: *const u16,
+    sizes: Sizes,
+    out: Shared<f32>,
+    half: bool,
+}
+
+// SAFETY: operands are only read, and tasks write different columns of the result.
+unsafe impl Sync for Job {}
+
+/// `out = x @ w.T`.
+pub(super) fn multiply(x: &Values<'_>, w: &Values<'_>, sizes: Sizes, out: &mut [f32]) {
+    let Sizes { m, n, k } = sizes;
+    assert!(Isa::best() >= Isa::Avx512 && x.len() == m * k && w.len() == n * k && out.len() == m * n);
+    let bits = |values: &Values<'_>| match values {
+        Values::F16(v) => v.as_ptr().cast(),
+        Values::Bf16(v) => v.as_ptr().cast(),
+        Values::F32(_) => unreachable!("f32 matrices go to BLAS"),
+    };
+    let half = matches!(x, Values::Bf16(_));
+    let job = Job { x: bits(x), w: bits(w), sizes, out: Shared(out.as_mut_ptr()), half };
+    let parts = if m * n * k < SERIAL { 1 } else { 4 * pool::threads() };
+    pool::parallel_ranges(n, ROWS, parts, |from, to| {
+        // SAFETY: the level and the sizes were checked.
+        unsafe { job.columns(from, to) };
+    });
+}
+
+impl Job {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn columns(&self, from: usize, to: usize) {
+        let tiles = self.sizes.m.div_ceil(TILE);
+        for column in (from..to).step_by(ROWS) {
+            let rows = ROWS.min(to - column);
+            for tile in 0..tiles {
+                let (first, end) = (tile * self.sizes.m / tiles, (tile + 1) * self.sizes.m / tiles);
+                // SAFETY: rows and columns are inside the operands.
+                unsafe {
+                    if rows == ROWS {
+                        self.tile_of::<ROWS>(first, end, column);
+                    } else {
+                        for column in column..to {
+                            self.tile_of::<1>(first, end, column);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn tile_of<const N: usize>(&self, first: usize, end: usize, column: usize) {
+        macro_rules! rows {
+            ($($rows:literal)*) => {
+                match (end - first, self.half) {
+                    // SAFETY: passed on from the caller.
+                    $(($rows, true) => unsafe { self.tile::<N, $rows, true>(first, column) },
+                    ($rows, false) => unsafe { self.tile::<N, $rows, false>(first, column) },)*
+                    (rows, _) => unreachable!("a tile has 6 rows at most, not {rows}"),
+                }
+            };
+        }
+        rows!(1 2 3 4 5 6);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn tile<const N: usize, const M: usize, const HALF: bool>(&self, first: usize, column: usize) {
+        let Sizes { n, k, .. } = self.sizes;
+        let step = if HALF { 32 } else { 16 };
+        let mut sums = [[_mm512_setzero_ps(); N]; M];
+        // SAFETY: whole vectors and the masked rest lie inside the rows.
+        unsafe {
+            let (x, w) = (self.x.add(first * k), self.w.add(column * k));
+            let mut add = |at: usize, mask: u32| {
+                let load = |row: *const u16| {
+                    if HALF {
+                        _mm512_maskz_loadu_epi16(mask, row.wrapping_add(at).cast())
+                    } else {
+                        let halves = _mm256_maskz_loadu_epi16(mask as u16, row.wrapping_add(at).cast());
+                        _mm512_castps_si512(_mm512_cvtph_ps(halves))
+                    }
+                };
+                let weights: [__m512i; N] = std::array::from_fn(|j| load(w.wrapping_add(j * k)));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let x = load(x.wrapping_add(i * k));
+                    for (sum, w) in sums.iter_mut().zip(&weights) {
+                        *sum = if HALF {
+                            let pairs = |v: __m512i| std::mem::transmute::<__m512i, __m512bh>(v);
+                            _mm512_dpbf16_ps(*sum, pairs(*w), pairs(x))
+                        } else {
+                            _mm512_fmadd_ps(_mm512_castsi512_ps(*w), _mm512_castsi512_ps(x), *sum)
+                        };
+                    }
+                }
+            };
+            for at in (0..k / step * step).step_by(step) {
+                add(at, u32::MAX);
+            }
+            if k % step != 0 {
+                add(k / step * step, (1 << (k % step)) - 1);
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (j, sum) in sums.iter().enumerate() {
+                    *self.out.get().add((first + i) * n + column + j) = _mm512_reduce_add_ps(*sum);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Products of bf16 and f16 matrices, which MLX does not give to BLAS. Sums are f32, results are rounded once.
+//!
+//! Up to [`FEW`] rows against a matrix whose rows are read whole (every linear layer), AVX-512 streams the matrix once ([`dot`]);
+//! everything else widens panels into the f32 product of [`super::gemm`]. Both are batch-invariant; the choice depends on the
+//! number of rows only beyond [`FEW`].
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::convert::{Copies, Results, Values};
+use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
+use super::isa::Isa;
+use super::pool;
+use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
+use super::scratch::{Scratch, with_scratch};
+
+mod dot;
+
+/// Rows up to which a row's result does not depend on how many others there are.
+const FEW: usize = 64;
+
+thread_local! {
+    static WIDE: Scratch = const { Cell::new(Vec::new()) };
+    static RESULTS: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// `x @ w.T` in bf16 or f16, or `None` where MLX's own operation is to be taken.
+///
+/// # Shapes
+/// - `x`: `[…, in]`, `w`: `[out, in]`, result: `[…, out]`
+pub(crate) fn linear(x: &Array, w: &Array) -> Result<Option<Array>, Exception> {
+    let fits = matches!(x.dtype(), Dtype::Float16 | Dtype::Bfloat16)
+        && w.dtype() == x.dtype()
+        && w.ndim() == 2
+        && x.ndim() > 0
+        && x.dim(-1) == w.dim(1)
+        && on_cpu();
+    if !fits {
+        return Ok(None);
+    }
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = w.dim(0);
+    }
+    Product { transpose_a: false, transpose_b: true, isa: isa()? }.apply(x, w, &shape).map(Some)
+}
+
+fn isa() -> Result<Isa, Exception> {
+    Isa::active().map_err(|e| Exception::custom(e.to_string()))
+}
+
+/// `op(A) @ op(B)` of two matrices; leading axes of one that is not transposed count as rows.
+#[derive(Debug, Clone, Copy)]
+struct Product {
+    transpose_a: bool,
+    transpose_b: bool,
+    isa: Isa,
+}
+
+impl Product {
+    fn apply(self, a: &Array, b: &Array, shape: &[i32]) -> Result<Array, Exception> {
+        apply_one(self, &[a, b], shape, a.dtype())
+    }
+}
+
+impl Operation for Product {
+    fn name(&self) -> &'static CStr {
+        c"Product"
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let (mut copy_a, mut copy_b) = (Copies::default(), Copies::default());
+        let (a, b) = (Values::new(&inputs[0], &mut copy_a), Values::new(&inputs[1], &mut copy_b));
+        let last = |view: &View<'_>| view.shape.last().map_or(1, |&size| size as usize);
+        let (inner, n) =
+            (last(&inputs[0]), if self.transpose_b { inputs[1].shape[0] as usize } else { last(&inputs[1]) });
+        let Some(m) = outputs[0].len().checked_div(n) else { return };
+        let k = if self.transpose_a { a.len().checked_div(m).unwrap_or(0) } else { inner };
+        let sizes = Sizes { m, n, k };
+        let out = Results::new(&mut outputs[0]);
+        with_scratch(&RESULTS, m * n, |results| {
+            if m <= FEW && !self.transpose_a && self.transpose_b && self.isa >= Isa::Avx512 {
+                dot::multiply(&a, &b, sizes, results);
+            } else {
+                self.by_panels(&a, &b, sizes, results);
+            }
+            let results = Shared(results.as_mut_ptr());
+            pool::parallel_ranges(m * n, 64, (m * n).div_ceil(1 << 15), |from, to| {
+                // SAFETY: ranges are disjoint, and each is written by one task.
+                unsafe {
+                    let part = std::slice::from_raw_parts_mut(results.get().add(from), to - from);
+                    out.write(self.isa, from, part);
+                }
+            });
+        });
+    }
+
+    fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        let flat = |array: &Array| array.reshape(&[-1, array.dim(-1)]);
+        let (a, b, g) = (flat(&at.primals[0])?, &at.primals[1], flat(&at.cotangents[0])?);
+        let product = |transpose_a, transpose_b| Self { transpose_a, transpose_b, isa: self.isa };
+        let (ta, tb) = (self.transpose_a, self.transpose_b);
+        let gradient = |&of: &usize| match (of, ta, tb) {
+            (0, false, _) => product(false, !tb).apply(&g, b, at.primals[0].shape()),
+            (0, true, _) => product(tb, true).apply(b, &g, at.primals[0].shape()),
+            (_, _, false) => product(!ta, false).apply(&a, &g, b.shape()),
+            (_, _, true) => product(true, ta).apply(&g, &a, b.shape()),
+        };
+        at.argnums.iter().map(gradient).collect()
+    }
+}
+
+/// `C` is `m` × `n`, sums run over `k`.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Product {
+    fn by_panels(&self, a: &Values<'_>, b: &Values<'_>, Sizes { m, n, k }: Sizes, out: &mut [f32]) {
+        assert!(a.len() == m * k && b.len() == k * n && out.len() == m * n);
+        let (isa, kernels) = (self.isa, Kernels::of(self.isa));
+        // Lanes that are rows in memory are widened and transposed, those that are neighbours are widened in place.
+        let pack = |values: &Values<'_>, by_rows: bool, ld: usize, block: Block, dst: *mut f32| {
+            let Block { lane, lanes, width, k, kc } = block;
+            // SAFETY: `gemm` made room for the packed block.
+            let packed = unsafe { std::slice::from_raw_parts_mut(dst, width * kc) };
+            if !by_rows {
+                for (i, packed) in packed.chunks_exact_mut(width).enumerate() {
+                    let from = (k + i) * ld + lane;
+                    values.read(isa, from, &mut packed[..lanes]);
+                    packed[lanes..].fill(0.0);
+                }
+                return;
+            }
+            with_scratch(&WIDE, lanes * kc, |rows| {
+                for (i, row) in rows.chunks_exact_mut(kc).enumerate() {
+                    values.read(isa, (lane + i) * ld + k, row);
+                }
+                // SAFETY: `rows` holds `lanes` rows of `kc` values.
+                unsafe { (kernels.pack_rows)(rows.as_ptr(), kc, lanes, width, kc, dst) };
+            });
+        };
+        let (ta, tb) = (self.transpose_a, self.transpose_b);
+        let pack_a = |block: Block, dst: *mut f32| pack(a, !ta, if ta { m } else { k }, block, dst);
+        let pack_b = |block: Block, dst: *mut f32| pack(b, tb, if tb { k } else { n }, block, dst);
+        let c = Shared(out.as_mut_ptr());
+        let product = Gemm { m, n, k, pack_a: &pack_a, pack_b: &pack_b, alpha: 1.0, beta: 0.0, c, ldc: n };
+        // SAFETY: `out` has m rows of n values, and the packing functions cover all blocks.
+        unsafe { gemm(isa, &product) };
+    }
+}
+
+#[cfg(test)]
+mod tests;
