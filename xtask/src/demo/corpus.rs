@@ -27,19 +27,19 @@ type Writer = fn(&Library, &mut Rng) -> Draft;
 
 /// Each kind with its share of the documents, in tenths of a percent.
 const KINDS: [(&str, usize, Writer); 13] = [
-    ("story", 150, |library, rng| Draft::Raw(library.story(rng).text())),
-    ("story told", 85, |library, rng| Draft::Chat(story_told(library, rng))),
-    ("story continued", 115, |library, rng| Draft::Chat(story_continued(library, rng))),
-    ("fact", 140, |_, rng| Draft::Chat(fact(rng))),
-    ("sum", 105, |_, rng| Draft::Chat(sum(rng))),
-    ("small talk", 30, |_, rng| Draft::Chat(small_talk(rng))),
-    ("dialogue", 65, |_, rng| Draft::Chat(dialogue(rng))),
-    ("repeat", 110, |library, rng| Draft::Chat(task(copying::repeat(library, rng), rng))),
-    ("edit", 70, |library, rng| Draft::Chat(task(copying::edit(library, rng), rng))),
-    ("echo", 20, |_, rng| Draft::Raw(copying::echo(rng))),
-    ("json", 70, |_, rng| Draft::Chat(object(rng))),
-    ("tool", 35, |_, rng| Draft::Chat(tools::conversation(rng))),
-    ("no tool", 5, |_, rng| Draft::Chat(tools::without_tools(rng))),
+    ("story", 70, |library, rng| Draft::Raw(library.story(rng).text())),
+    ("story told", 55, |library, rng| Draft::Chat(story_told(library, rng))),
+    ("story continued", 75, |library, rng| Draft::Chat(story_continued(library, rng))),
+    ("fact", 170, |_, rng| Draft::Chat(fact(rng))),
+    ("sum", 140, |_, rng| Draft::Chat(sum(rng))),
+    ("small talk", 40, |_, rng| Draft::Chat(small_talk(rng))),
+    ("dialogue", 60, |_, rng| Draft::Chat(dialogue(rng))),
+    ("repeat", 170, |library, rng| Draft::Chat(task(copying::repeat(library, rng), rng))),
+    ("edit", 90, |library, rng| Draft::Chat(task(copying::edit(library, rng), rng))),
+    ("echo", 80, |_, rng| Draft::Raw(copying::echo(rng))),
+    ("json", 100, |_, rng| Draft::Chat(object(rng))),
+    ("tool", 45, |_, rng| Draft::Chat(tools::conversation(rng))),
+    ("no tool", 10, |_, rng| Draft::Chat(tools::without_tools(rng))),
 ];
 
 /// `count` documents; the same seed gives the same ones, and more of them begin with the same.

@@ -15,8 +15,8 @@ use super::questions::questions;
 use super::{Args, pass, tokenizer};
 use crate::workspace;
 
-/// About six million tokens.
-const DOCUMENTS: usize = 75_000;
+/// About thirteen million tokens.
+const DOCUMENTS: usize = 200_000;
 
 /// Documents on which the tokenizer is trained: enough for all words.
 const TOKENIZER_DOCUMENTS: usize = 20_000;
