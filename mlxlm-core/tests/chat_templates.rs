@@ -1,6 +1,7 @@
 //! Chat templates against what Python's transformers renders: single constructs, and templates with those of the
 //! well-known families. `fixtures/chat_templates/record.py` writes the expected texts.
 #![cfg(feature = "text")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::path::{Path, PathBuf};
 
@@ -105,4 +106,63 @@ fn families_render_as_in_transformers() {
         found.extend(differences(&got, expected).map(|d| format!("{place}\n    {d}")));
     }
     report(&found);
+}
+
+fn options(kwargs: Value) -> TemplateOptions {
+    TemplateOptions { kwargs: kwargs.as_object().unwrap().clone(), ..TemplateOptions::default() }
+}
+
+fn render(source: &str, messages: &Value, options: &TemplateOptions) -> Result<String, TextError> {
+    ChatTemplate::new(source).unwrap().render(messages.as_array().unwrap(), Map::new(), options)
+}
+
+#[test]
+fn messages_that_cannot_be_rendered_are_refused() {
+    let check = |messages: Value, options: &TemplateOptions, expected: &str| {
+        let error = render("{{ messages[-1].content }}", &messages, options).unwrap_err();
+        assert!(matches!(error, TextError::BadMessages(_)), "{error}");
+        assert!(error.to_string().contains(expected), "{error}, expected {expected}");
+    };
+    let plain = TemplateOptions::default();
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    check(json!([]), &plain, "no messages");
+    check(json!(["hi"]), &plain, "not an object: \"hi\"");
+    for name in ["messages", "add_generation_prompt", "chat_template", "tokenize"] {
+        check(hi.clone(), &options(json!({name: true})), &format!("`{name}` cannot be set"));
+    }
+    check(hi.clone(), &options(json!({"tools": "x"})), "`tools` is not a list of objects");
+    check(hi.clone(), &options(json!({"documents": [1]})), "`documents` is not a list of objects");
+
+    let both = TemplateOptions { continue_final_message: true, add_generation_prompt: true, ..plain.clone() };
+    check(hi, &both, "exclude each other");
+    let continued = TemplateOptions { continue_final_message: true, ..plain };
+    check(json!([{"role": "assistant", "content": null}]), &continued, "it has no `content`");
+    check(json!([{"role": "assistant", "content": [{"type": "image"}]}]), &continued, "it has no text");
+    let messages = json!([{"role": "assistant", "content": "x"}]);
+    let error = render("{{ messages[0]['role'] }}", &messages, &continued).unwrap_err();
+    assert!(error.to_string().contains("does not read `content`"), "{error}");
+    let error = render("{{ messages[0].content|length }}", &messages, &continued).unwrap_err();
+    assert!(error.to_string().contains("leaves out a part of it"), "{error}");
+}
+
+#[test]
+fn the_final_message_keeps_its_space_where_the_template_does() {
+    let messages = json!([{"role": "assistant", "content": "So "}]);
+    let continued = TemplateOptions { continue_final_message: true, ..TemplateOptions::default() };
+    assert_eq!(render("<{{ messages[0].content }}>", &messages, &continued).unwrap(), "<So ");
+    assert_eq!(render("<{{ messages[0].content|trim }}>", &messages, &continued).unwrap(), "<So");
+}
+
+#[test]
+fn reasoning_has_all_its_names() {
+    let messages = json!([{"role": "assistant", "content": "a", "reasoning": "r"}]);
+    let source = "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}{{ messages[0].reasoning }}";
+    assert_eq!(render(source, &messages, &TemplateOptions::default()).unwrap(), "rrr");
+}
+
+#[test]
+fn today_is_known() {
+    let messages = json!([{"role": "user", "content": ""}]);
+    let year = render("{{ strftime_now('%Y') }}", &messages, &TemplateOptions::default()).unwrap();
+    assert!(year.parse::<u32>().unwrap() >= 2024, "{year}");
 }

@@ -2,7 +2,8 @@
 //!
 //! Unusual:
 //! - A tokenizer is foreign data for a library that was written for friendly data: sizes and ids are checked first, and
-//!   a panic while it loads becomes an error.
+//!   its panics become errors. (Its regular expressions are Oniguruma's, as in Python; the other engine that the library
+//!   can use would give up 10 times sooner, with a panic too.)
 //! - Tokens are looked up by id one by one, so that no table as long as the largest id is ever built.
 //! - Truncation and padding that a `tokenizer.json` may ask for are for batches of an encoder, and are left off, as in
 //!   the reference.
@@ -12,8 +13,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::AddedToken;
 
+use crate::text::llama::LlamaClass;
 use crate::text::{DetokenizerKind, TextError};
 use crate::{Result, io};
 
@@ -30,6 +33,10 @@ pub(crate) struct Codec {
     newline_marks: bool,
     /// Spaces before punctuation go away when text is decoded.
     clean_up_spaces: bool,
+    /// Whether the vocabulary is one of bytes, as in GPT-2.
+    pub(crate) byte_level: bool,
+    /// The padding token that `tokenizer.json` names.
+    pub(crate) pad_token: Option<String>,
 }
 
 /// What is needed of `tokenizer.json` besides what the `tokenizers` crate reads itself.
@@ -38,7 +45,13 @@ struct Outline {
     #[serde(default)]
     added_tokens: Vec<Added>,
     #[serde(default)]
-    decoder: serde_json::Value,
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
 }
 
 #[derive(Deserialize)]
@@ -46,19 +59,31 @@ struct Added {
     id: u64,
 }
 
+impl Outline {
+    /// Whether one of the steps is that of a vocabulary of bytes.
+    fn is_byte_level(&self) -> bool {
+        let steps = [&self.normalizer, &self.pre_tokenizer, &self.post_processor, &self.decoder];
+        steps.iter().any(|step| step.to_string().contains("\"ByteLevel\""))
+    }
+}
+
 impl Codec {
     /// Reads a `tokenizer.json`, and tells which streaming detokenizer its decoder asks for.
     pub(crate) fn open(path: &Path) -> Result<(Self, DetokenizerKind)> {
         let bad = |reason: String| TextError::BadTokenizer { path: path.to_owned(), reason };
-        let bytes = read_limited(path)?;
+        let bytes = read_limited(path, MAX_BYTES)?;
         let outline: Outline = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
         if let Some(token) = outline.added_tokens.iter().find(|token| token.id > MAX_ID) {
             return Err(bad(format!("the id {} of an added token is above {MAX_ID}", token.id)).into());
         }
-        let backend = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(&bytes)))
-            .map_err(|_| bad("its tables contradict each other".into()))?
-            .map_err(|error| bad(error.to_string()))?;
-        let mut codec = Self { backend, newline_marks: false, clean_up_spaces: false };
+        let backend = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(bad)?;
+        let mut codec = Self {
+            newline_marks: false,
+            clean_up_spaces: false,
+            byte_level: outline.is_byte_level(),
+            pad_token: backend.get_padding().map(|padding| padding.pad_token.clone()),
+            backend,
+        };
         codec.backend.with_padding(None);
         codec.backend.with_truncation(None).map_err(|error| bad(error.to_string()))?;
         Ok((codec, DetokenizerKind::of(&outline.decoder)))
@@ -75,9 +100,14 @@ impl Codec {
         self.clean_up_spaces = !matches!(self.backend.get_model(), tokenizers::ModelWrapper::BPE(_));
     }
 
+    /// Makes of it what transformers' class makes of it.
+    pub(crate) fn rebuild_as(&mut self, class: LlamaClass) -> Result<(), TextError> {
+        class.rebuild(&mut self.backend).map_err(|error| TextError::Failed(error.to_string()))
+    }
+
     /// Adds tokens that `tokenizer.json` does not have with the same properties.
-    pub(crate) fn add_tokens(&mut self, tokens: &[AddedToken]) {
-        self.backend.add_tokens(tokens);
+    pub(crate) fn add_tokens(&mut self, tokens: &[AddedToken]) -> Result<(), TextError> {
+        guarded(|| Ok(self.backend.add_tokens(tokens))).map(drop).map_err(TextError::Failed)
     }
 
     /// The tokens that are matched before the text is split, in no particular order.
@@ -100,17 +130,13 @@ impl Codec {
 
     pub(crate) fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         let marked = if self.newline_marks { text.replace('\n', "<n>") } else { text.to_owned() };
-        let encoding = self
-            .backend
-            .encode_fast(marked, add_special_tokens)
-            .map_err(|error| TextError::Encode(error.to_string()))?;
+        let encoding = guarded(|| self.backend.encode_fast(marked, add_special_tokens)).map_err(TextError::Failed)?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of ids; ids that are no tokens are left out, as in the reference.
     pub(crate) fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
-        let mut text =
-            self.backend.decode(ids, skip_special_tokens).map_err(|error| TextError::Decode(error.to_string()))?;
+        let mut text = guarded(|| self.backend.decode(ids, skip_special_tokens)).map_err(TextError::Failed)?;
         if self.clean_up_spaces {
             for (spaced, closed) in [
                 (" .", "."),
@@ -131,17 +157,117 @@ impl Codec {
     }
 }
 
-/// Reads a file of at most [`MAX_BYTES`].
-fn read_limited(path: &Path) -> Result<Vec<u8>> {
+/// Runs the library, which panics where a regular expression takes too long or tables contradict each other; what it
+/// says of that, or of an error, comes back.
+fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+            (Some(message), _) => message.clone(),
+            (None, Some(message)) => (*message).to_owned(),
+            (None, None) => "its tables contradict each other".into(),
+        }),
+    }
+}
+
+/// Reads a file of at most `limit_bytes`.
+fn read_limited(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = io::open(path)?;
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|source| crate::Error::Io {
+    file.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(|source| crate::Error::Io {
         action: "read",
         path: path.to_owned(),
         source,
     })?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(TextError::TooLarge { path: path.to_owned(), limit_bytes: MAX_BYTES }.into());
+    if bytes.len() as u64 > limit_bytes {
+        return Err(TextError::TooLarge { path: path.to_owned(), limit_bytes }.into());
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codec(text: &str) -> Result<Codec> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        io::write(&path, text).unwrap();
+        Codec::open(&path).map(|(codec, _)| codec)
+    }
+
+    fn word_level(added: &str, rest: &str) -> String {
+        format!(
+            r#"{{"added_tokens":[{added}],"pre_tokenizer":{{"type":"Whitespace"}},{rest}
+            "model":{{"type":"WordLevel","vocab":{{"a":0,"b":7}},"unk_token":"[UNK]"}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_file_that_is_no_tokenizer_is_refused() {
+        let token = |id: &str| word_level(&format!(r#"{{"id":{id},"content":"<t>","special":true}}"#), "");
+        let split = |regex: &str| {
+            let step = format!(r#""normalizer":{{"type":"Replace","pattern":{{"Regex":"{regex}"}},"content":""}},"#);
+            word_level("", &step)
+        };
+        for (text, reason) in [
+            (String::new(), "EOF"),
+            ("[]".into(), "invalid"),
+            ("{}".into(), "Model missing"),
+            (r#"{"model":{"type":"BPE","vocab":{"a":0},"merges":["a b"]}}"#.into(), "Token `b` out of vocabulary"),
+            (r#"{"model":{"type":"Unigram","vocab":[["a",0.0]],"unk_id":5}}"#.into(), "UnkIdNotInVocabulary"),
+            (token("4294967295"), "above 2147483647"),
+            (token("-1"), "invalid value"),
+            (split("(a"), "unmatched parenthesis"),
+            (format!(r#"{{"decoder":{}1"#, "[".repeat(100_000)), "recursion limit"),
+        ] {
+            let error = codec(&text).err().unwrap();
+            assert!(matches!(error, crate::Error::Text(TextError::BadTokenizer { .. })), "{error}");
+            assert!(error.to_string().contains(reason), "{error}, expected {reason}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        io::write(&path, "12345").unwrap();
+        assert_eq!(read_limited(&path, 5).unwrap(), b"12345");
+        let error = read_limited(&path, 4).unwrap_err();
+        assert!(matches!(error, crate::Error::Text(TextError::TooLarge { limit_bytes: 4, .. })), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_word_without_a_token_for_it_is_an_error() {
+        let codec = codec(&word_level("", "")).unwrap();
+        assert_eq!(codec.encode("a b", true).unwrap(), [0, 7]);
+        let error = codec.encode("a c", true).unwrap_err();
+        assert!(matches!(error, TextError::Failed(_)), "{error}");
+    }
+
+    #[test]
+    fn ids_that_are_no_tokens_are_left_out() {
+        let codec = codec(&word_level("", "")).unwrap();
+        assert_eq!(codec.decode(&[0, 3, 7, u32::MAX], false).unwrap(), "a b");
+        assert_eq!((codec.token(3), codec.token(u32::MAX), codec.len()), (None, None, 2));
+    }
+
+    #[test]
+    fn new_lines_may_be_marked() {
+        let text = r#"{"model":{"type":"BPE","vocab":{"a":0,"<n>":1},"merges":[]},"decoder":{"type":"Fuse"},
+            "added_tokens":[{"id":1,"content":"<n>","special":false,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}]}"#;
+        let mut codec = codec(text).unwrap();
+        codec.use_newline_marks();
+        assert_eq!(codec.encode("a\n\na", false).unwrap(), [0, 1, 1, 0]);
+        assert_eq!(codec.decode(&[0, 1, 0], false).unwrap(), "a\na");
+    }
+
+    #[test]
+    fn a_regex_that_explodes_is_an_error() {
+        let step = r#""normalizer":{"type":"Replace","pattern":{"Regex":"(a+)+$"},"content":"x"},"#;
+        let codec = codec(&word_level("", step)).unwrap();
+        let error = codec.encode(&("a".repeat(40) + "b"), false).unwrap_err();
+        assert_eq!(error.to_string(), "the tokenizer failed: Onig: Regex search error: retry-limit-in-match over");
+        assert!(codec.encode("a b", false).is_ok(), "it can be used after that");
+    }
 }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use crate::text::TextError;
+use crate::text::llama::LlamaClass;
 use crate::{Result, io};
 
 /// Names that transformers knows; a model may have more, as in `image_token`.
@@ -36,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) chat_template_type: Option<String>,
     /// Whether decoded text loses the spaces before punctuation.
     pub(crate) clean_up_spaces: bool,
+    /// The settings of the class, if it is Llama's.
+    pub(crate) llama: LlamaClass,
 }
 
 impl Config {
@@ -60,12 +63,20 @@ impl Config {
         }
         config.tokenizer_class = file.string("tokenizer_class")?;
         config.chat_template_type = file.string("chat_template_type")?;
+        config.llama = LlamaClass::of(&file.fields);
         config.clean_up_spaces = file.fields.get("clean_up_tokenization_spaces").and_then(Value::as_bool) == Some(true);
         config.templates = match overrides.get("chat_template") {
             Some(_) => file.templates()?,
             None => read_templates(folder, &file)?,
         };
         Ok(config)
+    }
+
+    /// Names a token, unless the folder names one so.
+    pub(crate) fn name_token(&mut self, name: &str, token: &str) {
+        if !self.named_tokens.iter().any(|(known, _)| known == name) {
+            self.named_tokens.push((name.into(), AddedToken::from(token, true)));
+        }
     }
 
     fn read_special_tokens(&mut self, file: &Fields) -> Result<(), TextError> {
@@ -127,6 +138,11 @@ pub(crate) fn read_eos_token_ids(folder: &Path) -> Result<Vec<u32>> {
         }
     }
     Ok(Vec::new())
+}
+
+/// The `model_type` in `config.json`.
+pub(crate) fn read_model_type(folder: &Path) -> Result<Option<String>> {
+    Ok(Fields::read(folder.join("config.json"))?.string("model_type")?)
 }
 
 /// A token id, or a list of them.

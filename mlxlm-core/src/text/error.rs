@@ -50,13 +50,9 @@ pub enum TextError {
     #[error("`{0}` is not a token of this tokenizer")]
     UnknownToken(String),
 
-    /// The tokenizer refused a text.
-    #[error("the text cannot be tokenized: {0}")]
-    Encode(String),
-
-    /// The decoder of the tokenizer refused ids.
-    #[error("the tokens cannot be decoded: {0}")]
-    Decode(String),
+    /// The tokenizer refused a text or ids, as a vocabulary without an unknown token does.
+    #[error("the tokenizer failed: {0}")]
+    Failed(String),
 
     /// The model has no chat template.
     #[error("this model has no chat template")]

@@ -29,6 +29,7 @@ mod codec;
 mod config;
 mod detokenizer;
 mod error;
+mod llama;
 mod python;
 mod thinking;
 mod tokenizer;

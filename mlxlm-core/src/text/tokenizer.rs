@@ -3,7 +3,7 @@
 //! Reference: `TokenizerWrapper` and `load` of `mlx_lm/tokenizer_utils.py` 0.32.2 over transformers' `TokenizersBackend`.
 //!
 //! Unusual:
-//! - `tokenizer.json` is taken as it is; transformers rebuilds parts of it for some model classes.
+//! - `tokenizer.json` is taken as it is, except for one class (see `llama.rs`).
 //! - `add_eos_token` refuses an unknown token, where the reference takes the unknown token's id for it.
 
 use std::collections::{BTreeSet, HashSet};
@@ -17,6 +17,7 @@ use tokenizers::AddedToken;
 use crate::Result;
 use crate::text::codec::Codec;
 use crate::text::config::{self, Config};
+use crate::text::llama;
 use crate::text::{ChatTemplate, Detokenizer, DetokenizerKind, TemplateOptions, TextError, Thinking};
 
 /// How to load a tokenizer.
@@ -72,8 +73,21 @@ impl Tokenizer {
             return Err(TextError::NoTokenizer { folder: folder.to_owned(), found }.into());
         }
         let (mut codec, detokenizer) = Codec::open(&path)?;
-        let config = Config::read(folder, &options.config)?;
-        codec.add_tokens(&missing_tokens(&codec, &config));
+        let mut config = Config::read(folder, &options.config)?;
+        if llama::applies(
+            config.tokenizer_class.as_deref(),
+            config::read_model_type(folder)?.as_deref(),
+            codec.byte_level,
+        ) {
+            codec.rebuild_as(config.llama)?;
+            for (name, token) in llama::DEFAULT_NAMES {
+                config.name_token(name, token);
+            }
+        }
+        if let Some(token) = &codec.pad_token {
+            config.name_token("pad_token", token);
+        }
+        codec.add_tokens(&missing_tokens(&codec, &config))?;
         if config.tokenizer_class.as_deref() == Some("NewlineTokenizer") {
             codec.use_newline_marks();
         }
