@@ -89,17 +89,16 @@ impl<'a> DraftDecoding<'a> {
 
     /// Brings caches that are lent to where they hold the prompt and every token handed out.
     pub fn settle(&mut self) -> Result<()> {
-        let text = &self.text[..self.prompt_len + self.handed_out];
-        self.model.settle(text)?;
-        self.draft.settle(text)
+        let end = self.prompt_len + self.handed_out;
+        let for_draft = self.for_draft(0);
+        self.model.settle(&self.text[..end])?;
+        self.draft.settle(&for_draft[..end])
     }
 
     fn start(&mut self) -> Result<()> {
         let total = self.prompt_len;
         let before = &self.text[..total - 1];
-        if self.can_draft(before) {
-            self.draft.prefill(before, &mut |_| {})?;
-        }
+        self.draft.prefill(&self.for_draft(0)[..total - 1], &mut |_| {})?;
         let progress = &mut self.progress;
         let mut report = |done| progress.iter_mut().for_each(|progress| progress(done, total));
         self.model.prefill(before, &mut report)?;
@@ -109,10 +108,10 @@ impl<'a> DraftDecoding<'a> {
         Ok(())
     }
 
-    /// Whether the draft model knows all these tokens.
-    fn can_draft(&self, tokens: &[u32]) -> bool {
-        let vocab_size = i64::from(self.draft.vocab_size());
-        tokens.iter().all(|&id| i64::from(id) < vocab_size)
+    /// Tokens from `from` on for the draft model: those that it does not know are its last, as it only guesses anyway.
+    fn for_draft(&self, from: usize) -> Vec<u32> {
+        let last = self.draft.vocab_size().max(1) as u32 - 1;
+        self.text[from..].iter().map(|&id| id.min(last)).collect()
     }
 
     /// How many tokens to propose now: the last one that is wanted need not be.
@@ -120,16 +119,15 @@ impl<'a> DraftDecoding<'a> {
         let generated = self.text.len() - self.prompt_len;
         let wanted = self.max_tokens.map_or(usize::MAX, |max| max - generated);
         let n = self.num_draft_tokens.min(wanted - 1);
-        let unread = &self.text[self.draft.read()..];
-        let fits = self.can_draft(unread) && self.draft.can_take_back(unread.len() + n);
-        if fits && self.model.can_take_back(1 + n) { n } else { 0 }
+        let unread = self.text.len() - self.draft.read();
+        if self.draft.can_take_back(unread + n) && self.model.can_take_back(1 + n) { n } else { 0 }
     }
 
     /// Lets the draft model go on by `n` tokens, each `[1]`.
     fn propose(&mut self, n: usize) -> Result<Vec<Array>> {
         let mut chooser = self.chooser.clone();
         chooser.note(&row_of(&self.text[self.model.read()..]))?;
-        let mut input = row_of(&self.text[self.draft.read()..]);
+        let mut input = row_of(&self.for_draft(self.draft.read()));
         let mut proposed = Vec::with_capacity(n);
         for _ in 0..n {
             let logits = self.draft.forward(&input)?.try_index((.., -1, ..))?;
