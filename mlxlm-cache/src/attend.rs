@@ -9,10 +9,10 @@ use mlxlm_core::fast::{self, ScaledDotProductAttentionMask};
 use mlxlm_core::ops::indexing::{Ellipsis, TryIndexOp};
 use mlxlm_core::{Array, Dtype, fused, ops, quant};
 
-use crate::Result;
 use crate::buffer::Buffer;
 use crate::mask::{Chunk, Mask, Masks, Spec};
 use crate::quantized::Tensor;
+use crate::{Error, Result};
 
 /// How a layer attends.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +33,15 @@ impl Attend {
     /// Attention to all earlier tokens.
     pub fn scaled(scale: f32) -> Self {
         Self { scale, ..Self::default() }
+    }
+
+    /// Checks that a token sees at least itself.
+    pub(crate) fn check(&self) -> Result<()> {
+        match (self.window, self.chunk) {
+            (Some(window @ ..=0), _) => Err(Error::Window { window }),
+            (_, Some(chunk_size @ ..=0)) => Err(Error::Chunk { chunk_size }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -55,8 +64,9 @@ pub fn attend_uncached(q: &Array, k: &Array, v: &Array, how: &Attend, masks: &Ma
     if let Attend { scale, softcap: None, sinks: None, window: None, chunk: None } = how {
         return Ok(fused::causal_attention(q, k, v, *scale)?);
     }
+    how.check()?;
     let kv = Buffer::new(k, v, None)?;
-    let chunk = how.chunk.filter(|&size| size > 0).map(|size| Chunk { size, first: 0 });
+    let chunk = how.chunk.map(|size| Chunk { size, first: 0 });
     let spec = Spec { len: kv.len(), window: how.window, chunk, ..Spec::default() };
     Reach { kv, mask: masks.mask(&spec)? }.attend(q, how, masks)
 }
@@ -140,11 +150,7 @@ fn multiply(x: &Array, with: &Tensor, side: Side) -> Result<Array> {
 fn four(q: &Array) -> Result<[i32; 4]> {
     let shape = q.shape();
     let expected = "[B, H, L, d]";
-    shape.try_into().map_err(|_| crate::Error::Shape {
-        what: "queries",
-        expected: expected.into(),
-        got: shape.to_vec(),
-    })
+    shape.try_into().map_err(|_| Error::Shape { what: "queries", expected: expected.into(), got: shape.to_vec() })
 }
 
 /// A number in the type of the arrays that it meets, so that it does not widen them.

@@ -76,8 +76,9 @@ impl BatchKvCache {
     pub(crate) fn extend(&mut self, other: &Self) -> Result<()> {
         let idx = self.idx.max(other.idx);
         self.buffer = join_rows(&[(self.held()?, self.left_padding.len()), (other.held()?, other.left_padding.len())])?;
-        let shifted =
-            |cache: &Self| cache.left_padding.iter().map(|padding| padding + idx - cache.idx).collect::<Vec<_>>();
+        let shifted = |cache: &Self| {
+            cache.left_padding.iter().map(|padding| padding.saturating_add(idx - cache.idx)).collect::<Vec<_>>()
+        };
         self.left_padding = [shifted(self), shifted(other)].concat();
         self.idx = idx;
         Ok(())

@@ -79,7 +79,11 @@ impl BatchRotatingKvCache {
             len,
             before,
             window,
-            padding: self.left_padding.iter().map(|padding| padding - dropped - i32::from(wraps)).collect(),
+            padding: self
+                .left_padding
+                .iter()
+                .map(|padding| padding.saturating_sub(dropped + i32::from(wraps)))
+                .collect(),
             ring: wraps.then_some(Ring { keep: 0, newest }),
             ..Spec::default()
         }
@@ -166,7 +170,7 @@ impl BatchRotatingKvCache {
         let n = n.clamp(0, self.seen);
         self.seen -= n;
         self.idx -= n;
-        self.offsets.iter_mut().for_each(|offset| *offset -= n);
+        self.offsets.iter_mut().for_each(|offset| *offset = offset.saturating_sub(n));
         n
     }
 

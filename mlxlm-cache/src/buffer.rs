@@ -156,7 +156,7 @@ pub(crate) fn append<'a>(held: &'a mut Option<Buffer>, used: i32, new: &Buffer) 
 
 fn check_pair(keys: &Array, values: &Array) -> Result<()> {
     let (k, v) = (keys.shape(), values.shape());
-    if k.len() != 4 {
+    if k.len() != 4 || k.contains(&0) {
         return Err(Error::Shape { what: "keys", expected: "[B, K, L, d]".into(), got: k.to_vec() });
     }
     if v.len() != 4 || v[..3] != k[..3] {

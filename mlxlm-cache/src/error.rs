@@ -43,6 +43,13 @@ pub enum Error {
         keep: i32,
     },
 
+    /// A layer that sees no token.
+    #[error("a window of {window} tokens is none")]
+    Window {
+        /// The tokens that it was to see.
+        window: i32,
+    },
+
     /// A chunked cache with chunks of no tokens.
     #[error("a chunk of {chunk_size} tokens is none")]
     Chunk {
@@ -86,6 +93,15 @@ pub enum Error {
         layer: usize,
         /// The layers with a cache.
         layers: usize,
+    },
+
+    /// An array of a recurrent state that is not there.
+    #[error("there is no array {slot} in a recurrent state of {slots}")]
+    Slot {
+        /// The array that was asked for.
+        slot: usize,
+        /// The arrays in the state.
+        slots: usize,
     },
 
     /// A quantization that MLX does not have.

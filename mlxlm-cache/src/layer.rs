@@ -108,6 +108,7 @@ impl LayerCache {
     }
 
     fn update(&mut self, k: &Array, v: &Array, how: &Attend, masks: &Masks) -> Result<Reach> {
+        how.check()?;
         match self {
             Self::Kv(cache) => cache.update(k, v, how, masks),
             Self::Rotating(cache) => cache.update(k, v, how, masks),

@@ -35,11 +35,10 @@ impl StateCache {
     }
 
     /// Replaces an array of the state; the first axis is the batch.
-    ///
-    /// # Panics
-    /// If there is no such slot, which is a mistake of the architecture.
-    pub fn set(&mut self, slot: usize, array: Array) {
-        self.slots[slot] = Some(array);
+    pub fn set(&mut self, slot: usize, array: Array) -> Result<()> {
+        let slots = self.slots.len();
+        *self.slots.get_mut(slot).ok_or(Error::Slot { slot, slots })? = Some(array);
+        Ok(())
     }
 
     /// Says that `len` tokens were read.

@@ -225,7 +225,7 @@ proptest! {
 /// A recurrent state whose one array holds `values`, a row each.
 fn state(values: &[f32]) -> LayerCache {
     let mut layer = LayerCache::new(&CacheKind::State { slots: 2 });
-    layer.state_mut().unwrap().set(0, Array::from_slice(values, &[values.len() as i32, 1]));
+    layer.state_mut().unwrap().set(0, Array::from_slice(values, &[values.len() as i32, 1])).unwrap();
     layer
 }
 

@@ -32,6 +32,11 @@ fn shapes() {
         None,
     );
     check(
+        attend(&mut layer, &good, &[1, 0, 3, 4], &good),
+        "keys of the shape [1, 0, 3, 4] do not fit a cache of [B, K, L, d]",
+        None,
+    );
+    check(
         attend(&mut layer, &good, &good, &[1, 2, 4, 4]),
         "values of the shape [1, 2, 4, 4] do not fit a cache of [1, 2, 3, d]",
         None,
@@ -98,6 +103,14 @@ fn no_room() {
         "a chunk of 0 tokens is none",
         None,
     );
+    let x = ones(&good);
+    for (window, chunk, expected) in
+        [(Some(0), None, "a window of 0 tokens is none"), (None, Some(-1), "a chunk of -1 tokens is none")]
+    {
+        let how = Attend { window, chunk, ..Attend::scaled(1.0) };
+        check(attend_uncached(&x, &x, &x, &how, &Masks::default()), expected, None);
+        check(LayerCache::new(&CacheKind::Kv).attend(&x, &x, &x, &how, &Masks::default()), expected, None);
+    }
     let mut batch = Caches::left_padded(&[CacheKind::Rotating { max_size: 0, keep: 0 }], &[0]).unwrap();
     check(
         attend(batch.layer_mut(0).unwrap(), &good, &good, &good),
@@ -111,6 +124,7 @@ fn what_a_kind_cannot() {
     let good = [1, 2, 3, 4];
     let mut state = LayerCache::new(&CacheKind::State { slots: 1 });
     check(attend(&mut state, &good, &good, &good), "a recurrent-state cache cannot attend", None);
+    check(state.state_mut().unwrap().set(1, ones(&[1])), "there is no array 1 in a recurrent state of 1", None);
     check(state.list_mut().map(drop), "a recurrent-state cache cannot stand for several", None);
     let mut kv = Caches::new(&[CacheKind::Kv]);
     check(kv.layers_mut()[0].state_mut().map(drop), "a KV cache cannot keep a recurrent state", None);

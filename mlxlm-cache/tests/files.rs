@@ -182,6 +182,11 @@ fn empty_caches_are_written_and_read() {
     assert!(again.arrays().is_empty());
 }
 
+/// A number that a file may claim.
+fn claim() -> impl Strategy<Value = i32> {
+    prop_oneof![4 => -2..20_i32, 1 => any::<i32>(), 1 => Just(i32::MAX), 1 => Just(i32::MIN)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -229,6 +234,47 @@ proptest! {
                 break;
             }
         }
+    }
+
+    /// Whatever numbers a file claims, it is refused, or its caches can be used.
+    #[test]
+    fn any_numbers(
+        case in prop::sample::select(vec!["kv", "rotating", "rotating_wrapped", "quantized4", "chunked", "batch"]),
+        lies in prop::collection::vec((0..8_usize, claim()), 1..4),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lies.safetensors");
+        let source = match case {
+            "batch" => fixture("mlx_lm_0.31.3/batch.safetensors"),
+            _ => fixture("mlx_lm_0.32.2").join(case).join("cache.safetensors"),
+        };
+        // The batch is of the old layout, and is written in the current one first.
+        let (sound, user) = Caches::load(&source).unwrap();
+        let (mut arrays, metadata) = saved(&sound, &user);
+        for (part, claim) in lies {
+            for layer in 0..2 {
+                let Some(array) = arrays.get_mut(&format!("{layer}.{part}")) else { continue };
+                if array.dtype() == Dtype::Int32 {
+                    *array = Array::full::<i32>(array.shape(), Array::from_int(claim)).unwrap();
+                }
+            }
+        }
+        write(&path, arrays, &metadata);
+        let Ok((mut caches, _)) = Caches::load(&path) else { return Ok(()) };
+        for step in [1, 3] {
+            for layer in caches.layers_mut() {
+                let held = layer.arrays()[0].shape().to_vec();
+                let d = if layer.scheme().is_some() { 32 } else { held[3] };
+                let x = zeros(&[held[0], held[1], step, d]);
+                drop(layer.attend(&x, &x, &x, &Attend::scaled(1.0), &Masks::default()));
+            }
+            caches.trim(2);
+        }
+        drop(caches.offset());
+        drop(caches.filter(&[0]));
+        drop(caches.extract(0));
+        drop(caches.extend(&caches.clone()));
+        caches.save(&path, &Metadata::new()).unwrap();
     }
 
     /// The same for batches.

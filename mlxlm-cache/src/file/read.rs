@@ -165,7 +165,8 @@ fn state(fields: &Fields) -> Result<StateCache> {
     let mut state = StateCache { slots, left_padding: None, lengths: None };
     if fields.reader.layout == Layout::Current {
         state.left_padding = fields.optional_ints("1", batch)?;
-        state.lengths = fields.optional_ints("2", batch)?;
+        let rows = batch.or(state.left_padding.as_ref().map(|padding| padding.len() as i32));
+        state.lengths = fields.optional_ints("2", rows)?;
     }
     Ok(state)
 }
