@@ -17,8 +17,8 @@ pub struct ModelInfo {
     pub vocab_size: i32,
     /// Blocks.
     pub num_layers: usize,
-    /// The longest sequence that it was trained for, if the configuration says so.
-    pub max_position_embeddings: Option<i32>,
+    /// The longest sequence that it can read, if the configuration says so.
+    pub context_length: Option<i32>,
 }
 
 /// A model that predicts the next token.

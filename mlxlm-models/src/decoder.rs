@@ -16,6 +16,11 @@ pub trait DecoderConfig: DeserializeOwned {
     /// What the stack is made of.
     type Block: Block;
 
+    /// Refuses entries from which no model can be built; those of [`Common`] were looked at before.
+    fn check(&self, _c: &Common) -> Result<()> {
+        Ok(())
+    }
+
     /// The block at `w`, which is rooted at `model.layers.{layer}`.
     fn block(&self, w: &Weights, c: &Common, layer: usize) -> Result<Self::Block>;
 
@@ -101,6 +106,7 @@ pub(crate) fn build<C: DecoderConfig>(config: &ModelConfig, store: &WeightStore)
     let (common, ignored): (Common, _) = config.parse()?;
     let (own, ignored_by_own): (C, Vec<String>) = config.parse()?;
     common.check()?;
+    own.check(&common)?;
     let root = store.root();
     let w = root.at("model");
     let skeleton = own.skeleton(&w, &common)?;
@@ -120,7 +126,7 @@ pub(crate) fn build<C: DecoderConfig>(config: &ModelConfig, store: &WeightStore)
         model_type: common.model_type.clone(),
         vocab_size: common.vocab_size,
         num_layers: layers.len(),
-        max_position_embeddings: common.max_position_embeddings,
+        context_length: common.context_length(),
     };
     let unread = ignored.into_iter().filter(|key| ignored_by_own.contains(key)).collect();
     Ok((Box::new(Decoder { embed_tokens, layers, skeleton, lm_head, info }), unread))

@@ -177,6 +177,8 @@ impl<'a> Weights<'a> {
         };
         let Some(scheme) = scheme.filter(|scheme| scheme.divides(input)) else {
             self.note_unknown_scheme(input);
+            // As below, a dense stand-in keeps the loading going.
+            self.store.tensors.borrow_mut().insert(self.name_of("weight"), ops::zeros::<f32>(shape)?);
             return Ok(None);
         };
         let columns = |last: i32| rows.iter().copied().chain([last]).collect::<Vec<_>>();

@@ -61,6 +61,11 @@ module!(Cohere2Block { input_layernorm, self_attn, mlp });
 impl DecoderConfig for Config {
     type Block = Cohere2Block;
 
+    fn check(&self, _c: &Common) -> Result<()> {
+        within("sliding_window", self.sliding_window, i32::MAX)?;
+        positive("logit_scale", self.logit_scale)
+    }
+
     fn block(&self, w: &Weights, c: &Common, layer: usize) -> Result<Cohere2Block> {
         let (rope, window) = match self.slides(layer) {
             true => (Rope::plain(c.head_dim(), c.rope_theta(), true), Some(self.sliding_window)),

@@ -45,6 +45,12 @@ module!(Gemma2Block {
 impl DecoderConfig for Config {
     type Block = Gemma2Block;
 
+    fn check(&self, _c: &Common) -> Result<()> {
+        positive("attn_logit_softcapping", self.attn_logit_softcapping)?;
+        positive("final_logit_softcapping", self.final_logit_softcapping)?;
+        positive("query_pre_attn_scalar", self.query_pre_attn_scalar)
+    }
+
     fn block(&self, w: &Weights, c: &Common, _layer: usize) -> Result<Gemma2Block> {
         let norm = |name: &str| Norm::rms_plus_one(&w.at(name), c.hidden_size, c.rms_norm_eps);
         let heads = Heads::grouped(c, Rope::plain(c.head_dim(), c.rope_theta(), c.rope_traditional))

@@ -43,6 +43,11 @@ module!(MixtralBlock { input_layernorm, self_attn, post_attention_layernorm, blo
 impl DecoderConfig for Config {
     type Block = MixtralBlock;
 
+    fn check(&self, _c: &Common) -> Result<()> {
+        within("num_local_experts", self.num_local_experts, MAX_WIDTH)?;
+        within("num_experts_per_tok", self.num_experts_per_tok, self.num_local_experts)
+    }
+
     fn block(&self, w: &Weights, c: &Common, _layer: usize) -> Result<MixtralBlock> {
         let norm = |name: &str| Norm::rms(&w.at(name), c.hidden_size, c.rms_norm_eps);
         let heads = Heads::grouped(c, Rope::plain(c.head_dim(), c.rope_theta(), c.rope_traditional));

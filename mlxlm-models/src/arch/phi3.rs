@@ -14,14 +14,14 @@ struct Config {
     #[serde(default = "one")]
     partial_rotary_factor: f32,
     #[serde(default = "original")]
-    original_max_position_embeddings: f64,
+    original_max_position_embeddings: f32,
 }
 
 fn one() -> f32 {
     1.0
 }
 
-fn original() -> f64 {
+fn original() -> f32 {
     4096.0
 }
 
@@ -32,7 +32,7 @@ impl Config {
         let Some(scaling) = &c.rope_scaling else { return Ok(plain) };
         match scaling["type"].as_str() {
             Some("longrope" | "su") => {
-                plain.longrope(scaling, self.original_max_position_embeddings, c.max_position_embeddings)
+                plain.longrope(scaling, self.original_max_position_embeddings.into(), c.max_position_embeddings)
             }
             _ => plain.scaled(scaling, c.max_position_embeddings),
         }
@@ -41,6 +41,14 @@ impl Config {
 
 impl DecoderConfig for Config {
     type Block = PreNormBlock;
+
+    fn check(&self, _c: &Common) -> Result<()> {
+        positive("original_max_position_embeddings", self.original_max_position_embeddings)?;
+        match self.partial_rotary_factor > 0.0 && self.partial_rotary_factor <= 1.0 {
+            true => Ok(()),
+            false => Err(Error::config("`partial_rotary_factor` must be above 0 and at most 1")),
+        }
+    }
 
     fn block(&self, w: &Weights, c: &Common, _layer: usize) -> Result<PreNormBlock> {
         let mlp = Mlp::fused(&w.at("mlp"), c.hidden_size, c.intermediate_size, Activation::Silu)?;

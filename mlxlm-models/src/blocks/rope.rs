@@ -10,6 +10,7 @@ use mlxlm_core::ops::indexing::{Ellipsis, TryIndexOp};
 use mlxlm_core::{Array, fast, fused, ops};
 use serde_json::Value;
 
+use crate::common::within;
 use crate::{Common, Error, Result};
 
 /// What turns a position into angles.
@@ -58,6 +59,12 @@ impl Rope {
     pub fn scaled(self, scaling: &Value, max_positions: Option<i32>) -> Result<Self> {
         let kind =
             scaling.get("type").or_else(|| scaling.get("rope_type")).and_then(Value::as_str).unwrap_or("default");
+        if !scaling.is_object() {
+            return Err(Error::config("`rope_scaling` is not an object"));
+        }
+        if let Some(positions) = max_positions {
+            within("max_position_embeddings", positions, i32::MAX)?;
+        }
         let s = Scaling(scaling);
         match kind {
             "default" => Ok(self),
@@ -199,14 +206,23 @@ fn greatest(offset: &Offset) -> Result<i32> {
 struct Scaling<'a>(&'a Value);
 
 impl Scaling<'_> {
+    /// A positive number that must be there.
     fn number(&self, key: &str) -> Result<f64> {
-        match self.0.get(key).and_then(Value::as_f64) {
-            Some(number) if number > 0.0 && number.is_finite() => Ok(number),
-            Some(number) => Err(Error::config(format!("`rope_scaling.{key}` is {number}, expected a positive number"))),
-            None => Err(Error::config(format!("`rope_scaling.{key}` is missing"))),
+        match self.0.get(key) {
+            None | Some(Value::Null) => Err(Error::config(format!("`rope_scaling.{key}` is missing"))),
+            Some(_) => self.positive_or(key, 0.0),
         }
     }
 
+    /// A positive number, or `default` if there is none.
+    fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
+        match self.or(key, default)? {
+            number if number > 0.0 => Ok(number),
+            number => Err(Error::config(format!("`rope_scaling.{key}` is {number}, expected a positive number"))),
+        }
+    }
+
+    /// Any number, or `default` if there is none.
     fn or(&self, key: &str, default: f64) -> Result<f64> {
         match self.0.get(key) {
             None | Some(Value::Null) => Ok(default),
@@ -220,8 +236,8 @@ impl Scaling<'_> {
 /// Llama 3.1: long wavelengths are stretched, short ones are not, and those between are blended.
 fn llama3(wavelengths: &[f64], s: &Scaling) -> Result<Vec<f64>> {
     let factor = s.number("factor")?;
-    let (low, high) = (s.or("low_freq_factor", 1.0)?, s.or("high_freq_factor", 4.0)?);
-    let original = s.or("original_max_position_embeddings", 8192.0)?;
+    let (low, high) = (s.positive_or("low_freq_factor", 1.0)?, s.positive_or("high_freq_factor", 4.0)?);
+    let original = s.positive_or("original_max_position_embeddings", 8192.0)?;
     let stretch = |w: &f64| {
         let length = 2.0 * PI * w;
         if length > original / low {
@@ -239,11 +255,11 @@ fn llama3(wavelengths: &[f64], s: &Scaling) -> Result<Vec<f64>> {
 /// YaRN (arXiv:2309.00071): a ramp between pairs that turn often and those that hardly turn.
 fn yarn(rope: &Rope, s: &Scaling) -> Result<Vec<f64>> {
     let factor = s.number("factor")?;
-    let original = s.or("original_max_position_embeddings", 4096.0)?;
+    let original = s.positive_or("original_max_position_embeddings", 4096.0)?;
     let (dims, base) = (f64::from(rope.dims), f64::from(rope.base()));
     let pair_of_turns = |turns: f64| dims * (original / (turns * 2.0 * PI)).ln() / (2.0 * base.ln());
-    let low = pair_of_turns(s.or("beta_fast", 32.0)?).floor().max(0.0);
-    let high = pair_of_turns(s.or("beta_slow", 1.0)?).ceil().min(dims - 1.0);
+    let low = pair_of_turns(s.positive_or("beta_fast", 32.0)?).floor().max(0.0);
+    let high = pair_of_turns(s.positive_or("beta_slow", 1.0)?).ceil().min(dims - 1.0);
     let high = if low == high { high + 0.001 } else { high };
     let blend = |(i, &w): (usize, &f64)| {
         let stretched = factor * w;
