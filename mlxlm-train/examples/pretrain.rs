@@ -40,7 +40,7 @@ struct Args {
     #[arg(long)]
     out: PathBuf,
     /// Optimizer steps
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 6000)]
     steps: u64,
     /// End after this time at the latest
     #[arg(long)]
@@ -52,12 +52,12 @@ struct Args {
     #[arg(long, default_value_t = 256)]
     seq_len: usize,
     /// The highest learning rate
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 3e-3)]
     learning_rate: f64,
     /// Steps until it is reached
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 150)]
     warmup: u64,
-    /// `AdamW`'s weight decay
+    /// AdamW's weight decay
     #[arg(long, default_value_t = 0.1)]
     weight_decay: f32,
     /// The largest norm of a gradient
@@ -90,7 +90,9 @@ fn main() -> Result<()> {
     }
     let config = ModelConfig::new(io::read_json(&args.config)?)?;
     let (model, warnings) = build_random(&config, args.seed)?;
-    warnings.iter().for_each(|warning| println!("warning: {warning}"));
+    for warning in warnings {
+        println!("warning: {warning}");
+    }
     let vocab_size = model.info().vocab_size as u32;
     let read = |name: &str| Documents::read(args.data.join(name), vocab_size);
     let (train, valid) = (read("train.jsonl")?, read("valid.jsonl")?);

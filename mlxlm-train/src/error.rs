@@ -60,6 +60,39 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// More blocks are to be trained than there are.
+    #[error("{wanted} layers are to be trained, and the model has {layers}")]
+    TooManyLayers {
+        /// How many are asked for.
+        wanted: usize,
+        /// How many there are.
+        layers: usize,
+    },
+    /// A leaf that takes no adapter, or not this kind.
+    #[error("`{path}` cannot be adapted: {why}")]
+    CannotAdapt {
+        /// The leaf.
+        path: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Keys that fit no leaf of the model.
+    #[error("the model has no `{}`", keys.join("`, `"))]
+    UnknownKeys {
+        /// The keys.
+        keys: Vec<String>,
+    },
+    /// A rank below 1, a scale that is no number, or a dropout of 1 or more.
+    #[error("`rank` must be at least 1, `scale` finite, and `dropout` from 0 to below 1")]
+    LoraParameters,
+    /// Moments of another update rule.
+    #[error("a parameter has {got} moments, and the optimizer keeps {expected}")]
+    Moments {
+        /// How many it has.
+        got: usize,
+        /// How many there should be.
+        expected: usize,
+    },
     /// The parameters of a model are not those that were collected from it.
     #[error("the model has {got} of the {expected} parameters that are trained")]
     Parameters {
@@ -87,7 +120,16 @@ impl Hint for Error {
             Self::TooFewRows { .. } => Some("take a smaller batch or shorter rows".into()),
             Self::Diverged { .. } => Some("take a lower learning rate or a longer warmup".into()),
             Self::Resume { .. } => Some("begin anew without `--resume`".into()),
-            Self::Document { .. } | Self::Schedule { .. } | Self::Parameters { .. } => None,
+            Self::UnknownKeys { .. } => {
+                Some("keys are paths inside a block, as in `self_attn.q_proj`, or whole paths".into())
+            }
+            Self::TooManyLayers { .. } => Some("-1 trains all layers".into()),
+            Self::CannotAdapt { .. }
+            | Self::LoraParameters
+            | Self::Document { .. }
+            | Self::Schedule { .. }
+            | Self::Moments { .. }
+            | Self::Parameters { .. } => None,
         }
     }
 }

@@ -14,3 +14,19 @@ pub fn cross_entropy(logits: &Array, targets: &Array, mask: &Array) -> Result<(A
     let entropies = fused::cross_entropy(&logits, targets)?;
     Ok((entropies.multiply(&mask)?.sum(None)?, mask.sum(None)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_masked_targets_count() {
+        let logits = Array::from_slice(&[0_f32, 0.0, 1.0, 3.0, 50.0, -50.0], &[1, 3, 2]);
+        let targets = Array::from_slice(&[1, 0, 1], &[1, 3]);
+        let mask = Array::from_slice(&[1_f32, 1.0, 0.0], &[1, 3]);
+        let (sum, count) = cross_entropy(&logits, &targets, &mask).unwrap();
+        let expected = 2_f32.ln() + (1.0 + 2_f32.exp()).ln();
+        assert!((sum.try_item_exact::<f32>().unwrap() - expected).abs() < 1e-5);
+        assert_eq!(count.try_item_exact::<f32>().unwrap().to_bits(), 2_f32.to_bits());
+    }
+}

@@ -1,6 +1,6 @@
 //! How the learning rate goes over the steps.
 //!
-//! The schedules of `mlx.optimizers.schedulers` under their names, and `build_schedule` of mlx_lm/tuner/utils.py 0.32.2.
+//! The schedules of `mlx.optimizers.schedulers` under their names, and `build_schedule` of `mlx_lm/tuner/utils.py` @ 0.32.2.
 //! Unusual: a step may be a fraction, so that a run with a budget of time can go through its schedule by the clock.
 
 use std::f64::consts::PI;

@@ -73,3 +73,54 @@ impl TrainingState {
 fn moment_name(parameter: &str, i: usize) -> String {
     format!("{parameter}/moment.{i}")
 }
+
+#[cfg(test)]
+mod tests {
+    use mlxlm_core::Array;
+
+    use super::*;
+    use crate::optim::{Adam, Rule, Sgd};
+    use crate::testing::tiny_llama;
+
+    fn adam() -> Optimizer {
+        Optimizer::new(Rule::Adam(Adam::default()))
+    }
+
+    /// A step along gradients of ones.
+    fn step(trainable: &Trainable, optimizer: &mut Optimizer) -> Vec<f32> {
+        let ones: Vec<Array> = trainable.arrays().iter().map(|p| mlxlm_core::ops::ones_like(p).unwrap()).collect();
+        let updated = optimizer.update(trainable.arrays(), &ones, 0.01).unwrap();
+        updated.iter().flat_map(|p| p.try_as_slice::<f32>().unwrap().to_vec()).collect()
+    }
+
+    #[test]
+    fn a_run_goes_on_as_if_it_had_not_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let mut model = tiny_llama(1);
+        let trainable = Trainable::collect(&mut *model, |_, _| true);
+        let mut optimizer = adam();
+        step(&trainable, &mut optimizer);
+        let state = TrainingState { step: 1, elapsed_s: 12.5 };
+        state.save(&path, &trainable, &optimizer).unwrap();
+        let expected = step(&trainable, &mut optimizer);
+
+        let mut other = tiny_llama(2);
+        let (mut resumed, mut optimizer) = (Trainable::collect(&mut *other, |_, _| true), adam());
+        assert_eq!(TrainingState::load(&path, &mut *other, &mut resumed, &mut optimizer).unwrap(), state);
+        assert_eq!(step(&resumed, &mut optimizer), expected);
+        assert_eq!(optimizer.step(), 2);
+
+        let why = |chosen: fn(&str) -> bool, rule: Rule| {
+            let mut other = tiny_llama(3);
+            let mut fewer = Trainable::collect(&mut *other, |name, _| chosen(name));
+            match TrainingState::load(&path, &mut *other, &mut fewer, &mut Optimizer::new(rule)) {
+                Err(Error::Resume { why, .. }) => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(why(|name| name.contains("norm"), Rule::Adam(Adam::default())).ends_with("is not trained now"));
+        let sgd = Rule::Sgd(Sgd::default());
+        assert_eq!(why(|_| true, sgd), "a parameter has 2 moments, and the optimizer keeps 0");
+    }
+}

@@ -84,11 +84,11 @@ impl Trainable {
     fn write<M: Module + ?Sized>(&self, model: &mut M, arrays: &[Array]) -> Result<()> {
         let mut written = 0;
         each(model, &mut |name, array| {
-            if self.names.get(written).is_some_and(|next| *next == name) {
-                if let Some(value) = arrays.get(written) {
-                    *array = value.clone();
-                    written += 1;
-                }
+            if self.names.get(written).is_some_and(|next| *next == name)
+                && let Some(value) = arrays.get(written)
+            {
+                *array = value.clone();
+                written += 1;
             }
         });
         let expected = self.names.len();
@@ -98,4 +98,95 @@ impl Trainable {
 
 fn each<M: Module + ?Sized>(model: &mut M, visit: &mut dyn FnMut(String, &mut Array)) {
     model.walk("", &mut |path, leaf: Leaf<'_>| leaf.parameters(path, visit));
+}
+
+#[cfg(test)]
+mod tests {
+    use mlxlm_core::ops;
+
+    use super::*;
+    use crate::data::Batch;
+    use crate::loss;
+    use crate::optim::{Adam, Optimizer, Rule};
+    use crate::testing::tiny_llama;
+
+    fn mean_loss(model: &dyn mlxlm_models::CausalLm, batch: &Batch) -> Result<Array> {
+        let logits = model.forward(&batch.inputs, None)?;
+        let (sum, count) = loss::cross_entropy(&logits, &batch.targets, &batch.mask)?;
+        Ok(sum.divide(count)?)
+    }
+
+    fn batch() -> Batch {
+        Batch::new(&[vec![3, 1, 4, 1, 5, 9, 2, 6], vec![5, 3, 5, 8, 9]], 7)
+    }
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() {
+        let (mut model, batch) = (tiny_llama(1), batch());
+        let trainable = Trainable::collect(&mut *model, |_, _| true);
+        let (_, gradients) = trainable.value_and_grad(&mut *model, |m| Ok(vec![mean_loss(m, &batch)?])).unwrap();
+        for (i, (name, gradient)) in trainable.names().iter().zip(&gradients).enumerate() {
+            // Along the gradient itself the loss must change by the square of its norm.
+            let value = |step: f32, model: &mut Box<dyn mlxlm_models::CausalLm>| {
+                let mut moved = trainable.arrays().to_vec();
+                moved[i] = moved[i].add(gradient.multiply(Array::from_f32(step)).unwrap()).unwrap();
+                trainable.write(&mut **model, &moved).unwrap();
+                let value = mean_loss(&**model, &batch).unwrap().try_item_exact::<f32>().unwrap();
+                trainable.write(&mut **model, trainable.arrays()).unwrap();
+                value
+            };
+            let square = ops::square(gradient).unwrap().sum(None).unwrap().try_item_exact::<f32>().unwrap();
+            let step = 0.02 / square.sqrt();
+            let slope = (value(step, &mut model) - value(-step, &mut model)) / (2.0 * step);
+            assert!((slope - square).abs() < 0.02 * square + 1e-4, "{name}: {slope}, expected {square}");
+        }
+    }
+
+    #[test]
+    fn a_tiny_batch_is_learned_by_heart() {
+        let (mut model, batch) = (tiny_llama(2), batch());
+        let mut trainable = Trainable::collect(&mut *model, |_, _| true);
+        let mut optimizer = Optimizer::new(Rule::Adam(Adam::default()));
+        for _ in 0..60 {
+            let (_, gradients) = trainable.value_and_grad(&mut *model, |m| Ok(vec![mean_loss(m, &batch)?])).unwrap();
+            let updated = optimizer.update(trainable.arrays(), &gradients, 1e-2).unwrap();
+            transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten())).unwrap();
+            trainable.replace(&mut *model, updated).unwrap();
+        }
+        let left = mean_loss(&*model, &batch).unwrap().try_item_exact::<f32>().unwrap();
+        assert!(left < 0.1, "{left}");
+    }
+
+    #[test]
+    fn only_chosen_parameters_are_trained() {
+        let (mut model, batch) = (tiny_llama(3), batch());
+        let trainable = Trainable::collect(&mut *model, |name, _| name.ends_with("q_proj.weight"));
+        assert_eq!(
+            trainable.names(),
+            ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.q_proj.weight"]
+        );
+        assert_eq!(trainable.count(), 2 * 16 * 16);
+        let (_, gradients) = trainable.value_and_grad(&mut *model, |m| Ok(vec![mean_loss(m, &batch)?])).unwrap();
+        assert_eq!(gradients.len(), 2);
+    }
+
+    #[test]
+    fn a_failing_loss_is_told_and_leaves_the_model_as_it_was() {
+        let (mut model, batch) = (tiny_llama(4), batch());
+        let trainable = Trainable::collect(&mut *model, |_, _| true);
+        let before = mean_loss(&*model, &batch).unwrap().try_item_exact::<f32>().unwrap();
+        let failing = trainable.value_and_grad(&mut *model, |_| Err(Error::Parameters { got: 7, expected: 8 }));
+        assert!(matches!(failing, Err(Error::Parameters { got: 7, expected: 8 })));
+        let after = mean_loss(&*model, &batch).unwrap().try_item_exact::<f32>().unwrap();
+        assert_eq!(after.to_bits(), before.to_bits());
+    }
+
+    #[test]
+    fn another_model_is_refused() {
+        let mut model = tiny_llama(5);
+        let mut trainable = Trainable::collect(&mut *model, |_, _| true);
+        trainable.names[0] = "elsewhere".into();
+        let error = trainable.write(&mut *model, &trainable.arrays.clone()).unwrap_err();
+        assert!(matches!(error, Error::Parameters { got: 0, expected: 20 }), "{error}");
+    }
 }

@@ -117,3 +117,76 @@ pub fn pack(documents: &[Vec<u32>], len: usize, seed: u64) -> Vec<Vec<u32>> {
     full.shuffle(&mut rng);
     full
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn documents() -> impl Strategy<Value = Vec<Vec<u32>>> {
+        // Every document is a run of its own number, so that it is recognised wherever it lies.
+        prop::collection::vec(2..30_usize, 1..200)
+            .prop_map(|lens| lens.into_iter().enumerate().map(|(i, len)| vec![i as u32; len]).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn every_token_is_packed_once_and_whole_documents_stay_whole(documents in documents(), seed: u64) {
+            let rows = pack(&documents, 32, seed);
+            prop_assert!(rows.iter().all(|row| !row.is_empty() && row.len() <= 32));
+            let runs: Vec<&[u32]> = rows.iter().flat_map(|row| row.chunk_by(|a, b| a == b)).collect();
+            prop_assert_eq!(runs.len(), documents.len());
+            for run in runs {
+                prop_assert_eq!(run.len(), documents[run[0] as usize].len());
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_nearly_full() {
+        let documents: Vec<Vec<u32>> = (0..2000).map(|i| vec![1; 20 + i * 7 % 90]).collect();
+        let rows = pack(&documents, 257, 0);
+        let tokens: usize = documents.iter().map(Vec::len).sum();
+        assert!(tokens as f64 / (rows.len() * 257) as f64 > 0.97, "{} rows", rows.len());
+    }
+
+    #[test]
+    fn long_documents_go_into_several_rows() {
+        let mut rows = pack(&[vec![7; 100]], 32, 1);
+        rows.sort_by_key(Vec::len);
+        assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), [4, 32, 32, 32]);
+    }
+
+    #[test]
+    fn a_batch_predicts_the_next_token_and_masks_the_padding() {
+        let batch = Batch::new(&[vec![1, 2, 3], vec![4, 5]], 3);
+        let ints = |array: &Array| array.try_as_slice::<i32>().unwrap().to_vec();
+        assert_eq!(ints(&batch.inputs), [1, 2, 3, 4, 5, 0]);
+        assert_eq!(ints(&batch.targets), [2, 3, 0, 5, 0, 0]);
+        assert_eq!(batch.mask.try_as_slice::<f32>().unwrap(), [1.0, 1.0, 0.0, 1.0, 0.0, 0.0]);
+        assert_eq!((batch.inputs.shape(), batch.tokens), (&[2, 3][..], 3));
+    }
+
+    #[test]
+    fn batches_go_on_over_epochs_and_come_again_with_the_seed() {
+        let documents = Documents { path: PathBuf::new(), tokens: (0..10).map(|i| vec![i; 5]).collect() };
+        let first_tokens = |seed| -> Vec<i32> {
+            let batches = Batches::new(&documents, 2, 4, seed).unwrap();
+            assert_eq!(batches.per_epoch(), 5);
+            batches.take(12).flat_map(|batch| batch.inputs.try_as_slice::<i32>().unwrap()[..4].to_vec()).collect()
+        };
+        assert_eq!(first_tokens(3), first_tokens(3));
+        assert_ne!(first_tokens(3), first_tokens(4));
+        assert_ne!(first_tokens(3)[..20], first_tokens(3)[20..40]);
+    }
+
+    #[test]
+    fn too_few_documents_are_refused() {
+        let documents = Documents { path: PathBuf::from("train.jsonl"), tokens: vec![vec![1, 2]] };
+        let error = Batches::new(&documents, 2, 4, 0).unwrap_err().to_string();
+        assert_eq!(error, "`train.jsonl` makes 1 rows of 4 tokens, fewer than one batch of 2");
+    }
+}

@@ -1,4 +1,5 @@
-//! Adam and AdamW as in `mlx.optimizers`. Unusual: the bias correction is off by default there.
+//! Adam and AdamW as in `mlx.optimizers`. Unusual: the bias correction is off by default there, and the betas are `f64`,
+//! because `1 - beta` loses its digits in `f32`.
 
 use mlxlm_core::{Array, Exception, ops};
 
@@ -8,7 +9,7 @@ use super::scalar;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
     /// How much of the mean gradient, and of the mean squared gradient, a step keeps.
-    pub betas: [f32; 2],
+    pub betas: [f64; 2],
     /// Added to the root of the mean squared gradient.
     pub eps: f32,
     /// Whether the means make up for having begun at zero.
@@ -40,12 +41,12 @@ impl Adam {
     ) -> Result<Array, Exception> {
         let [m, v] = moments else { return Err(Exception::custom("Adam keeps two moments")) };
         let [b1, b2] = self.betas;
-        *m = m.multiply(scalar(b1, m)?)?.add(g.multiply(scalar(1.0 - b1, g)?)?)?;
-        *v = v.multiply(scalar(b2, v)?)?.add(ops::square(g)?.multiply(scalar(1.0 - b2, g)?)?)?;
+        *m = m.multiply(scalar(b1 as f32, m)?)?.add(g.multiply(scalar((1.0 - b1) as f32, g)?)?)?;
+        *v = v.multiply(scalar(b2 as f32, v)?)?.add(ops::square(g)?.multiply(scalar((1.0 - b2) as f32, g)?)?)?;
         let decay = learning_rate * self.weight_decay;
         let p = if decay == 0.0 { p.clone() } else { p.multiply(scalar(1.0 - decay, p)?)? };
         let (of_m, of_v) = if self.bias_correction {
-            let left = |b: f32| 1.0 - f64::from(b).powf(step as f64);
+            let left = |b: f64| 1.0 - b.powf(step as f64);
             ((f64::from(learning_rate) / left(b1)) as f32, (1.0 / left(b2).sqrt()) as f32)
         } else {
             (learning_rate, 1.0)

@@ -61,11 +61,11 @@ impl Optimizer {
     /// Continues where another optimizer of the same rule was after `step` steps.
     ///
     /// # Errors
-    /// [`Error::Parameters`] if a parameter has another number of moments than the rule keeps.
+    /// [`Error::Moments`] if a parameter has another number of moments than the rule keeps.
     pub fn resume(&mut self, step: u64, moments: Vec<Vec<Array>>) -> Result<()> {
         let expected = self.rule.moments();
         if let Some(odd) = moments.iter().find(|of_one| of_one.len() != expected) {
-            return Err(Error::Parameters { got: odd.len(), expected });
+            return Err(Error::Moments { got: odd.len(), expected });
         }
         (self.step, self.moments) = (step, moments);
         Ok(())
@@ -92,4 +92,57 @@ impl Optimizer {
 /// A number in the type of `like`, so that it does not widen it.
 fn scalar(value: f32, like: &Array) -> Result<Array, Exception> {
     Array::from_f32(value).as_dtype(like.dtype())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds three steps along growing gradients against the parameters that MLX's optimizer reaches.
+    fn check(rule: Rule, expected: [f32; 4]) {
+        let mut optimizer = Optimizer::new(rule);
+        let mut parameters = vec![Array::from_slice(&[1_f32, -2.0, 3.0, 0.5], &[4])];
+        for step in 1..=3_u8 {
+            let gradient = Array::from_slice(&[0.1_f32, -0.2, 0.3, 4.0].map(|g| g * f32::from(step)), &[4]);
+            parameters = optimizer.update(&parameters, &[gradient], 0.1).unwrap();
+        }
+        let got = parameters[0].try_as_slice::<f32>().unwrap();
+        // MLX takes the powers of the betas in `f32`.
+        assert!(
+            got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 4e-6),
+            "{rule:?}: {got:?}, expected {expected:?}"
+        );
+        assert_eq!(optimizer.step(), 3);
+    }
+
+    #[test]
+    fn steps_are_those_of_mlx() {
+        let adam = Adam::default();
+        check(Rule::Adam(adam), [-0.200_621_9, -0.799_377_1, 1.799_376_8, -0.700_623_8]);
+        let corrected = Adam { bias_correction: true, ..adam };
+        check(Rule::Adam(corrected), [0.707_683_7, -1.707_683_7, 2.707_683_6, 0.207_683_7]);
+        let slow = Adam { betas: [0.8, 0.95], eps: 1e-3, ..adam };
+        check(Rule::Adam(slow), [0.678_938_7, -1.675_217, 2.673_951_4, 0.171_575_2]);
+        check(Rule::Adam(Adam::with_weight_decay()), [-0.202_576_6, -0.794_425_3, 1.791_428_2, -0.701_08]);
+        let decaying = Adam { weight_decay: 0.1, ..corrected };
+        check(Rule::Adam(decaying), [0.680_937_9, -1.651_236_9, 2.621_536, 0.195_788_4]);
+    }
+
+    #[test]
+    fn sgd_is_that_of_mlx() {
+        let plain = Sgd::default();
+        check(Rule::Sgd(plain), [0.94, -1.88, 2.82, -1.9]);
+        let momentum = Sgd { momentum: 0.9, ..plain };
+        check(Rule::Sgd(momentum), [0.904_9, -1.809_8, 2.714_7, -3.304]);
+        let damped = Sgd { dampening: 0.5, weight_decay: 0.1, ..momentum };
+        check(Rule::Sgd(damped), [0.924_664_8, -1.849_329_6, 2.773_994_2, -1.410_17]);
+        check(Rule::Sgd(Sgd { nesterov: true, ..momentum }), [0.854_41, -1.708_82, 2.563_23, -5.323_6]);
+    }
+
+    #[test]
+    fn moments_of_another_rule_are_refused() {
+        let mut optimizer = Optimizer::new(Rule::Sgd(Sgd::default()));
+        let error = optimizer.resume(3, vec![vec![Array::from_f32(0.0)]]).unwrap_err();
+        assert_eq!(error.to_string(), "a parameter has 1 moments, and the optimizer keeps 0");
+    }
 }
