@@ -10,9 +10,10 @@ pub fn use_cpu() {
     Device::set_default(&Device::cpu());
 }
 
-/// The most memory that arrays have taken since the start or the last reset, in bytes.
+/// The most memory that arrays have taken since the start or the last reset, in bytes, with the files that weights are
+/// mapped from.
 pub fn peak_memory_bytes() -> Result<usize> {
-    Ok(memory::peak_memory()?)
+    Ok(memory::peak_memory()? + raw::borrowed_bytes())
 }
 
 /// Starts the count of [`peak_memory_bytes`] anew.

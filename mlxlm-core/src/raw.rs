@@ -3,8 +3,9 @@
 #![allow(unsafe_code, reason = "the C interface of MLX is unsafe; what leaves this file is not")]
 
 use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
@@ -87,29 +88,78 @@ fn last_exception() -> Exception {
     Exception::custom(message.unwrap_or_else(|| "MLX refused the operation without a message".into()))
 }
 
+/// Bytes of memory outside MLX's allocator over which arrays live.
+static BORROWED_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of memory outside MLX's allocator over which arrays live now.
+pub(crate) fn borrowed_bytes() -> usize {
+    BORROWED_BYTES.load(Ordering::Relaxed)
+}
+
+/// What an array over foreign memory keeps alive.
+struct Loan<T> {
+    _owner: T,
+    bytes: usize,
+}
+
+impl<T> Loan<T> {
+    fn new(owner: T, bytes: usize) -> Self {
+        BORROWED_BYTES.fetch_add(bytes, Ordering::Relaxed);
+        Self { _owner: owner, bytes }
+    }
+}
+
+impl<T> Drop for Loan<T> {
+    fn drop(&mut self) {
+        BORROWED_BYTES.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// An array over `data`, which is not copied where the platform allows it; `owner` keeps the memory alive.
 ///
 /// # Safety
-/// `data` points at `shape.product() * dtype.size()` readable bytes, aligned for `dtype`, which stay valid and
-/// unchanged for as long as `owner` lives.
-pub(crate) unsafe fn array_over<T>(data: *const u8, shape: &[i32], dtype: Dtype, owner: T) -> Array {
-    unsafe extern "C" fn release<T>(owner: *mut c_void) {
-        // SAFETY: `owner` came from `Box::into_raw` of the same type and is released once.
-        drop(unsafe { Box::from_raw(owner.cast::<T>()) });
+/// `data` points at `shape.product() * dtype.size()` bytes that may be read and written, aligned for `dtype`, with eight
+/// readable bytes before them; nobody else changes them for as long as `owner` lives.
+pub(crate) unsafe fn array_over<T>(data: *mut u8, shape: &[i32], dtype: Dtype, bytes: usize, owner: T) -> Array {
+    unsafe extern "C" fn release<T>(loan: *mut c_void) {
+        // SAFETY: `loan` came from `Box::into_raw` of the same type and is released once.
+        drop(unsafe { Box::from_raw(loan.cast::<Loan<T>>()) });
     }
     install_error_handler();
-    let owner = Box::into_raw(Box::new(owner)).cast::<c_void>();
+    let loan = Box::into_raw(Box::new(Loan::new(owner, bytes))).cast::<c_void>();
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    // SAFETY: the caller vouches for `data`; C++ calls `release` once, when the last user of the buffer is gone.
+    unsafe {
+        if mlxlm_can_borrow() {
+            let shape_ptr = shape.as_ptr();
+            let over = mlxlm_array_over(data.cast(), shape_ptr, shape.len(), dtype.into(), loan, release::<T>);
+            return Array::from_ptr(over);
+        }
+    }
     // SAFETY: the caller vouches for `data`; MLX calls `release` once, when the last user of the buffer is gone.
     unsafe {
         Array::from_ptr(mlx_sys::mlx_array_new_data_managed_payload(
-            data.cast_mut().cast(),
+            data.cast(),
             shape.as_ptr(),
             shape.len() as i32,
             dtype.into(),
-            owner,
+            loan,
             Some(release::<T>),
         ))
     }
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+unsafe extern "C" {
+    fn mlxlm_can_borrow() -> bool;
+    fn mlxlm_array_over(
+        data: *mut c_void,
+        shape: *const c_int,
+        ndim: usize,
+        dtype: mlx_sys::mlx_dtype,
+        owner: *mut c_void,
+        release: unsafe extern "C" fn(*mut c_void),
+    ) -> mlx_sys::mlx_array;
 }
 
 /// Gives `read` the bytes of an array in row-major order, after evaluating it.

@@ -1,13 +1,12 @@
 //! Writing safetensors: one file, or shards of at most five gigabytes with an index, as Python mlx-lm saves a model.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
 use mlx_rs::Array;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 
-use super::WeightsError;
 use super::shard::file_dtype;
 use crate::{Error, Result, io, raw};
 
@@ -44,24 +43,24 @@ pub fn save_safetensors(
     failed.map_or(written, |exception| Err(Error::Mlx(exception)))
 }
 
-/// The JSON header, padded to a multiple of eight bytes so that the data that follows is aligned.
+/// The JSON header in the order of names, padded to a multiple of eight bytes so that the data that follows is aligned.
 fn header(path: &Path, arrays: &[&(String, Array)], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let mut offset = 0;
-    let infos = arrays
-        .iter()
-        .map(|(name, array)| {
-            let start = offset;
-            offset += array.nbytes();
-            let shape = array.shape().iter().map(|&n| n as usize).collect();
-            (name.clone(), TensorInfo { dtype: file_dtype(array.dtype()), shape, data_offsets: (start, offset) })
-        })
-        .collect();
-    let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    let header = Metadata::new((!metadata.is_empty()).then_some(metadata), infos)
-        .map_err(|e| WeightsError::Damaged { path: path.to_owned(), why: e.to_string() })?;
-    let mut json = serde_json::to_vec(&header).map_err(|source| Error::Json { path: path.to_owned(), source })?;
-    json.resize(json.len().next_multiple_of(8), b' ');
-    Ok(json)
+    let json = |source| Error::Json { path: path.to_owned(), source };
+    let mut entries = serde_json::Map::new();
+    if !metadata.is_empty() {
+        entries.insert("__metadata__".into(), serde_json::to_value(metadata).map_err(json)?);
+    }
+    let mut start = 0;
+    for (name, array) in arrays {
+        let shape = array.shape().iter().map(|&n| n as usize).collect();
+        let data_offsets = (start, start + array.nbytes());
+        let info = TensorInfo { dtype: file_dtype(array.dtype()), shape, data_offsets };
+        entries.insert(name.clone(), serde_json::to_value(info).map_err(json)?);
+        start = data_offsets.1;
+    }
+    let mut header = serde_json::to_vec(&entries).map_err(json)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
 }
 
 /// Writes the weights of a model into `folder`: `model.safetensors` or numbered shards, and always
@@ -139,6 +138,34 @@ mod tests {
         assert_eq!(transposed.try_as_slice::<f32>().unwrap(), [1., 4., 2., 5., 3., 6.]);
         let half = file.array("half").unwrap().as_dtype(crate::Dtype::Float32).unwrap();
         assert_eq!(half.try_as_slice::<f32>().unwrap(), [1., 2., 3., 4., 5., 6.]);
+    }
+
+    #[test]
+    fn the_same_arrays_give_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let metadata: BTreeMap<String, String> = (0..9).map(|i| (format!("key {i}"), i.to_string())).collect();
+        let bytes = |name: &str| {
+            let path = folder.path().join(name);
+            save_safetensors(&path, &[("b".into(), zeros(3)), ("a".into(), zeros(2))], &metadata).unwrap();
+            io::read(path).unwrap()
+        };
+        assert_eq!(bytes("1"), bytes("2"));
+    }
+
+    #[test]
+    fn a_loaded_tensor_is_not_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        save_safetensors(&path, &[("a".into(), zeros(1 << 20))], &BTreeMap::new()).unwrap();
+        let allocated = || mlx_rs::memory::active_memory().unwrap();
+        let before = allocated();
+        let array = SafetensorsFile::open(&path).unwrap().array("a").unwrap();
+        array.eval().unwrap();
+        assert_eq!(array.sum(None).unwrap().try_item_exact::<f32>().unwrap(), 0.0);
+        // Other tests allocate at the same time, but not as much as this tensor takes.
+        if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            assert!(allocated() < before + (2 << 20), "{} bytes were allocated", allocated() - before);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{MmapOptions, MmapRaw};
 use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as FileDtype, Metadata};
@@ -19,7 +19,7 @@ use crate::{Error, Result, io, raw};
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: Arc<MmapRaw>,
     /// Where the data begins, after the header.
     data_start: usize,
     header: Metadata,
@@ -32,7 +32,7 @@ impl SafetensorsFile {
         let damaged = |why: String| WeightsError::Damaged { path: path.to_owned(), why };
         let file = io::open(path)?;
         let map = map(&file).map_err(|source| Error::Io { action: "map", path: path.to_owned(), source })?;
-        let (header_len, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(e.to_string()))?;
+        let (header_len, header) = SafeTensors::read_metadata(contents(&map)).map_err(|e| damaged(e.to_string()))?;
         let file = Self { path: path.to_owned(), map: Arc::new(map), data_start: header_len + 8, header };
         for name in file.names() {
             let shape = file.header.info(&name).map_or(&[][..], |info| &info.shape);
@@ -71,9 +71,8 @@ impl SafetensorsFile {
             why: format!("`{name}` is of the type {:?}, for which MLX has no array", info.dtype),
         })?;
         let (start, end) = info.data_offsets;
-        let bytes = &self.map[self.data_start + start..self.data_start + end];
         let shape: Vec<i32> = info.shape.iter().map(|&n| n as i32).collect();
-        Ok(array_over(bytes, &shape, dtype, &self.map))
+        Ok(array_over(&self.map, (self.data_start + start, self.data_start + end), &shape, dtype))
     }
 
     /// All tensors by name.
@@ -83,27 +82,40 @@ impl SafetensorsFile {
 }
 
 #[allow(unsafe_code, reason = "mapping a file is unsafe because others may change it")]
-fn map(file: &std::fs::File) -> std::io::Result<Mmap> {
+fn map(file: &std::fs::File) -> std::io::Result<MmapRaw> {
+    // A private mapping: should an operation of MLX write over a weight that nobody needs any more, the file stays as it is.
     // SAFETY: model files are replaced by rename, not changed in place; see the module's header.
-    unsafe { Mmap::map(file) }
+    let map = unsafe { MmapOptions::new().no_reserve_swap().map_copy(file)? };
+    Ok(map.into())
 }
 
+/// The bytes of a mapping.
+#[allow(unsafe_code, reason = "a mapping is raw memory")]
+fn contents(map: &MmapRaw) -> &[u8] {
+    // SAFETY: the mapping is readable over its whole length, and nothing writes to it while it is borrowed here.
+    unsafe { std::slice::from_raw_parts(map.as_ptr(), map.len()) }
+}
+
+/// An array over the bytes `start..end` of a mapping.
 #[allow(unsafe_code, reason = "an array over foreign memory")]
-fn array_over(bytes: &[u8], shape: &[i32], dtype: Dtype, map: &Arc<Mmap>) -> Array {
-    let width = dtype_bytes(dtype);
-    if bytes.is_empty() || bytes.as_ptr().align_offset(width) != 0 {
-        // An odd header length leaves the data unaligned, which MLX's kernels do not expect: an aligned copy then.
-        // SAFETY: the vector of 64-bit words is as long as `bytes`, rounded up, and aligned for every type.
-        let mut words = vec![0_u64; bytes.len().div_ceil(8).max(1)];
-        let copy = words.as_mut_ptr().cast::<u8>();
-        return unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
-            raw::array_over(copy, shape, dtype, words)
-        };
+fn array_over(map: &Arc<MmapRaw>, (start, end): (usize, usize), shape: &[i32], dtype: Dtype) -> Array {
+    let len = end - start;
+    // SAFETY: the header was checked, so that the range lies within the mapping.
+    let data = unsafe { map.as_mut_ptr().add(start) };
+    if len > 0 && data.align_offset(dtype_bytes(dtype)) == 0 {
+        // SAFETY: `len` is what shape and type say, the mapping lives as long as the clone that the array owns, and the
+        // header's length lies in the eight bytes before the first tensor.
+        return unsafe { raw::array_over(data, shape, dtype, len, Arc::clone(map)) };
     }
-    // SAFETY: the header was checked, so `bytes` is as long as shape and type say; the mapping lives as long as the
-    // clone that the array owns.
-    unsafe { raw::array_over(bytes.as_ptr(), shape, dtype, Arc::clone(map)) }
+    // An odd header length leaves the data unaligned, which kernels do not expect: a copy in aligned words, behind one that
+    // nobody reads.
+    let mut words = vec![0_u64; 1 + len.div_ceil(8)];
+    // SAFETY: the words behind the first hold `len` bytes, are aligned for every type, and belong to the array.
+    unsafe {
+        let copy = words.as_mut_ptr().add(1).cast::<u8>();
+        std::ptr::copy_nonoverlapping(data, copy, len);
+        raw::array_over(copy, shape, dtype, len, words)
+    }
 }
 
 /// The size of an element.

@@ -127,7 +127,7 @@ impl<'a> Lane<'a> {
             return Err(Error::TokenOutOfRange { name: "prompt", id, vocab_size });
         }
         let held = self.offset().max(0) as usize;
-        match self.model.info().max_position_embeddings.and_then(|limit| usize::try_from(limit).ok()) {
+        match self.model.info().context_length.and_then(|limit| usize::try_from(limit).ok()) {
             Some(limit) if limit > 0 && held + prompt.len() > limit => {
                 Err(Error::PromptTooLong { tokens: prompt.len(), held, limit })
             }
