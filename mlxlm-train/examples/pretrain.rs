@@ -15,7 +15,7 @@ use mlxlm_core::{io, transforms};
 use mlxlm_models::{CausalLm, ModelConfig, build_random};
 use mlxlm_train::data::{Batch, Batches, Documents};
 use mlxlm_train::optim::{Adam, Optimizer, Rule, clip_by_global_norm};
-use mlxlm_train::{Error, Schedule, Trainable, TrainingState, loss};
+use mlxlm_train::{Schedule, Trainable, TrainingState, loss};
 
 /// Files of a tokenizer, copied beside the weights where the data folder has them.
 const TOKENIZER_FILES: [&str; 6] = [
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
             self.state = TrainingState { step: self.state.step + 1, elapsed_s };
             let step = self.state.step;
             if !loss.is_finite() {
-                return Err(Error::Diverged { step, loss }.into());
+                bail!("the loss became {loss} at step {step}; take a lower learning rate or a longer warmup");
             }
             (losses, tokens) = (losses + loss, tokens + batch.tokens);
             let every = |steps: u64| steps > 0 && step.is_multiple_of(steps);

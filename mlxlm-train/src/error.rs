@@ -44,14 +44,6 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// The loss is no longer a number.
-    #[error("the loss became {loss} at step {step}")]
-    Diverged {
-        /// The step, from 1.
-        step: u64,
-        /// The loss.
-        loss: f32,
-    },
     /// A training state is not one that this training can continue.
     #[error("`{path}` cannot be continued: {why}", path = path.display())]
     Resume {
@@ -118,7 +110,6 @@ impl Hint for Error {
             Self::Core(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::TooFewRows { .. } => Some("take a smaller batch or shorter rows".into()),
-            Self::Diverged { .. } => Some("take a lower learning rate or a longer warmup".into()),
             Self::Resume { .. } => Some("begin anew without `--resume`".into()),
             Self::UnknownKeys { .. } => {
                 Some("keys are paths inside a block, as in `self_attn.q_proj`, or whole paths".into())

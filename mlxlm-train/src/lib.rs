@@ -4,6 +4,33 @@
 //! - [`Optimizer`](optim::Optimizer) turns gradients into new parameters at the rate of a [`Schedule`].
 //! - [`lora`] gives a model adapters to train, and fuses them into its weights; [`save_adapters`] writes them as Python does.
 //! - [`data`] makes batches of token documents.
+//!
+//! A step of training:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use mlxlm_core::transforms;
+//! use mlxlm_train::data::{Batches, Documents};
+//! use mlxlm_train::optim::{Adam, Optimizer, Rule};
+//! use mlxlm_train::{Trainable, loss};
+//!
+//! let (mut model, _, _) = mlxlm_models::load_model("model", &Default::default())?;
+//! let documents = Documents::read("train.jsonl", model.info().vocab_size as u32)?;
+//! let mut trainable = Trainable::collect(&mut *model, |_, _| true);
+//! let mut optimizer = Optimizer::new(Rule::Adam(Adam::default()));
+//! for batch in Batches::new(&documents, 8, 256, 0)?.take(100) {
+//!     let (_, gradients) = trainable.value_and_grad(&mut *model, |model| {
+//!         let logits = model.forward(&batch.inputs, None)?;
+//!         let (sum, count) = loss::cross_entropy(&logits, &batch.targets, &batch.mask)?;
+//!         Ok(vec![sum.divide(count)?])
+//!     })?;
+//!     let updated = optimizer.update(trainable.arrays(), &gradients, 1e-4)?;
+//!     transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten()))?;
+//!     trainable.replace(&mut *model, updated)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod adapter;
 pub mod data;
