@@ -95,6 +95,7 @@ pub(crate) struct KvArgs {
 }
 
 /// `generate`.
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line are what they are")]
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
@@ -205,16 +206,16 @@ pub(crate) struct ConvertArgs {
     #[arg(long, short)]
     pub(crate) quantize: bool,
     /// Weights that share a scale; the mode decides if absent.
-    #[arg(long)]
+    #[arg(long, requires = "quantize")]
     pub(crate) q_group_size: Option<i32>,
     /// Bits for each weight; the mode decides if absent.
-    #[arg(long)]
+    #[arg(long, requires = "quantize")]
     pub(crate) q_bits: Option<i32>,
     /// How groups of weights become bits.
-    #[arg(long, default_value = "affine")]
+    #[arg(long, default_value = "affine", requires = "quantize")]
     pub(crate) q_mode: QuantMode,
     /// More bits for the more sensitive layers.
-    #[arg(long)]
+    #[arg(long, requires = "quantize")]
     pub(crate) quant_predicate: Option<MixedRecipe>,
     /// The type of the weights; that of the configuration if absent.
     #[arg(long)]

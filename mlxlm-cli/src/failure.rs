@@ -45,7 +45,7 @@ impl Failure {
     }
 
     /// As a fault of the command line.
-    pub(crate) fn as_usage(self) -> Self {
+    pub(crate) fn into_usage(self) -> Self {
         Self { code: 2, ..self }
     }
 
@@ -120,9 +120,17 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Messages of other libraries may have several lines.
+/// Messages may have several lines, some of them the items of a list.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).fold(String::new(), |joined, line| {
+        let item = line.strip_prefix("- ");
+        let separator = match item {
+            _ if joined.is_empty() => "",
+            Some(_) if !joined.ends_with(':') => "; ",
+            _ => " ",
+        };
+        joined + separator + item.unwrap_or(line)
+    })
 }
 
 #[cfg(test)]
@@ -133,6 +141,12 @@ mod tests {
     fn a_failure_is_one_line_and_a_hint() {
         let failure = Failure::usage("no\n  such\n\nthing").hint("look\nelsewhere");
         assert_eq!(failure.to_string(), "error: no such thing\nhint: look elsewhere");
+    }
+
+    #[test]
+    fn the_items_of_a_list_are_told_apart() {
+        let failure = Failure::new("two faults:\n  - one\n  - another");
+        assert_eq!(failure.to_string(), "error: two faults: one; another");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! From the name of a model to a model in memory, with what the user should see on the way.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mlxlm_core::device::WiredLimit;
-use mlxlm_core::hub::{Hub, HubOptions};
+use mlxlm_core::hub::{Hub, HubOptions, RepoId};
 use mlxlm_core::nn;
 use mlxlm_core::text::TokenizerOptions;
 use mlxlm_models::{LoadOptions, Loaded, load};
@@ -17,12 +17,22 @@ use crate::progress;
 pub(crate) const CODE_IS_NEVER_RUN: &str =
     "`--trust-remote-code` changes nothing, because no code of a model is ever run";
 
-/// The folder of a model that is built in, downloaded or on disk.
-pub(crate) fn resolve(name: &str, revision: Option<&str>) -> Result<PathBuf> {
+/// Where a model lies, and where it is from.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) folder: PathBuf,
+    /// The repository that it was downloaded from; none for a folder of the user's own and what is built in.
+    pub(crate) repo: Option<RepoId>,
+}
+
+/// Finds a model that is built in or on disk, or downloads it.
+pub(crate) fn resolve(name: &str, revision: Option<&str>) -> Result<Source> {
     if let Some(folder) = mlxlm_models::demo::folder(name)? {
-        return Ok(folder);
+        return Ok(Source { folder, repo: None });
     }
-    Ok(hub()?.resolve(name, revision, &progress::bars())?)
+    let folder = hub()?.resolve(name, revision, &progress::bars())?;
+    let repo = if Path::new(name).is_dir() { None } else { RepoId::parse(name).ok() };
+    Ok(Source { folder, repo })
 }
 
 /// The hub, as the environment describes it.
@@ -35,9 +45,9 @@ pub(crate) fn load_model(name: &str, args: &ModelArgs, tokenizer: TokenizerOptio
     if args.trust_remote_code {
         warn(CODE_IS_NEVER_RUN);
     }
-    let folder = resolve(name, args.revision.as_deref())?;
+    let Source { folder, .. } = resolve(name, args.revision.as_deref())?;
     let mut loaded = load(folder, &LoadOptions { adapter_path: args.adapter_path.clone(), tokenizer })?;
     let (_, bytes) = nn::size(&mut *loaded.model);
-    loaded.warnings.iter().chain(&WiredLimit::warning(bytes as u64)).for_each(warn);
+    loaded.warnings.iter().chain(&WiredLimit::warning(bytes)).for_each(warn);
     Ok(loaded)
 }

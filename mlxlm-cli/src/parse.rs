@@ -1,5 +1,5 @@
 //! From the words of the command line to [`Cli`], with the freedoms that users of Python mlx-lm are used to: `_` for `-`
-//! in the names of options, `-qa`, unique prefixes, values that start with `-`.
+//! in the names of options, `-qa`, unique prefixes, values that start with `-`, and the last of several wins.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use crate::failure::{Failure, Result};
 
 /// The commands and options as they are parsed, which is more than what help and completions show.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|command| command.mut_args(spelled))
+    Cli::command().mut_subcommands(|command| command.args_override_self(true).mut_args(spelled))
 }
 
 /// Lets `_` stand for `-`, and negative numbers be values.
@@ -109,6 +109,14 @@ mod tests {
         assert!(matches!(cli.command, Command::Convert(args) if args.quantize && !args.dequantize));
         let cli = parsed(&["convert", "--model", "m", "-d"]).unwrap().unwrap();
         assert!(matches!(cli.command, Command::Convert(args) if args.dequantize));
+    }
+
+    #[test]
+    fn the_last_of_several_wins() {
+        assert_eq!(
+            generate(&["-m", "1", "--max-tokens", "2", "--trust-remote-code", "--trust_remote_code"]).max_tokens,
+            2
+        );
     }
 
     #[test]

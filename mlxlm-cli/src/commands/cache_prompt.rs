@@ -19,11 +19,7 @@ use crate::prompt;
 /// Runs the command.
 pub(super) fn run(args: &CachePromptArgs) -> Result {
     let name = args.model.model.clone().unwrap_or_else(|| "mlx_model".to_owned());
-    let options = GenerateOptions {
-        max_kv_size: args.kv.max_kv_size,
-        kv_quantization: kv_quantization(&args.kv)?,
-        ..GenerateOptions::default()
-    };
+    let options = GenerateOptions { kv_quantization: kv_quantization(&args.kv)?, ..GenerateOptions::default() };
     let mut config = Map::new();
     if let Some(token) = &args.eos_token {
         config.insert("eos_token".into(), json!(token));
@@ -32,7 +28,7 @@ pub(super) fn run(args: &CachePromptArgs) -> Result {
     let Loaded { model, tokenizer, .. } = load_model(&name, &args.model, tokenizer_options)?;
     let tokens = prompt_tokens(&prompt::text(&args.prompt)?, &tokenizer)?;
 
-    let mut caches = make_prompt_cache(&*model, options.max_kv_size)?;
+    let mut caches = make_prompt_cache(&*model, args.kv.max_kv_size)?;
     let start = Instant::now();
     let mut printed = Ok(());
     prefill(&*model, &tokens, &mut caches, &options, &mut |done, _total| {

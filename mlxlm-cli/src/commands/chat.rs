@@ -128,9 +128,9 @@ fn panel(title: &str, rows: &[(&str, Cow<'_, str>)]) -> String {
     let label_width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
     let lines: Vec<String> = rows.iter().map(|(label, value)| format!("{label:label_width$}   {value}")).collect();
     let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0).max(title.len());
-    let body: String = lines.iter().map(|line| format!("│  {line:width$}  │\n")).collect();
+    let body = lines.iter().map(|line| format!("│  {line:width$}  │")).collect::<Vec<_>>().join("\n");
     let rule = |n| "─".repeat(n);
-    format!("╭─ {title} {}╮\n{body}╰{}╯", rule(width + 1 - title.len()), rule(width + 4))
+    format!("╭─ {title} {}╮\n{body}\n╰{}╯", rule(width + 1 - title.len()), rule(width + 4))
 }
 
 /// What the user types: edited and remembered at a terminal, as it comes from a pipe.

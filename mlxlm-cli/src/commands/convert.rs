@@ -1,7 +1,5 @@
 //! `convert`: one model folder to another.
 
-use std::path::Path;
-
 use mlxlm_core::Dtype;
 use mlxlm_core::hub::{ModelCard, RepoId, Upload};
 use mlxlm_core::io;
@@ -10,8 +8,9 @@ use mlxlm_quant::{ConvertOptions, Form, Quantization, Recipe, convert};
 
 use crate::args::{ConvertArgs, MixedRecipe, QuantMode, WeightType};
 use crate::failure::{Failure, Result};
+use crate::model::{self, Source};
 use crate::output::{say, warn};
-use crate::{model, progress};
+use crate::progress;
 
 /// Runs the command.
 pub(super) fn run(args: &ConvertArgs) -> Result {
@@ -25,15 +24,13 @@ pub(super) fn run(args: &ConvertArgs) -> Result {
     }
     say!("[INFO] Loading")?;
     let source = model::resolve(&args.model, args.revision.as_deref())?;
-    let base = io::read_to_string(source.join("README.md")).ok();
-    let card = ModelCard::derived(base.as_deref(), base_model(&args.model, &source).as_ref());
-    options.readme = Some(card.render(repo.as_ref()));
+    options.readme = Some(model_card(&source, args.revision.as_deref())?.render(repo.as_ref()));
     match options.form {
         Form::Keep => {}
         Form::Quantize(_) => say!("[INFO] Quantizing")?,
         Form::Dequantize => say!("[INFO] Dequantizing")?,
     }
-    let converted = convert(&source, &args.mlx_path, &options)?;
+    let converted = convert(&source.folder, &args.mlx_path, &options)?;
     converted.warnings.iter().for_each(warn);
     say!("[INFO] {:.3} bits per weight.", converted.bits_per_weight)?;
     if let Some(repo) = &repo {
@@ -46,12 +43,22 @@ pub(super) fn run(args: &ConvertArgs) -> Result {
 
 /// A name that cannot be uploaded to is told before anything is done.
 fn upload_repo(name: &str) -> Result<RepoId> {
-    RepoId::parse(name).map_err(|error| Failure::from(mlxlm_core::Error::from(error)).as_usage())
+    RepoId::parse(name).map_err(|error| Failure::from(mlxlm_core::Error::from(error)).into_usage())
 }
 
-/// The repository that the model was downloaded from; none for a folder of the user's own.
-fn base_model(name: &str, source: &Path) -> Option<RepoId> {
-    RepoId::parse(name).ok().filter(|_| source != Path::new(name))
+/// The card of the original, as that of a model made from it. A download brings no card, so that is fetched here.
+fn model_card(source: &Source, revision: Option<&str>) -> Result<ModelCard> {
+    let Some(repo) = &source.repo else {
+        let own = source.folder.join("README.md");
+        let base = own.is_file().then(|| io::read_to_string(own)).transpose()?;
+        return Ok(ModelCard::derived(base.as_deref(), None));
+    };
+    let fetched = model::hub()?.file(repo.as_str(), revision, "README.md", &progress::bars());
+    let base = fetched.and_then(|card| card.map(io::read_to_string).transpose()).unwrap_or_else(|error| {
+        warn(format_args!("the new model card has nothing of the old one: {error}"));
+        None
+    });
+    Ok(ModelCard::derived(base.as_deref(), Some(repo)))
 }
 
 fn options(args: &ConvertArgs) -> Result<ConvertOptions> {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::args::{DEFAULT_MODEL, GenerateArgs, KvArgs, ModelArgs, SamplingArgs};
 use crate::failure::{Failure, Result};
 use crate::model::load_model;
-use crate::output::{print, say};
+use crate::output::{print, say, warn};
 use crate::prompt::{self, Turn};
 
 /// Runs the command.
@@ -120,12 +120,26 @@ fn prompt_tokens(
 ) -> Result<Vec<u32>> {
     let text = prompt::text(&prompt::unescaped(&args.prompt))?;
     if args.ignore_chat_template || !tokenizer.has_chat_template() {
+        without_template(args);
         return Ok(tokenizer.encode(&text, true)?);
     }
     let (system, prefill) = (args.system_prompt.clone(), args.prefill_response.clone());
     let turn = Turn { system, user: text, prefill, kwargs };
     let rendered = if continues { turn.render_suffix(tokenizer)? } else { turn.render(tokenizer)? };
     Ok(tokenizer.encode(&rendered, false)?)
+}
+
+/// Options that only a template could take are not passed over in silence.
+fn without_template(args: &GenerateArgs) {
+    let given = [
+        ("--system-prompt", args.system_prompt.is_some()),
+        ("--prefill-response", args.prefill_response.is_some()),
+        ("--chat-template-config", args.chat_template_config.is_some()),
+    ];
+    let why = if args.ignore_chat_template { "the chat template is ignored" } else { "the model has no chat template" };
+    for (option, _) in given.iter().filter(|(_, given)| *given) {
+        warn(format_args!("`{option}` changes nothing, because {why}"));
+    }
 }
 
 /// All but what the tokenizer has to say.

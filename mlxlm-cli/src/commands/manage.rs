@@ -136,6 +136,6 @@ mod tests {
         assert_eq!(size(999), "999");
         assert_eq!(size(1_550_000_000), "1.6G");
         assert_eq!(ago(SystemTime::now()), "a few seconds ago");
-        assert_eq!(ago(SystemTime::now() - Duration::from_secs(86_400 * 3)), "3 days ago");
+        assert_eq!(ago(SystemTime::now() - Duration::from_hours(72)), "3 days ago");
     }
 }

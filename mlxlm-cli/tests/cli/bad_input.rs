@@ -1,0 +1,392 @@
+//! What users, files and machines do wrong: one clear line, a hint, the right exit code, and nothing half-written.
+
+use std::fs;
+use std::path::Path;
+
+use mlxlm_core::io;
+use serde_json::{Value, json};
+
+use crate::bench::Bench;
+use crate::tiny::{self, configure};
+
+const MODEL: &str = "tiny/model.safetensors";
+
+/// One fault.
+struct Case {
+    /// What is done to the folder before.
+    fault: fn(&Bench),
+    args: &'static [&'static str],
+    code: i32,
+    /// Parts of the message.
+    says: &'static [&'static str],
+    /// A part of the hint; nothing if there is none.
+    hint: &'static str,
+}
+
+const GENERATE: &[&str] = &["generate", "--model", "tiny", "-m", "2"];
+
+/// A fault of a model folder, which `generate` meets.
+fn broken(fault: fn(&Bench), says: &'static [&'static str], hint: &'static str) -> Case {
+    Case { fault, args: GENERATE, code: 1, says, hint }
+}
+
+/// Options that make no sense, whatever the folder is.
+fn misused(args: &'static [&'static str], says: &'static [&'static str], hint: &'static str) -> Case {
+    Case { fault: |_| (), args, code: 2, says, hint }
+}
+
+#[track_caller]
+fn check(cases: &[Case]) {
+    for case in cases {
+        let bench = Bench::new();
+        (case.fault)(&bench);
+        let before = bench.names();
+        let ran = bench.run(case.args);
+        let (message, hint) = ran.refused(case.code);
+        for part in case.says {
+            assert!(message.contains(part), "{:?}: `{message}` does not say `{part}`", case.args);
+        }
+        assert_eq!(hint.is_empty(), case.hint.is_empty(), "{message}: {hint}");
+        assert!(hint.contains(case.hint), "{message}: `{hint}` does not say `{}`", case.hint);
+        assert_eq!(bench.names(), before, "{:?} left something behind", case.args);
+    }
+}
+
+/// Changes bytes of a file.
+fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+/// Changes the header of a safetensors file, and keeps its data.
+fn change_header(path: &Path, change: impl FnOnce(&mut Value)) {
+    damage(path, |bytes| {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        change(&mut header);
+        let header = header.to_string();
+        let data = bytes.split_off(8 + length);
+        *bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    });
+}
+
+/// Makes the weights the first shard of two, of which the other has this name.
+fn index(bench: &Bench, other: &str) {
+    let first = "model-00001-of-00002.safetensors";
+    fs::rename(bench.path(MODEL), bench.path("tiny").join(first)).unwrap();
+    let index = json!({"metadata": {}, "weight_map": {"lm_head.weight": first, "model.norm.weight": other}});
+    io::write_json(bench.path("tiny/model.safetensors.index.json"), &index).unwrap();
+}
+
+fn template(bench: &Bench, template: &str) {
+    io::write(bench.path("tiny/chat_template.jinja"), template).unwrap();
+}
+
+#[test]
+fn files_that_are_not_there() {
+    check(&[
+        Case { fault: |_| (), args: &["generate", "--model", "./absent"], code: 1, says: &["`./absent`"], hint: " " },
+        broken(|b| fs::remove_file(b.path("tiny/config.json")).unwrap(), &["`tiny` has no `config.json`"], "folder"),
+        broken(|b| fs::remove_file(b.path(MODEL)).unwrap(), &["model.safetensors"], "fetch the model again"),
+        broken(
+            |b| fs::remove_file(b.path("tiny/tokenizer.json")).unwrap(),
+            &["no `tokenizer.json` in `tiny`"],
+            "folder",
+        ),
+        broken(|b| index(b, "model-00002-of-00002.safetensors"), &["`model-00002-of-00002.safetensors`"], "fetch"),
+        broken(|b| index(b, "../other.safetensors"), &["`../other.safetensors`"], "fetch"),
+        Case {
+            fault: |_| (),
+            args: &["generate", "--model", "tiny", "--adapter-path", "absent"],
+            code: 1,
+            says: &["absent"],
+            hint: "",
+        },
+        Case {
+            fault: |_| (),
+            args: &["generate", "--prompt-cache-file", "absent.safetensors"],
+            code: 1,
+            says: &["cannot open `absent.safetensors`"],
+            hint: "",
+        },
+        Case {
+            fault: |_| (),
+            args: &["generate", "--model", "tiny", "--draft-model", "./no"],
+            code: 1,
+            says: &["./no"],
+            hint: " ",
+        },
+    ]);
+}
+
+#[test]
+fn weights_that_lie() {
+    let not_sound = &["`tiny/model.safetensors` is not a sound safetensors file"];
+    check(&[
+        broken(|b| damage(&b.path(MODEL), |bytes| bytes.truncate(bytes.len() / 2)), not_sound, "cut short"),
+        broken(|b| damage(&b.path(MODEL), |bytes| bytes.truncate(5)), not_sound, "cut short"),
+        broken(|b| damage(&b.path(MODEL), Vec::clear), not_sound, "cut short"),
+        broken(|b| damage(&b.path(MODEL), |bytes| bytes[..8].fill(0xFF)), not_sound, "cut short"),
+        broken(|b| damage(&b.path(MODEL), |bytes| bytes[8] = b'!'), not_sound, "cut short"),
+        broken(
+            |b| {
+                change_header(&b.path(MODEL), |header| {
+                    header["lm_head.weight"]["data_offsets"] = json!([0, 1_u64 << 62])
+                })
+            },
+            not_sound,
+            "cut short",
+        ),
+        broken(
+            |b| change_header(&b.path(MODEL), |header| header["lm_head.weight"]["shape"] = json!([900, 65])),
+            not_sound,
+            "cut short",
+        ),
+        broken(
+            |b| change_header(&b.path(MODEL), |header| header["lm_head.weight"]["shape"] = json!([u64::MAX, 2])),
+            not_sound,
+            "cut short",
+        ),
+        broken(
+            |b| change_header(&b.path(MODEL), |header| header["lm_head.weight"]["shape"] = json!([64, 900])),
+            &["`lm_head.weight` is [64, 900], expected [900, 64]"],
+            "different models",
+        ),
+        broken(
+            |b| {
+                change_header(&b.path(MODEL), |header| {
+                    let tensor = header.as_object_mut().unwrap().remove("model.norm.weight").unwrap();
+                    header["lm.norm.weight"] = tensor;
+                });
+            },
+            &["`model.norm.weight` is missing (near: `lm.norm.weight`)", "`lm.norm.weight` belongs to no part"],
+            "model_type",
+        ),
+    ]);
+}
+
+#[test]
+fn configurations_that_make_no_sense() {
+    fn with(fault: fn(&Bench), says: &'static [&'static str]) -> Case {
+        broken(fault, says, "")
+    }
+    check(&[
+        broken(|b| fs::write(b.path("tiny/config.json"), "{").unwrap(), &["`tiny/config.json` is not the JSON"], ""),
+        with(|b| fs::write(b.path("tiny/config.json"), "[]").unwrap(), &["config.json: it is not an object"]),
+        with(|b| configure(&b.path("tiny"), json!({"hidden_size": -64})), &["`hidden_size` is -64"]),
+        with(|b| configure(&b.path("tiny"), json!({"hidden_size": 0})), &["`hidden_size` is 0"]),
+        with(|b| configure(&b.path("tiny"), json!({"hidden_size": 1_u64 << 40})), &["`hidden_size`"]),
+        with(|b| configure(&b.path("tiny"), json!({"hidden_size": "wide"})), &["`hidden_size`", "wide"]),
+        with(|b| configure(&b.path("tiny"), json!({"hidden_size": null})), &["hidden_size"]),
+        with(|b| configure(&b.path("tiny"), json!({"num_hidden_layers": 2_000_000_000})), &["`num_hidden_layers` is"]),
+        with(|b| configure(&b.path("tiny"), json!({"num_attention_heads": 3})), &["`num_attention_heads` 3"]),
+        with(|b| configure(&b.path("tiny"), json!({"num_key_value_heads": 0})), &["`num_key_value_heads` is 0"]),
+        with(|b| configure(&b.path("tiny"), json!({"vocab_size": -1})), &["`vocab_size` is -1"]),
+        with(|b| configure(&b.path("tiny"), json!({"rope_scaling": {"type": "spiral", "factor": 2.0}})), &["spiral"]),
+        with(|b| configure(&b.path("tiny"), json!({"quantization": {"bits": 7, "group_size": 64}})), &["quantization"]),
+        broken(
+            |b| configure(&b.path("tiny"), json!({"model_type": "llamma"})),
+            &["the model type `llamma` is not known; the nearest are `llama`"],
+            "mlxlm models",
+        ),
+        broken(
+            |b| configure(&b.path("tiny"), json!({"model_file": "model.py"})),
+            &["`model.py`", "never run"],
+            "model_type",
+        ),
+        broken(
+            |b| configure(&b.path("tiny"), json!({"quantization_config": {"quant_method": "gptq"}})),
+            &["weights quantized by `gptq` cannot be loaded"],
+            "convert",
+        ),
+    ]);
+}
+
+#[test]
+fn tokenizers_and_templates_that_cannot_work() {
+    check(&[
+        broken(|b| fs::write(b.path("tiny/tokenizer.json"), "{}").unwrap(), &["`tiny/tokenizer.json`"], "download"),
+        broken(|b| fs::write(b.path("tiny/tokenizer_config.json"), "[").unwrap(), &["tokenizer_config.json"], ""),
+        broken(
+            |b| template(b, "{% for a in range(99999) %}{% for b in range(99999) %}.{% endfor %}{% endfor %}"),
+            &["the chat template was stopped"],
+            "--ignore-chat-template",
+        ),
+        broken(|b| template(b, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), &["the chat template"], "template"),
+        broken(|b| template(b, "{% for %}"), &["the chat template does not parse at line 1"], "template"),
+        broken(
+            |b| template(b, "{{ messages[0].content.no.thing }}"),
+            &["the chat template failed at line 1"],
+            "template",
+        ),
+        broken(|b| template(b, "{{ raise_exception('no users') }}"), &["refuses these messages: no users"], ""),
+    ]);
+}
+
+#[test]
+fn prompts_that_cannot_be_read() {
+    fn small(bench: &Bench) {
+        configure(&bench.path("tiny"), json!({"max_position_embeddings": 8}));
+    }
+    check(&[
+        misused(
+            &["generate", "--model", "tiny", "--ignore-chat-template", "--prompt", ""],
+            &["the prompt is empty"],
+            "at least one token",
+        ),
+        Case {
+            fault: |b| template(b, "{# nothing #}"),
+            args: GENERATE,
+            code: 2,
+            says: &["the prompt is empty"],
+            hint: "token",
+        },
+        broken(small, &["the prompt has", "reads at most 8"], "shorten the prompt"),
+        Case {
+            fault: small,
+            args: &[
+                "cache_prompt",
+                "--model",
+                "tiny",
+                "--prompt",
+                "one two three",
+                "--prompt-cache-file",
+                "c.safetensors",
+            ],
+            code: 1,
+            says: &["reads at most 8"],
+            hint: "shorten",
+        },
+    ]);
+    let bench = Bench::new();
+    let ran = bench.run_with(&["generate", "--model", "tiny", "--prompt", "-"], b"\xFF\xFE");
+    assert_eq!(ran.refused(1).0, "cannot read standard input: stream did not contain valid UTF-8");
+}
+
+#[test]
+fn options_that_make_no_sense() {
+    check(&[
+        misused(&[], &["no command is given"], "mlxlm --help"),
+        misused(&["genrate"], &["unrecognized subcommand 'genrate'"], "generate"),
+        misused(&["generate", "--promt", "x"], &["unexpected argument '--promt'"], "--prompt"),
+        misused(&["generate", "--max-tokens", "many"], &["invalid value 'many' for '--max-tokens"], "--help"),
+        misused(&["generate", "--max-tokens", "0"], &["`--max-tokens` is 0"], ""),
+        misused(&["generate", "--max-tokens", "-2"], &["`--max-tokens` is -2"], ""),
+        misused(&["generate", "--temp", "-1"], &["`--temp` is -1"], ""),
+        misused(&["generate", "--temp", "nan"], &["`--temp` is NaN"], ""),
+        misused(&["generate", "--top-p", "1.5"], &["`--top-p` is 1.5"], ""),
+        misused(&["generate", "--min-p", "-0.1"], &["`--min-p` is -0.1"], ""),
+        misused(&["generate", "--xtc-threshold", "0.9", "--xtc-probability", "0.5"], &["`--xtc-threshold` is 0.9"], ""),
+        misused(&["generate", "--prefill-step-size", "0"], &["--prefill-step-size"], "--help"),
+        misused(&["generate", "--kv-bits", "7"], &["7 bits"], "2, 3, 4, 5, 6 or 8 bits"),
+        misused(&["generate", "--kv-bits", "8", "--kv-group-size", "48"], &["48"], "32, 64 or 128"),
+        misused(
+            &["generate", "--model", "tiny", "--max-kv-size", "4"],
+            &["a rotating cache of 4 tokens"],
+            "more than 4",
+        ),
+        misused(&["generate", "--model", "tiny", "--temp", "1", "--top-k", "901"], &["`--top-k` is 901"], ""),
+        misused(
+            &["generate", "--chat-template-config", "{"],
+            &["`--chat-template-config` is not JSON"],
+            "enable_thinking",
+        ),
+        misused(&["generate", "--chat-template-config", "3"], &["is not a JSON object"], "enable_thinking"),
+        misused(&["generate", "--image", "cat.png"], &["`--image`"], ""),
+        misused(&["generate", "-qa"], &["`--quantize-activations` is not supported"], ""),
+        misused(&["chat", "--pipeline"], &["`--pipeline` is not supported"], ""),
+        misused(&["chat", "--top-p", "-1"], &["`--top-p` is -1"], ""),
+        misused(&["cache_prompt", "--prompt", "x"], &["--prompt-cache-file"], "--help"),
+        misused(&["convert"], &["--model"], "--help"),
+        misused(&["convert", "--model", "tiny", "-q", "-d"], &["cannot be used with"], "--help"),
+        misused(&["convert", "--model", "tiny", "--q-bits", "4"], &["--quantize"], "--help"),
+        misused(&["convert", "--model", "tiny", "-q", "--q-bits", "7"], &["7 bits"], "2, 3, 4, 5, 6 or 8 bits"),
+        misused(
+            &["convert", "--model", "tiny", "-q", "--q-mode", "mxfp4", "--q-bits", "8"],
+            &["mxfp4"],
+            "always 4 bits",
+        ),
+        misused(
+            &["convert", "--model", "tiny", "-q", "--q-mode", "nvfp4", "--quant-predicate", "mixed_2_6"],
+            &["`mixed_2_6` is for the mode affine"],
+            "--q-mode",
+        ),
+        misused(
+            &["convert", "--model", "tiny", "--q-mode", "q4_k", "-q"],
+            &["invalid value 'q4_k'", "affine"],
+            "--help",
+        ),
+        misused(&["convert", "--model", "tiny", "--upload-repo", "a/b/c"], &["a/b/c"], "org/name"),
+        misused(&["completions", "tcsh"], &["invalid value 'tcsh'"], "zsh"),
+    ]);
+}
+
+#[test]
+fn models_that_do_not_fit() {
+    check(&[
+        Case {
+            fault: |_| (),
+            args: &["convert", "--model", "tiny", "-d"],
+            code: 1,
+            says: &["not quantized"],
+            hint: "--dequantize",
+        },
+        Case {
+            fault: |b| drop(b.run(&["convert", "--model", "tiny", "-q", "--mlx-path", "packed"]).ok()),
+            args: &["convert", "--model", "packed", "-q"],
+            code: 1,
+            says: &["quantized already"],
+            hint: "--dequantize",
+        },
+        Case {
+            fault: |b| configure(&b.path("tiny"), json!({"model_type": "nothing"})),
+            args: &["convert", "--model", "tiny"],
+            code: 1,
+            says: &["`nothing` is not known"],
+            hint: "mlxlm models",
+        },
+        Case {
+            fault: |b| {
+                tiny::make(&b.path("other"), 8);
+                let tokenizer = b.path("other/tokenizer.json");
+                let mut json: Value = io::read_json(&tokenizer).unwrap();
+                json["added_tokens"].as_array_mut().unwrap().push(json!({"id": 900, "content": "<|more|>",
+                    "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}));
+                io::write_json(tokenizer, &json).unwrap();
+            },
+            args: &["generate", "--model", "tiny", "--draft-model", "other"],
+            code: 2,
+            says: &["the tokenizer of the draft model `other` is not that of the model"],
+            hint: "same family",
+        },
+        Case {
+            fault: |b| fs::write(b.path("c.safetensors"), "no cache at all").unwrap(),
+            args: &["generate", "--prompt-cache-file", "c.safetensors"],
+            code: 1,
+            says: &["`c.safetensors`"],
+            hint: " ",
+        },
+        Case {
+            fault: |_| (),
+            args: &["generate", "--model", "tiny", "--prompt-cache-file", MODEL],
+            code: 1,
+            says: &["`tiny/model.safetensors` is not a usable prompt cache"],
+            hint: "mlxlm cache_prompt",
+        },
+        Case {
+            fault: |_| (),
+            args: &["generate", "--model", "tiny", "--extra-eos-token", "no such token"],
+            code: 1,
+            says: &["`no such token` is not a token"],
+            hint: "its id",
+        },
+        Case {
+            fault: |_| (),
+            args: &["generate", "--model", "tiny/config.json"],
+            code: 1,
+            says: &["is a file"],
+            hint: " ",
+        },
+    ]);
+}

@@ -1,0 +1,195 @@
+//! `generate`.
+
+use crate::bench::Bench;
+use crate::tiny::{self, continuation, turn};
+
+const TEXT: &str = "hello there";
+
+#[test]
+fn the_text_is_that_of_the_library() {
+    let bench = Bench::new();
+    let (_, expected) = continuation(&bench.path("tiny"), &turn(TEXT), 12);
+    assert_eq!(bench.text(&["--prompt", TEXT, "-m", "12"]), expected.clone() + "\n");
+    assert_eq!(bench.text(&["-p", TEXT, "--max_tokens=12"]), expected + "\n");
+}
+
+/// Digits that depend on the machine become `N`.
+fn without_numbers(text: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        words.push(if word.contains('.') && word.trim_end().parse::<f64>().is_ok() { "N".into() } else { word.into() });
+    }
+    words.join(" ")
+}
+
+#[test]
+fn verbose_shows_rules_and_speeds() {
+    let bench = Bench::new();
+    let text = bench.text(&["--prompt", TEXT, "-m", "5"]);
+    let shown = bench.run(&["generate", "--model", "tiny", "--prompt", TEXT, "-m", "5"]).ok();
+    let expected = format!(
+        "==========\n{}\n==========\nPrompt: 18 tokens, N tokens-per-sec\nGeneration: 5 tokens, N tokens-per-sec\n\
+         Peak memory: N GB\n",
+        text.trim_end_matches('\n')
+    );
+    assert_eq!(without_numbers(&shown), expected);
+}
+
+#[test]
+fn no_text_is_said_to_be_none() {
+    let bench = Bench::new();
+    let (tokens, _) = continuation(&bench.path("tiny"), &turn("hello"), 1);
+    let end = tokens[0].to_string();
+    let shown = bench.run(&["generate", "--model", "tiny", "--extra-eos-token", &end]).ok();
+    assert_eq!(shown, "==========\n\n==========\nNo text generated for this prompt\n");
+}
+
+#[test]
+fn extra_tokens_end_the_text() {
+    let bench = Bench::new();
+    let folder = bench.path("tiny");
+    let (tokens, _) = continuation(&folder, &turn(TEXT), 6);
+    let first = tokens.iter().position(|token| *token == tokens[5]).unwrap();
+    let (_, expected) = continuation(&folder, &turn(TEXT), first);
+    let end = tokens[5].to_string();
+    assert_eq!(bench.text(&["--prompt", TEXT, "--extra-eos-token", "<think>", &end]), expected + "\n");
+}
+
+#[test]
+fn the_prompt_comes_from_standard_input() {
+    let bench = Bench::new();
+    let args = ["generate", "--model", "tiny", "--verbose", "f", "-m", "8", "--prompt", "-"];
+    assert_eq!(bench.run_with(&args, TEXT.as_bytes()).ok(), bench.text(&["--prompt", TEXT, "-m", "8"]));
+}
+
+#[test]
+fn escapes_in_the_prompt_are_characters() {
+    let bench = Bench::new();
+    let typed = bench.text(&["--prompt", r"a\nb\tc", "-m", "8"]);
+    assert_eq!(typed, bench.text(&["--prompt", "a\nb\tc", "-m", "8"]));
+    assert_ne!(typed, bench.text(&["--prompt", "a b c", "-m", "8"]));
+}
+
+#[test]
+fn a_seed_makes_the_text_repeatable() {
+    let bench = Bench::new();
+    let drawn =
+        |seed: &str| bench.text(&["--prompt", TEXT, "--temp", "1", "--top-p", "0.95", "--seed", seed, "-m", "16"]);
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+}
+
+#[test]
+fn every_sampling_option_is_taken() {
+    let bench = Bench::new();
+    let plain = bench.text(&["--prompt", TEXT, "-m", "16"]);
+    let options: [&[&str]; 4] = [
+        &["--top-k", "1"],
+        &["--top-p", "0.000001"],
+        &["--min-p", "1", "--min-tokens-to-keep", "1"],
+        &["--xtc-probability", "0", "--xtc-threshold", "0.2", "--top-k", "1"],
+    ];
+    for filter in options {
+        let args = [&["--prompt", TEXT, "-m", "16", "--temp", "1", "--seed", "3"], filter].concat();
+        assert_eq!(bench.text(&args), plain, "{filter:?} leaves one token");
+    }
+}
+
+#[test]
+fn the_template_is_filled_or_left_out() {
+    let bench = Bench::new();
+    let plain = |prompt: &str| bench.text(&["--ignore-chat-template", "--prompt", prompt, "-m", "8"]);
+    let system = "<|im_start|>system\nBe brief.<|im_end|>\n";
+    let rendered = [
+        (turn(TEXT), &["--prompt", TEXT][..]),
+        (format!("{system}{}", turn(TEXT)), &["--prompt", TEXT, "--system-prompt", "Be brief."]),
+        (format!("{}Well,", turn(TEXT)), &["--prompt", TEXT, "--prefill-response", "Well,"]),
+    ];
+    for (prompt, options) in rendered {
+        assert_eq!(bench.text(&[options, &["-m", "8"]].concat()), plain(&prompt), "{options:?}");
+    }
+}
+
+#[test]
+fn values_reach_the_template() {
+    let bench = Bench::new();
+    let template = "{{ mood | default('calm') }}: {{ messages[0].content }}";
+    mlxlm_core::io::write(bench.path("tiny").join("chat_template.jinja"), template).unwrap();
+    let plain = |prompt: &str| bench.text(&["--ignore-chat-template", "--prompt", prompt, "-m", "8"]);
+    assert_eq!(bench.text(&["--prompt", TEXT, "-m", "8"]), plain("calm: hello there"));
+    let config = ["--chat-template-config", r#"{"mood": "gay"}"#];
+    assert_eq!(bench.text(&[&["--prompt", TEXT, "-m", "8"], &config[..]].concat()), plain("gay: hello there"));
+}
+
+#[test]
+fn small_steps_through_the_prompt_change_nothing() {
+    let bench = Bench::new();
+    let whole = bench.text(&["--prompt", TEXT, "-m", "8"]);
+    assert_eq!(bench.text(&["--prompt", TEXT, "-m", "8", "--prefill-step-size", "3"]), whole);
+}
+
+#[test]
+fn a_bounded_cache_forgets_and_goes_on() {
+    let bench = Bench::new();
+    let long = "the quick brown fox jumps over the lazy dog ".repeat(3);
+    let bounded = |size: &str| bench.text(&["--prompt", &long, "-m", "12", "--max-kv-size", size]);
+    let all = bench.text(&["--prompt", &long, "-m", "12"]);
+    assert_eq!(bounded("400"), all);
+    assert_ne!(bounded("16"), all);
+}
+
+#[test]
+fn quantized_keys_and_values_are_close() {
+    let bench = Bench::new();
+    let text = |options: &[&str]| bench.text(&[&["--prompt", TEXT, "-m", "4"], options].concat());
+    let plain = text(&[]);
+    assert_eq!(text(&["--kv-bits", "8", "--kv-group-size", "32", "--quantized-kv-start", "0"]), plain);
+    assert_eq!(text(&["--kv-bits", "2", "--kv-group-size", "32"]), plain, "the start is far away");
+    let coarse = ["--kv-bits", "2", "--kv-group-size", "32", "--quantized-kv-start", "0"];
+    assert_ne!(
+        bench.text(&[&["--prompt", TEXT, "-m", "24"], &coarse[..]].concat()),
+        bench.text(&["--prompt", TEXT, "-m", "24"])
+    );
+}
+
+#[test]
+fn a_draft_model_changes_no_text() {
+    let bench = Bench::new();
+    tiny::make(&bench.path("other"), 8);
+    let plain = bench.text(&["--prompt", TEXT, "-m", "24"]);
+    for draft in ["tiny", "other"] {
+        let drafted = bench.text(&["--prompt", TEXT, "-m", "24", "--draft-model", draft, "--num-draft-tokens", "4"]);
+        assert_eq!(drafted, plain, "{draft}");
+    }
+}
+
+#[test]
+fn the_cpu_can_be_asked_for_and_foreign_code_is_never_run() {
+    let bench = Bench::new();
+    let plain = bench.text(&["--prompt", TEXT, "-m", "8"]);
+    let args =
+        ["--cpu", "generate", "--model", "tiny", "-p", TEXT, "-m", "8", "--verbose=false", "--trust-remote-code"];
+    let ran = bench.run(&args);
+    assert_eq!((ran.code, ran.stdout), (Some(0), plain));
+    assert!(ran.stderr.starts_with("warning: `--trust-remote-code` changes nothing"), "{}", ran.stderr);
+}
+
+#[test]
+fn entries_that_are_not_understood_are_warned_of() {
+    let bench = Bench::new();
+    tiny::configure(&bench.path("tiny"), serde_json::json!({"hidden_sizes": 64}));
+    let ran = bench.run(&["generate", "--model", "tiny", "-m", "1"]);
+    assert_eq!(ran.code, Some(0));
+    assert_eq!(ran.stderr, "warning: config.json has entries that were not understood: `hidden_sizes`\n");
+}
+
+#[test]
+fn options_for_a_template_that_is_not_used_are_warned_of() {
+    let bench = Bench::new();
+    let options = ["--ignore-chat-template", "--system-prompt", "Be brief.", "--prefill-response", "Well,"];
+    let ran = bench.run(&[&["generate", "--model", "tiny", "-m", "1"], &options[..]].concat());
+    assert_eq!(ran.code, Some(0));
+    let warnings = ["--system-prompt", "--prefill-response"]
+        .map(|option| format!("warning: `{option}` changes nothing, because the chat template is ignored\n"));
+    assert_eq!(ran.stderr, warnings.concat());
+}
