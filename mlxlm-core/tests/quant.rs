@@ -6,6 +6,7 @@
 //!
 //! Products in `f32` must agree up to rounding. In 16 bits both sides round, so each is held against the same product in
 //! `f32`: ours may be twice as far from it as the reference's.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::path::Path;
 
@@ -72,7 +73,9 @@ fn check(test: impl Fn(&Case)) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quant");
     let files: Vec<_> = io::read_dir(folder).unwrap();
     assert_eq!(files.len(), 28);
-    files.iter().for_each(|path| test(&Case::open(path)));
+    for path in &files {
+        test(&Case::open(path));
+    }
 }
 
 fn as_f32(array: &Array) -> Array {

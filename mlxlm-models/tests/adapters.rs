@@ -2,6 +2,7 @@
 //!
 //! A case is a folder of `tests/adapters`, as mlx-lm 0.32.2 writes it (with drawn instead of trained values), for a model of
 //! `tests/golden` that its `expected.safetensors` names. Its errors are one clear sentence or one list each.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod support;
 
@@ -203,7 +204,7 @@ fn half_an_adapter_is_told() {
 #[test]
 fn a_wrong_configuration_is_named() {
     let check = |change: fn(&mut Value), why: &str| {
-        assert_eq!(refused(change, |_| {}), format!("`adapter_config.json`: {why}"))
+        assert_eq!(refused(change, |_| {}), format!("`adapter_config.json`: {why}"));
     };
     check(|config| config["lora_parameters"] = Value::Null, "`lora_parameters` is missing");
     check(|config| config["lora_parameters"]["rank"] = json!(0), "`rank` must be at least 1");

@@ -5,6 +5,7 @@
 //! logit. With 16-bit weights both sides round at every step, so each is held against the logits of the same weights in
 //! `f32`: those we compute must be the reference's, and ours in 16 bits may be at most twice as far from them as the
 //! reference's in 16 bits are.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod support;
 

@@ -4,6 +4,7 @@
 //! names. A new architecture is tested by all of them as soon as it has a golden case. The first law, the logits of the
 //! reference, is `golden.rs`; that strict loading lists all that does not fit, and refuses absurd configurations, is
 //! `strict.rs`. Not here: that a model split over several machines is the same model, as there is no splitting yet.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod support;
 

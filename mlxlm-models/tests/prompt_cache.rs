@@ -2,6 +2,7 @@
 //!
 //! The files are those of `mlxlm-cache` (mlx-lm 0.32.2, with its models as recipes); their `expected.safetensors` holds the
 //! tokens, the logits of the last five (one by one, and at once), and of three that follow after two were taken back.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod support;
 
