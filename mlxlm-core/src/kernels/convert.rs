@@ -222,14 +222,6 @@ pub(crate) fn to_f16(isa: Isa, values: &[f32], out: &mut [f16]) {
     unsafe { narrow_f16(values, out) }
 }
 
-/// Ones for the lanes that are left of `len` values from `at` on.
-fn mask(len: usize, at: usize) -> u16 {
-    match len - at {
-        0..16 => (1 << (len - at)) - 1,
-        _ => u16::MAX,
-    }
-}
-
 /// 16 bf16 values as f32.
 #[target_feature(enable = "avx512f")]
 pub(crate) fn bf16_lanes(bits: __m256i) -> __m512 {
@@ -247,51 +239,77 @@ pub(crate) fn to_bf16_lanes(v: __m512) -> __m256i {
     _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, nan, quiet)))
 }
 
+/// To nearest, ties to even.
+const ROUND: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn widen_bf16(values: &[bf16], out: &mut [f32]) {
-    for i in (0..values.len()).step_by(16) {
-        let mask = mask(values.len(), i);
-        // SAFETY: masked lanes are inside the slices.
-        unsafe {
-            let v = _mm256_maskz_loadu_epi16(mask, values.as_ptr().add(i).cast());
-            _mm512_mask_storeu_ps(out.as_mut_ptr().add(i), mask, bf16_lanes(v));
+    let whole = values.len() / 16 * 16;
+    // SAFETY: whole vectors and masked lanes are inside the slices.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            let v = _mm256_loadu_si256(values.as_ptr().add(i).cast());
+            _mm512_storeu_ps(out.as_mut_ptr().add(i).cast(), bf16_lanes(v));
+        }
+        // Masked loads and stores are slow on some machines.
+        if whole < values.len() {
+            let mask = (1 << (values.len() - whole)) - 1;
+            let v = _mm256_maskz_loadu_epi16(mask, values.as_ptr().add(whole).cast());
+            _mm512_mask_storeu_ps(out.as_mut_ptr().add(whole).cast(), mask, bf16_lanes(v));
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn widen_f16(values: &[f16], out: &mut [f32]) {
-    for i in (0..values.len()).step_by(16) {
-        let mask = mask(values.len(), i);
-        // SAFETY: masked lanes are inside the slices.
-        unsafe {
-            let v = _mm256_maskz_loadu_epi16(mask, values.as_ptr().add(i).cast());
-            _mm512_mask_storeu_ps(out.as_mut_ptr().add(i), mask, _mm512_cvtph_ps(v));
+    let whole = values.len() / 16 * 16;
+    // SAFETY: whole vectors and masked lanes are inside the slices.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            let v = _mm256_loadu_si256(values.as_ptr().add(i).cast());
+            _mm512_storeu_ps(out.as_mut_ptr().add(i).cast(), _mm512_cvtph_ps(v));
+        }
+        // Masked loads and stores are slow on some machines.
+        if whole < values.len() {
+            let mask = (1 << (values.len() - whole)) - 1;
+            let v = _mm256_maskz_loadu_epi16(mask, values.as_ptr().add(whole).cast());
+            _mm512_mask_storeu_ps(out.as_mut_ptr().add(whole).cast(), mask, _mm512_cvtph_ps(v));
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn narrow_bf16(values: &[f32], out: &mut [bf16]) {
-    for i in (0..values.len()).step_by(16) {
-        let mask = mask(values.len(), i);
-        // SAFETY: masked lanes are inside the slices.
-        unsafe {
-            let v = _mm512_maskz_loadu_ps(mask, values.as_ptr().add(i));
-            _mm256_mask_storeu_epi16(out.as_mut_ptr().add(i).cast(), mask, to_bf16_lanes(v));
+    let whole = values.len() / 16 * 16;
+    // SAFETY: whole vectors and masked lanes are inside the slices.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            let v = _mm512_loadu_ps(values.as_ptr().add(i).cast());
+            _mm256_storeu_si256(out.as_mut_ptr().add(i).cast(), to_bf16_lanes(v));
+        }
+        // Masked loads and stores are slow on some machines.
+        if whole < values.len() {
+            let mask = (1 << (values.len() - whole)) - 1;
+            let v = _mm512_maskz_loadu_ps(mask, values.as_ptr().add(whole).cast());
+            _mm256_mask_storeu_epi16(out.as_mut_ptr().add(whole).cast(), mask, to_bf16_lanes(v));
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn narrow_f16(values: &[f32], out: &mut [f16]) {
-    for i in (0..values.len()).step_by(16) {
-        let mask = mask(values.len(), i);
-        // SAFETY: masked lanes are inside the slices.
-        unsafe {
-            let v = _mm512_maskz_loadu_ps(mask, values.as_ptr().add(i));
-            let v = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
-            _mm256_mask_storeu_epi16(out.as_mut_ptr().add(i).cast(), mask, v);
+    let whole = values.len() / 16 * 16;
+    // SAFETY: whole vectors and masked lanes are inside the slices.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            let v = _mm512_loadu_ps(values.as_ptr().add(i).cast());
+            _mm256_storeu_si256(out.as_mut_ptr().add(i).cast(), _mm512_cvtps_ph::<ROUND>(v));
+        }
+        // Masked loads and stores are slow on some machines.
+        if whole < values.len() {
+            let mask = (1 << (values.len() - whole)) - 1;
+            let v = _mm512_maskz_loadu_ps(mask, values.as_ptr().add(whole).cast());
+            _mm256_mask_storeu_epi16(out.as_mut_ptr().add(whole).cast(), mask, _mm512_cvtps_ph::<ROUND>(v));
         }
     }
 }

@@ -60,6 +60,21 @@ unsafe fn tile_of<const R: usize>(t: &Tile) {
         }
     }
     let (alpha, beta) = (_mm512_set1_ps(t.alpha), _mm512_set1_ps(t.beta));
+    if t.cols == NR {
+        for (i, sums) in sums.iter().enumerate() {
+            for (half, sum) in sums.iter().enumerate() {
+                // SAFETY: all columns are the tile's.
+                unsafe {
+                    let c = t.c.add(i * t.ldc + half * 16);
+                    let sum = _mm512_mul_ps(alpha, *sum);
+                    let sum = if t.beta == 0.0 { sum } else { _mm512_fmadd_ps(beta, _mm512_loadu_ps(c), sum) };
+                    _mm512_storeu_ps(c, sum);
+                }
+            }
+        }
+        return;
+    }
+    // Masked loads and stores are slow on some machines.
     let masks = [mask(t.cols), mask(t.cols.saturating_sub(16))];
     for (i, sums) in sums.iter().enumerate() {
         for (half, mask) in masks.iter().enumerate() {
@@ -88,6 +103,13 @@ unsafe fn pack_cols(src: *const f32, ld: usize, lanes: usize, width: usize, kc: 
 unsafe fn copy(src: *const f32, ld: usize, lanes: usize, width: usize, kc: usize, dst: *mut f32) {
     for lane in (0..width).step_by(16) {
         let (load, store) = (mask(lanes.saturating_sub(lane)), mask(width - lane));
+        if load == u16::MAX && store == u16::MAX {
+            for k in 0..kc {
+                // SAFETY: 16 lanes are inside the source's and the destination's rows.
+                unsafe { _mm512_storeu_ps(dst.add(k * width + lane), _mm512_loadu_ps(src.add(k * ld + lane))) };
+            }
+            continue;
+        }
         for k in 0..kc {
             // SAFETY: masked lanes are inside the source's and the destination's rows.
             unsafe {
@@ -111,11 +133,12 @@ unsafe fn transpose(src: *const f32, ld: usize, lanes: usize, width: usize, kc: 
                 for (i, row) in rows.iter_mut().enumerate().take(real) {
                     let at = src.add((lane + i) * ld + k);
                     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(128).cast());
-                    *row = _mm512_maskz_loadu_ps(load, at);
+                    *row = if depth == 16 { _mm512_loadu_ps(at) } else { _mm512_maskz_loadu_ps(load, at) };
                 }
                 for (i, column) in transposed(&rows).iter().enumerate().take(depth) {
                     let at = dst.add((k + i) * width + lane);
-                    if store == u16::MAX {
+                    // A narrow row may run into the next one, which is written later; masked stores are slow.
+                    if store == u16::MAX || (width < 16 && k + i + 2 < kc && width >= 8) {
                         _mm512_storeu_ps(at, *column);
                     } else {
                         _mm512_mask_storeu_ps(at, store, *column);
@@ -127,7 +150,7 @@ unsafe fn transpose(src: *const f32, ld: usize, lanes: usize, width: usize, kc: 
 }
 
 #[target_feature(enable = "avx512f")]
-fn transposed(r: &[__m512; 16]) -> [__m512; 16] {
+pub(in crate::kernels) fn transposed(r: &[__m512; 16]) -> [__m512; 16] {
     let zero = _mm512_setzero_ps();
     let (mut t, mut f, mut columns) = ([zero; 16], [zero; 16], [zero; 16]);
     for i in 0..8 {

@@ -6,8 +6,8 @@
 //! - A row's result has the same bits whatever the other rows are: each element is a chain of multiply-adds over `KC` values
 //!   of `k` in order, and the chains of successive blocks are added up in order. Neither `M`, the tile a row falls into, nor the
 //!   number of threads changes that.
-//! - `B` is packed by the task that uses it, a panel of [`KC`] × `NR` at a time, which stays in the first-level cache while all
-//!   rows pass by. There is no barrier inside a block of rows.
+//! - `B` is packed by the task that uses it, a few panels of [`KC`] × `NR` at a time, which stay in its caches while all rows
+//!   pass by. There is no barrier inside a block of rows.
 
 use std::cell::Cell;
 
@@ -16,7 +16,7 @@ use super::pool;
 use super::scratch::{Scratch, with_scratch};
 
 mod avx2;
-mod avx512;
+pub(crate) mod avx512;
 mod portable;
 pub(crate) mod sgemm;
 
@@ -24,6 +24,8 @@ pub(crate) mod sgemm;
 const KC: usize = 256;
 /// Packed rows of `A` hold at most this many values (16 MiB).
 const PACKED_A: usize = 1 << 22;
+/// Panels of `B` that one task keeps in the second-level cache.
+const PANELS: usize = 4;
 /// Below this many multiply-adds a product is not worth waking another core (about 4 µs of one).
 const SERIAL: usize = 300_000;
 
@@ -179,31 +181,40 @@ unsafe fn row_block(kernels: &Kernels, g: &Gemm<'_>, rows: &Rows, packed: Shared
         pool::parallel(rows.tiles, pack);
     }
     let panels = g.n.div_ceil(kernels.nr);
-    let groups = (3 * pool::threads()).div_ceil(panels).clamp(1, rows.tiles);
-    run(panels * groups, &|task| {
-        let (panel, group) = (task % panels, task / panels);
+    let wanted = 3 * pool::threads();
+    // Neighbouring panels share the pass over the packed rows, which may come from memory.
+    let spans = panels.div_ceil((panels / wanted).clamp(1, PANELS));
+    let groups = wanted.div_ceil(spans).clamp(1, rows.tiles);
+    run(spans * groups, &|task| {
+        let (span, group) = (task % spans, task / spans);
         let tiles = group * rows.tiles / groups..(group + 1) * rows.tiles / groups;
-        let column = panel * kernels.nr;
-        let cols = kernels.nr.min(g.n - column);
-        with_scratch(&PACK_B, KC * kernels.nr, |b| {
+        let columns = (span * panels / spans * kernels.nr..((span + 1) * panels / spans * kernels.nr).min(g.n))
+            .step_by(kernels.nr);
+        let size = KC * kernels.nr;
+        with_scratch(&PACK_B, columns.len() * size, |b| {
             for k in (0..g.k).step_by(KC) {
                 let kc = KC.min(g.k - k);
-                (g.pack_b)(Block { lane: column, lanes: cols, width: kernels.nr, k, kc }, b.as_mut_ptr());
+                for (column, b) in columns.clone().zip(b.chunks_exact_mut(size)) {
+                    let lanes = kernels.nr.min(g.n - column);
+                    (g.pack_b)(Block { lane: column, lanes, width: kernels.nr, k, kc }, b.as_mut_ptr());
+                }
                 for tile in tiles.clone() {
                     let row = rows.start(tile);
-                    // SAFETY: the tile lies inside C, and no other task has it: tasks differ in panel or in tiles.
-                    unsafe {
-                        (kernels.tile)(&Tile {
-                            rows: rows.start(tile + 1) - row,
-                            cols,
-                            kc,
-                            a: packed.get().add(at(tile, k, kc)),
-                            b: b.as_ptr(),
-                            alpha: g.alpha,
-                            beta: if k == 0 { g.beta } else { 1.0 },
-                            c: g.c.get().add((rows.from + row) * g.ldc + column),
-                            ldc: g.ldc,
-                        });
+                    for (column, b) in columns.clone().zip(b.chunks_exact(size)) {
+                        // SAFETY: the tile lies inside C, and no other task has it: tasks differ in columns or in tiles.
+                        unsafe {
+                            (kernels.tile)(&Tile {
+                                rows: rows.start(tile + 1) - row,
+                                cols: kernels.nr.min(g.n - column),
+                                kc,
+                                a: packed.get().add(at(tile, k, kc)),
+                                b: b.as_ptr(),
+                                alpha: g.alpha,
+                                beta: if k == 0 { g.beta } else { 1.0 },
+                                c: g.c.get().add((rows.from + row) * g.ldc + column),
+                                ldc: g.ldc,
+                            });
+                        }
                     }
                 }
             }

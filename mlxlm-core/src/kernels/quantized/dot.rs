@@ -127,15 +127,13 @@ impl Job<'_, '_> {
             with_scratch(&SUMS, rows * m * 16, |sums| {
                 sums.fill(0.0);
                 self.dots(first, rows, params, sums);
-                for i in 0..rows {
-                    let biases = &params[(2 * i + 1) * stride..][..self.padded];
-                    for row in 0..m {
-                        let group_sums = &self.group_sums[row * self.padded..][..self.padded];
-                        // SAFETY: the level was checked in `multiply`; a task writes its own columns.
-                        unsafe {
-                            let sum = lanes::finish(&sums[(i * m + row) * 16..][..16], biases, group_sums);
-                            *out.get().add(row * w.rows + first + i) = sum;
-                        }
+                let block = lanes::Block { sums, m, params, stride: 2 * stride };
+                for row in 0..m {
+                    let group_sums = &self.group_sums[row * self.padded..][..self.padded];
+                    // SAFETY: the level was checked in `multiply`; a task writes its own columns.
+                    unsafe {
+                        let out = std::slice::from_raw_parts_mut(out.get().add(row * w.rows + first), rows);
+                        lanes::finish(&block, row, group_sums, out);
                     }
                 }
             });

@@ -7,6 +7,10 @@ use std::arch::x86_64::*;
 
 use super::weights::{Params, Weights};
 use crate::kernels::convert::bf16_lanes;
+use crate::kernels::gemm::avx512::transposed;
+
+/// Words that are fetched ahead of their use; the rows of a matrix follow each other.
+const AHEAD: usize = 1024;
 
 /// In which order the activations of a row lie: `[chunk][field][row of the tile][lane]`.
 #[derive(Debug, Clone, Copy)]
@@ -200,6 +204,7 @@ unsafe fn each_chunk(words: &[u32], add: &mut impl FnMut(__m512i, usize)) {
     // SAFETY: whole vectors and the masked rest lie inside the slice.
     unsafe {
         for chunk in 0..whole {
+            _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(chunk * 16 + AHEAD).cast());
             add(_mm512_loadu_epi32(words.as_ptr().add(chunk * 16).cast()), chunk);
         }
         if !words.len().is_multiple_of(16) {
@@ -257,53 +262,104 @@ pub(super) unsafe fn group_sums(x: &[f32], group: usize, sums: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn params(w: &Weights<'_>, row: usize, centre: f32, scales: &mut [f32], biases: &mut [f32]) {
     let groups = w.groups();
-    for at in (0..scales.len()).step_by(16) {
-        let left = groups.saturating_sub(at);
-        let mask = if left < 16 { (1 << left) - 1 } else { u16::MAX };
-        // SAFETY: masked lanes are groups of this row.
+    for (at, (scales, biases)) in scales.chunks_exact_mut(16).zip(biases.chunks_exact_mut(16)).enumerate() {
+        let left = groups.saturating_sub(16 * at).min(16);
+        let first = row * groups + 16 * at;
+        // SAFETY: these are groups of this row.
         unsafe {
-            let scale = load_params(&w.scales, row * groups + at, mask);
-            let bias = w.biases.map_or(_mm512_setzero_ps(), |biases| load_params(&biases, row * groups + at, mask));
-            _mm512_storeu_ps(scales[at..at + 16].as_mut_ptr(), scale);
-            _mm512_storeu_ps(biases[at..at + 16].as_mut_ptr(), _mm512_fmadd_ps(_mm512_set1_ps(centre), scale, bias));
+            let scale = load_params(&w.scales, first, left);
+            let bias = w.biases.map_or(_mm512_setzero_ps(), |biases| load_params(&biases, first, left));
+            _mm512_storeu_ps(scales.as_mut_ptr(), scale);
+            _mm512_storeu_ps(biases.as_mut_ptr(), _mm512_fmadd_ps(_mm512_set1_ps(centre), scale, bias));
         }
     }
 }
 
+/// `left` numbers from `at` on, then zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_params(params: &Params<'_>, at: usize, mask: u16) -> __m512 {
-    // SAFETY: the caller vouches for the lanes in `mask`.
-    unsafe {
+unsafe fn load_params(params: &Params<'_>, at: usize, left: usize) -> __m512 {
+    if left == 0 {
+        return _mm512_setzero_ps();
+    }
+    let mask = (((1_u32 << left) - 1) & 0xFFFF) as u16;
+    // Masked loads are slow on some machines, so they are left for the end of the array.
+    let whole = at + 16 <= params.len();
+    // SAFETY: whole vectors lie inside the array, and the caller vouches for the lanes in `mask`.
+    let values = unsafe {
         match params {
-            Params::F32(v) => _mm512_maskz_loadu_ps(mask, v.as_ptr().wrapping_add(at)),
-            Params::F16(v) => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, v.as_ptr().wrapping_add(at).cast())),
-            Params::Bf16(v) => bf16_lanes(_mm256_maskz_loadu_epi16(mask, v.as_ptr().wrapping_add(at).cast())),
+            Params::F32(v) if whole => _mm512_loadu_ps(v.as_ptr().add(at)),
+            Params::F32(v) => _mm512_maskz_loadu_ps(mask, v.as_ptr().add(at)),
+            Params::F16(v) => _mm512_cvtph_ps(load_halves(v.as_ptr().add(at).cast(), mask, whole)),
+            Params::Bf16(v) => bf16_lanes(load_halves(v.as_ptr().add(at).cast(), mask, whole)),
             Params::E8m0(v) => {
-                let bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, v.as_ptr().wrapping_add(at).cast()));
-                let smallest = _mm512_mask_cmpeq_epi32_mask(mask, bytes, _mm512_setzero_si512());
+                let bytes = load_bytes(v.as_ptr().add(at), mask, whole);
+                let smallest = _mm512_cmpeq_epi32_mask(bytes, _mm512_setzero_si512());
                 let powers = _mm512_slli_epi32::<23>(bytes);
                 _mm512_castsi512_ps(_mm512_mask_mov_epi32(powers, smallest, _mm512_set1_epi32(1 << 22)))
             }
             Params::E4m3(v) => {
-                let bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, v.as_ptr().wrapping_add(at).cast()));
+                let bytes = load_bytes(v.as_ptr().add(at), mask, whole);
                 let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x80)));
                 let magnitude = _mm512_slli_epi32::<20>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x7F)));
                 let scaled = _mm512_mul_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(f32::from_bits(247 << 23)));
                 _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(scaled), sign))
             }
         }
-    }
+    };
+    _mm512_maskz_mov_ps(mask, values)
 }
 
-/// The result of one row and one column: the lanes' sum and the biases times the groups' sums.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_halves(at: *const i16, mask: u16, whole: bool) -> __m256i {
+    // SAFETY: passed on from the caller.
+    unsafe { if whole { _mm256_loadu_si256(at.cast()) } else { _mm256_maskz_loadu_epi16(mask, at) } }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_bytes(at: *const u8, mask: u16, whole: bool) -> __m512i {
+    // SAFETY: passed on from the caller.
+    let bytes = unsafe { if whole { _mm_loadu_si128(at.cast()) } else { _mm_maskz_loadu_epi8(mask, at.cast()) } };
+    _mm512_cvtepu8_epi32(bytes)
+}
+
+/// What [`finish`] works on: the sums of a block of at most 16 rows of weights.
+pub(super) struct Block<'a> {
+    /// `[rows of weights][rows of x][16]`.
+    pub(super) sums: &'a [f32],
+    pub(super) m: usize,
+    /// `[rows of weights][scales and biases]`, of which the second half are biases.
+    pub(super) params: &'a [f32],
+    /// Numbers of a row of weights in `params`.
+    pub(super) stride: usize,
+}
+
+/// The results of one row of `x` and up to 16 rows of weights: the lanes' sums and the biases times the groups' sums.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn finish(sums: &[f32], biases: &[f32], group_sums: &[f32]) -> f32 {
-    // SAFETY: 16 values are read of 16.
-    unsafe {
-        let mut total = _mm512_loadu_ps(sums.as_ptr());
-        for (biases, group_sums) in biases.chunks_exact(16).zip(group_sums.chunks_exact(16)) {
-            total = _mm512_fmadd_ps(_mm512_loadu_ps(biases.as_ptr()), _mm512_loadu_ps(group_sums.as_ptr()), total);
+pub(super) unsafe fn finish(block: &Block<'_>, row: usize, group_sums: &[f32], out: &mut [f32]) {
+    let mut totals = [_mm512_setzero_ps(); 16];
+    for (i, total) in totals.iter_mut().enumerate().take(out.len()) {
+        let sums = &block.sums[(i * block.m + row) * 16..][..16];
+        let biases = &block.params[i * block.stride + block.stride / 2..][..group_sums.len()];
+        // SAFETY: 16 values are read of 16.
+        unsafe {
+            *total = _mm512_loadu_ps(sums.as_ptr());
+            for (biases, group_sums) in biases.chunks_exact(16).zip(group_sums.chunks_exact(16)) {
+                *total =
+                    _mm512_fmadd_ps(_mm512_loadu_ps(biases.as_ptr()), _mm512_loadu_ps(group_sums.as_ptr()), *total);
+            }
         }
-        _mm512_reduce_add_ps(total)
+    }
+    let mut lanes = transposed(&totals);
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            lanes[i] = _mm512_add_ps(lanes[i], lanes[i + width]);
+        }
+    }
+    // SAFETY: as many values are written as there are, at most 16.
+    unsafe {
+        match out.len() {
+            16 => _mm512_storeu_ps(out.as_mut_ptr(), lanes[0]),
+            some => _mm512_mask_storeu_ps(out.as_mut_ptr(), (1 << some) - 1, lanes[0]),
+        }
     }
 }
