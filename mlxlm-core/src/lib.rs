@@ -9,6 +9,21 @@
 //! - [`io`]: files with their path in every error, and writes that appear by rename.
 //! - `text` and `hub` (cargo features): tokenizer, chat template; the Hugging Face hub.
 //!
+//! ```
+//! use mlxlm_core::quant::{self, Mode};
+//! use mlxlm_core::{Array, ops};
+//!
+//! # fn main() -> mlxlm_core::Result<()> {
+//! let weight = ops::ones::<f32>(&[4, 64])?;
+//! let scheme = Mode::Affine.default_scheme();
+//! let packed = quant::quantize(&weight, scheme)?;
+//! let x: Array = ops::ones::<f32>(&[1, 64])?;
+//! let y = quant::quantized_matmul(&x, &packed, scheme, true)?;
+//! assert_eq!(y.to_vec_exact::<f32>()?, [64.0; 4]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Shape letters in every doc comment: `B` batch, `L` tokens, `D` hidden, `H`/`K` heads and kv-heads, `d` head
 //! dimension, `V` vocabulary, `E` experts.
 

@@ -4,6 +4,22 @@
 //! - [`CausalLm`] is what the rest of the system sees of a model: tokens in, logits out, caches on the way.
 //! - [`ARCHITECTURES`](arch::ARCHITECTURES) lists what can be loaded; a file of `arch` is config, block, `load` and
 //!   `forward`, and knows nothing of weight formats, adapters, sampling or batching.
+//!
+//! ```no_run
+//! use mlxlm_cache::Caches;
+//! use mlxlm_core::Array;
+//! use mlxlm_models::{LoadOptions, load};
+//!
+//! # fn main() -> Result<(), mlxlm_models::Error> {
+//! let loaded = load("path/to/model", &LoadOptions::default())?;
+//! let tokens = loaded.tokenizer.encode("Once upon a time", true)?;
+//! let tokens = Array::from_slice(&tokens, &[1, tokens.len() as i32]);
+//! let mut caches = Caches::new(&loaded.model.cache_kinds());
+//! let logits = loaded.model.forward(&tokens, Some(&mut caches))?;
+//! assert_eq!(logits.dim(-1), loaded.model.info().vocab_size);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod arch;
 pub mod blocks;

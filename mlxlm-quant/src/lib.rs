@@ -2,6 +2,22 @@
 //!
 //! [`convert`] reads a model folder and writes one that mlx-lm loads as well. [`Quantization`] says which leaf gets which
 //! scheme: one for all, or a [`Recipe`] that gives the more sensitive leaves more bits.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use mlxlm_core::quant::Mode;
+//! use mlxlm_quant::{ConvertOptions, Form, Quantization, convert};
+//!
+//! # fn main() -> Result<(), mlxlm_quant::Error> {
+//! let scheme = Mode::Affine.default_scheme();
+//! let form = Form::Quantize(Quantization { scheme, recipe: None });
+//! let options = ConvertOptions { form, ..ConvertOptions::default() };
+//! let converted = convert(Path::new("original"), Path::new("mlx_model"), &options)?;
+//! println!("{:.3} bits per weight", converted.bits_per_weight);
+//! # Ok(())
+//! # }
+//! ```
 
 mod convert;
 mod error;
