@@ -19,7 +19,7 @@ use crate::workspace;
 const DOCUMENTS: usize = 200_000;
 
 /// Optimizer steps of 2048 tokens: one and a half times the corpus. Copying is learnt rather suddenly, after some 2000 steps.
-const STEPS: u64 = 9000;
+const STEPS: usize = 9000;
 
 /// Documents on which the tokenizer is trained: enough for all words.
 const TOKENIZER_DOCUMENTS: usize = 20_000;
