@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Training steps of each model, instead of the trainer's own number
+    /// Training steps of each model, instead of those of the models in the repository
     #[arg(long)]
     steps: Option<usize>,
 
