@@ -1,6 +1,7 @@
 //! `cache_prompt`: reads a prompt once and keeps what the model remembers in a file.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use mlxlm_core::device;
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::generate::kv_quantization;
 use crate::args::CachePromptArgs;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::model::load_model;
 use crate::output::{print, say};
 use crate::prompt;
@@ -19,6 +20,7 @@ use crate::prompt;
 /// Runs the command.
 pub(super) fn run(args: &CachePromptArgs) -> Result {
     let name = args.model.model.clone().unwrap_or_else(|| "mlx_model".to_owned());
+    check_place(&args.prompt_cache_file)?;
     let options = GenerateOptions { kv_quantization: kv_quantization(&args.kv)?, ..GenerateOptions::default() };
     let mut config = Map::new();
     if let Some(token) = &args.eos_token {
@@ -44,6 +46,17 @@ pub(super) fn run(args: &CachePromptArgs) -> Result {
         ("tokenizer_config".to_owned(), Value::Object(config).to_string()),
     ]);
     Ok(caches.save(&args.prompt_cache_file, &metadata)?)
+}
+
+/// Refuses a file that could not be written, before a long prompt is read.
+fn check_place(file: &Path) -> Result {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            let (file, folder) = (file.display(), folder.display());
+            Err(Failure::new(format!("cannot write `{file}`: `{folder}` is not a folder")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The prompt as the beginning of a user's message, which a later query continues.

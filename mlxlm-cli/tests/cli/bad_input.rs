@@ -132,7 +132,7 @@ fn weights_that_lie() {
         broken(
             |b| {
                 change_header(&b.path(MODEL), |header| {
-                    header["lm_head.weight"]["data_offsets"] = json!([0, 1_u64 << 62])
+                    header["lm_head.weight"]["data_offsets"] = json!([0, 1_u64 << 62]);
                 })
             },
             not_sound,

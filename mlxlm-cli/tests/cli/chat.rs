@@ -55,7 +55,7 @@ fn the_whole_conversation_is_remembered() {
     for (question, answer) in ["one", "two", "three"].into_iter().zip(&given) {
         rendered += &turn(question);
         assert_eq!(*answer, continued(&bench, &rendered), "{question}");
-        rendered += &format!("{answer}<|im_end|>\n");
+        rendered.extend([answer, "<|im_end|>\n"]);
     }
     assert_eq!(given.len(), 3);
 }

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "the modules of a test binary are its whole world")]
 
 mod bad_input;
+mod bad_output;
 mod bench;
 mod cache_prompt;
 mod chat;
