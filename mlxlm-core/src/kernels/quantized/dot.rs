@@ -44,6 +44,7 @@ struct Job<'a, 'w> {
     m: usize,
     order: Order,
     tables: Tables,
+    scale_of_lane: [i32; 16],
     ordered: &'a [f32],
     group_sums: &'a [f32],
     /// Groups, rounded up to whole vectors.
@@ -76,7 +77,8 @@ pub(super) fn multiply(x: &[f32], m: usize, w: &Weights<'_>, half: bool, out: &m
             } else {
                 pool::parallel(m, prepare);
             }
-            let job = Job { w, m, order, tables: tables(w), ordered, group_sums, padded };
+            let scale_of_lane = lanes::scale_of_lane(w.bits(), w.group());
+            let job = Job { w, m, order, tables: tables(w), scale_of_lane, ordered, group_sums, padded };
             let c = Shared(out.as_mut_ptr());
             let parts = if m * w.rows * w.columns < SERIAL { 1 } else { 4 * pool::threads() };
             pool::parallel_ranges(w.rows, BLOCK, parts, |from, to| {
@@ -159,6 +161,7 @@ impl Job<'_, '_> {
                         group: w.group(),
                         x: &x[chunk * (to - from) * self.order.chunk_floats()..],
                         tables: &self.tables,
+                        scale_of_lane: &self.scale_of_lane,
                     };
                     // SAFETY: the level was checked in `multiply`.
                     unsafe { lanes::dot(self.order, &dot, &mut sums[(i * m + from) * 16..(i * m + to) * 16]) };

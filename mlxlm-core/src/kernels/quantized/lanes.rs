@@ -73,6 +73,7 @@ pub(super) struct Dot<'a> {
     pub(super) group: usize,
     pub(super) x: &'a [f32],
     pub(super) tables: &'a Tables,
+    pub(super) scale_of_lane: &'a [i32; 16],
 }
 
 /// Adds the products to `sums`, 16 lanes for each row of the tile.
@@ -110,47 +111,65 @@ pub(super) unsafe fn dot(order: Order, dot: &Dot<'_>, sums: &mut [f32]) {
 }
 
 /// Which of the scales from a chunk's first on belongs to each lane.
+pub(super) fn scale_of_lane(bits: usize, group: usize) -> [i32; 16] {
+    std::array::from_fn(|lane| (lane * (32 / bits) / group) as i32)
+}
+
+/// 16 words of a row; at its end zeros, which meet activations of zero.
 #[target_feature(enable = "avx512f")]
-fn scale_of_lane(columns_of_lane: usize, group: usize) -> __m512i {
-    let lanes: [i32; 16] = std::array::from_fn(|lane| (lane * columns_of_lane / group) as i32);
-    // SAFETY: 16 values are read of 16.
-    unsafe { _mm512_loadu_epi32(lanes.as_ptr()) }
+#[inline]
+unsafe fn words(all: &[u32], chunk: usize) -> __m512i {
+    let at = all.as_ptr().wrapping_add(16 * chunk);
+    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+    let left = all.len() - 16 * chunk;
+    // SAFETY: whole vectors and masked lanes lie inside the slice.
+    unsafe {
+        if left >= 16 { _mm512_loadu_epi32(at.cast()) } else { _mm512_maskz_loadu_epi32((1 << left) - 1, at.cast()) }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
 unsafe fn half<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f32]) {
     let columns = 512 / BITS;
-    let lane_scales = scale_of_lane(columns / 16, dot.group);
     let group_shift = dot.group.trailing_zeros();
     // SAFETY: `dot` measured the slices: every chunk has its activations, scales and 16 sums for each row.
     unsafe {
-        let (low, high) =
-            (_mm512_loadu_epi16(dot.tables.low.as_ptr().cast()), _mm512_loadu_epi16(dot.tables.high.as_ptr().cast()));
-        let mut total: [__m512; R] = std::array::from_fn(|r| _mm512_loadu_ps(sums.as_ptr().add(16 * r)));
+        let lane_scales = _mm512_loadu_epi32(dot.scale_of_lane.as_ptr());
+        let low_table = _mm512_loadu_epi16(dot.tables.low.as_ptr().cast());
+        let high_table = _mm512_loadu_epi16(dot.tables.high.as_ptr().cast());
+        let mut total = [_mm512_setzero_ps(); R];
+        for (r, total) in total.iter_mut().enumerate() {
+            *total = _mm512_loadu_ps(sums.as_ptr().add(16 * r));
+        }
         let mut x = dot.x.as_ptr();
-        let mut add = |words: __m512i, chunk: usize| {
+        for chunk in 0..dot.words.len().div_ceil(16) {
+            let mut shifted = words(dot.words, chunk);
             let mut group = [_mm512_setzero_ps(); R];
-            for field in 0..16 / BITS {
-                let shifted = _mm512_srl_epi16(words, _mm_cvtsi32_si128((field * BITS) as i32));
-                let low = _mm512_permutexvar_epi16(shifted, low);
-                let high = _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(shifted), high);
-                for group in &mut group {
-                    let x_lanes = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_epi32(x.cast()));
-                    *group = _mm512_dpbf16_ps(*group, std::mem::transmute::<__m512i, __m512bh>(low), x_lanes);
+            for _ in 0..16 / BITS {
+                let low = std::mem::transmute::<__m512i, __m512bh>(_mm512_permutexvar_epi16(shifted, low_table));
+                let high = _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(shifted), high_table);
+                let high = std::mem::transmute::<__m512i, __m512bh>(high);
+                for (r, group) in group.iter_mut().enumerate() {
+                    let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_epi32(x.add(16 * r).cast()));
+                    *group = _mm512_dpbf16_ps(*group, low, x);
                     if BITS == 8 {
-                        *group = _mm512_dpbf16_ps(*group, std::mem::transmute::<__m512i, __m512bh>(high), x_lanes);
+                        *group = _mm512_dpbf16_ps(*group, high, x);
                     }
-                    x = x.add(16);
                 }
+                x = x.add(16 * R);
+                shifted = match BITS {
+                    2 => _mm512_srli_epi16::<2>(shifted),
+                    4 => _mm512_srli_epi16::<4>(shifted),
+                    _ => _mm512_srli_epi16::<8>(shifted),
+                };
             }
             let first = ((dot.first_chunk + chunk) * columns) >> group_shift;
             let scales = _mm512_permutexvar_ps(lane_scales, _mm512_loadu_ps(dot.scales.as_ptr().add(first)));
             for (total, group) in total.iter_mut().zip(&group) {
                 *total = _mm512_fmadd_ps(scales, *group, *total);
             }
-        };
-        each_chunk(dot.words, &mut add);
+        }
         for (r, total) in total.iter().enumerate() {
             _mm512_storeu_ps(sums.as_mut_ptr().add(16 * r), *total);
         }
@@ -161,55 +180,44 @@ unsafe fn half<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f32
 #[inline]
 unsafe fn float<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f32]) {
     let columns = 512 / BITS;
-    let lane_scales = scale_of_lane(columns / 16, dot.group);
     let group_shift = dot.group.trailing_zeros();
     // SAFETY: `dot` measured the slices: every chunk has its activations, scales and 16 sums for each row.
     unsafe {
+        let lane_scales = _mm512_loadu_epi32(dot.scale_of_lane.as_ptr());
         let table = _mm512_loadu_ps(dot.tables.floats.as_ptr());
-        let mut total: [__m512; R] = std::array::from_fn(|r| _mm512_loadu_ps(sums.as_ptr().add(16 * r)));
+        let mut total = [_mm512_setzero_ps(); R];
+        for (r, total) in total.iter_mut().enumerate() {
+            *total = _mm512_loadu_ps(sums.as_ptr().add(16 * r));
+        }
         let mut x = dot.x.as_ptr();
-        let mut add = |words: __m512i, chunk: usize| {
+        for chunk in 0..dot.words.len().div_ceil(16) {
+            let mut shifted = words(dot.words, chunk);
             let mut group = [_mm512_setzero_ps(); R];
-            for field in 0..32 / BITS {
-                let shifted = _mm512_srl_epi32(words, _mm_cvtsi32_si128((field * BITS) as i32));
+            for _ in 0..32 / BITS {
                 let weights = if BITS == 8 {
                     let codes = _mm512_and_si512(shifted, _mm512_set1_epi32(255));
                     _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(128)))
                 } else {
                     _mm512_permutexvar_ps(shifted, table)
                 };
-                for group in &mut group {
-                    *group = _mm512_fmadd_ps(weights, _mm512_loadu_ps(x), *group);
-                    x = x.add(16);
+                for (r, group) in group.iter_mut().enumerate() {
+                    *group = _mm512_fmadd_ps(weights, _mm512_loadu_ps(x.add(16 * r)), *group);
                 }
+                x = x.add(16 * R);
+                shifted = match BITS {
+                    2 => _mm512_srli_epi32::<2>(shifted),
+                    4 => _mm512_srli_epi32::<4>(shifted),
+                    _ => _mm512_srli_epi32::<8>(shifted),
+                };
             }
             let first = ((dot.first_chunk + chunk) * columns) >> group_shift;
             let scales = _mm512_permutexvar_ps(lane_scales, _mm512_loadu_ps(dot.scales.as_ptr().add(first)));
             for (total, group) in total.iter_mut().zip(&group) {
                 *total = _mm512_fmadd_ps(scales, *group, *total);
             }
-        };
-        each_chunk(dot.words, &mut add);
+        }
         for (r, total) in total.iter().enumerate() {
             _mm512_storeu_ps(sums.as_mut_ptr().add(16 * r), *total);
-        }
-    }
-}
-
-/// The words in vectors of 16, the last one filled up with zeros; those meet activations of zero.
-#[target_feature(enable = "avx512f")]
-#[inline]
-unsafe fn each_chunk(words: &[u32], add: &mut impl FnMut(__m512i, usize)) {
-    let whole = words.len() / 16;
-    // SAFETY: whole vectors and the masked rest lie inside the slice.
-    unsafe {
-        for chunk in 0..whole {
-            _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(chunk * 16 + AHEAD).cast());
-            add(_mm512_loadu_epi32(words.as_ptr().add(chunk * 16).cast()), chunk);
-        }
-        if !words.len().is_multiple_of(16) {
-            let mask = (1 << (words.len() % 16)) - 1;
-            add(_mm512_maskz_loadu_epi32(mask, words.as_ptr().add(whole * 16).cast()), whole);
         }
     }
 }
