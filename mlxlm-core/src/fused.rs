@@ -107,6 +107,24 @@ fused! {
             float::cross_entropy::cross_entropy(logits, targets)
 }
 
+fused! {
+    /// The logarithm of the sum of exponentials of each row.
+    ///
+    /// # Shapes
+    /// - `x`: `[…, V]`, result: `[…, 1]`
+    logsumexp(x: &Array)
+        if x.ndim() > 0 && has_float_kernel(&[x]) => float::vocabulary::logsumexp(x)
+}
+
+fused! {
+    /// The index of the largest entry of each row, the first of equals.
+    ///
+    /// # Shapes
+    /// - `x`: `[…, V]`, result: `[…]` of `u32`
+    argmax(x: &Array)
+        if x.ndim() > 0 && has_float_kernel(&[x]) => float::vocabulary::argmax(x)
+}
+
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn fits_attention(q: &Array, k: &Array, v: &Array) -> bool {
     match (q.shape(), k.shape()) {
@@ -151,6 +169,18 @@ pub mod plain {
     #[track_caller]
     pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<Array, Exception> {
         fast::scaled_dot_product_attention(q, k, v, scale, Some(ScaledDotProductAttentionMask::Causal), None)
+    }
+
+    /// See [`super::logsumexp`].
+    #[track_caller]
+    pub fn logsumexp(x: &Array) -> Result<Array, Exception> {
+        ops::logsumexp_axis(x, -1, true)
+    }
+
+    /// See [`super::argmax`].
+    #[track_caller]
+    pub fn argmax(x: &Array) -> Result<Array, Exception> {
+        ops::indexing::argmax_axis(x, -1, false)
     }
 
     /// See [`super::cross_entropy`].
@@ -261,6 +291,28 @@ mod tests {
                 let off = got.subtract(&want).unwrap().abs().unwrap().max(None).unwrap();
                 assert!(off.try_item_exact::<f32>().unwrap() <= 0.02 * largest, "{dtype:?}");
             }
+        }
+    }
+
+    #[test]
+    fn logsumexp_is_the_plain_one() {
+        check(&[normal(&[3, 37], 1)], |x| logsumexp(&x[0]), |x| plain::logsumexp(&x[0]));
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let rows = Array::from_slice(&[-inf, -inf, inf, 1.0, nan, inf, -inf, 2.0], &[4, 2]);
+        let got = logsumexp(&rows).unwrap();
+        let got = got.try_as_slice::<f32>().unwrap();
+        assert!(got[0] == -inf && got[1] == inf && got[2].is_nan() && got[3] == 2.0, "{got:?}");
+    }
+
+    #[test]
+    fn argmax_is_the_plain_one() {
+        let x = normal(&[2, 5, 100], 1);
+        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+            // In 16 bits there are equal entries.
+            let x = x.as_dtype(dtype).unwrap().round(0).unwrap();
+            let (got, want) = (argmax(&x).unwrap(), plain::argmax(&x).unwrap());
+            assert_eq!((got.shape(), got.dtype()), (want.shape(), want.dtype()));
+            assert_eq!(got.try_as_slice::<u32>().unwrap(), want.try_as_slice::<u32>().unwrap());
         }
     }
 

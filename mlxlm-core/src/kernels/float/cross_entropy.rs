@@ -96,8 +96,12 @@ impl Operation for CrossEntropyGradient {
 }
 
 multiversion! {
+    /// Infinite where the largest value is.
     fn log_sum_exp(row: &[f32]) -> f32 {
         let largest = math::max(row);
+        if largest.is_infinite() && !row.iter().any(|value| value.is_nan()) {
+            return largest;
+        }
         let mut sums = [0.0_f32; super::LANES];
         let chunks = row.chunks_exact(super::LANES);
         let rest = chunks.remainder();

@@ -11,6 +11,7 @@ mod math;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
+pub(crate) mod vocabulary;
 
 use super::convert::Values;
 use super::isa::Isa;
