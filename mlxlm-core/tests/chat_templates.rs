@@ -108,7 +108,7 @@ fn families_render_as_in_transformers() {
     report(&found);
 }
 
-fn options(kwargs: Value) -> TemplateOptions {
+fn options(kwargs: &Value) -> TemplateOptions {
     TemplateOptions { kwargs: kwargs.as_object().unwrap().clone(), ..TemplateOptions::default() }
 }
 
@@ -128,10 +128,10 @@ fn messages_that_cannot_be_rendered_are_refused() {
     check(json!([]), &plain, "no messages");
     check(json!(["hi"]), &plain, "not an object: \"hi\"");
     for name in ["messages", "add_generation_prompt", "chat_template", "tokenize"] {
-        check(hi.clone(), &options(json!({name: true})), &format!("`{name}` cannot be set"));
+        check(hi.clone(), &options(&json!({name: true})), &format!("`{name}` cannot be set"));
     }
-    check(hi.clone(), &options(json!({"tools": "x"})), "`tools` is not a list of objects");
-    check(hi.clone(), &options(json!({"documents": [1]})), "`documents` is not a list of objects");
+    check(hi.clone(), &options(&json!({"tools": "x"})), "`tools` is not a list of objects");
+    check(hi.clone(), &options(&json!({"documents": [1]})), "`documents` is not a list of objects");
 
     let both = TemplateOptions { continue_final_message: true, add_generation_prompt: true, ..plain.clone() };
     check(hi, &both, "exclude each other");

@@ -20,7 +20,7 @@ struct Cases {
     trim_space: Option<bool>,
     think: (Option<String>, Option<String>),
     strings: Vec<Word>,
-    streams: Vec<Ids>,
+    streams: Vec<Line>,
     chat: Vec<Chat>,
 }
 
@@ -36,7 +36,7 @@ struct Word {
 }
 
 #[derive(Deserialize)]
-struct Ids {
+struct Line {
     name: String,
     ids: Vec<u32>,
     decoded: String,

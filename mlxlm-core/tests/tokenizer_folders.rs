@@ -138,9 +138,9 @@ fn a_folder_without_a_tokenizer_names_what_it_has() {
     let folder = tempfile::tempdir().unwrap();
     let load = || text_error(Tokenizer::from_folder(folder.path(), &TokenizerOptions::default()));
     assert!(matches!(load(), TextError::NoTokenizer { found: None, .. }));
-    io::write(folder.path().join("tokenizer.model"), "x").unwrap();
+    io::write(folder.path().join("tekken.json"), "{}").unwrap();
     let error = load();
-    assert!(error.to_string().ends_with(", only `tokenizer.model`"), "{error}");
+    assert!(error.to_string().ends_with(", only `tekken.json`"), "{error}");
     assert!(error.hint().unwrap().contains("save_pretrained"));
 }
 

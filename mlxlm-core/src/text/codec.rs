@@ -15,9 +15,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
+use tokenizers::processors::template::TemplateProcessing;
 
 use crate::text::llama::LlamaClass;
-use crate::text::{DetokenizerKind, TextError};
+use crate::text::{DetokenizerKind, TextError, sentencepiece};
 use crate::{Result, io};
 
 /// The largest `tokenizer.json` that is read; real ones stay below 50 MB.
@@ -26,7 +27,7 @@ const MAX_BYTES: u64 = 512 << 20;
 /// Ids live in MLX arrays of `i32`.
 const MAX_ID: u64 = i32::MAX as u64;
 
-/// A loaded `tokenizer.json`.
+/// A loaded `tokenizer.json` or `tokenizer.model`.
 pub(crate) struct Codec {
     backend: tokenizers::Tokenizer,
     /// New lines are written `<n>` in this vocabulary (`NewlineTokenizer` of the reference).
@@ -35,8 +36,8 @@ pub(crate) struct Codec {
     clean_up_spaces: bool,
     /// Whether the vocabulary is one of bytes, as in GPT-2.
     pub(crate) byte_level: bool,
-    /// The padding token that `tokenizer.json` names.
-    pub(crate) pad_token: Option<String>,
+    /// Tokens that the file names itself.
+    pub(crate) named_tokens: Vec<(&'static str, String)>,
 }
 
 /// What is needed of `tokenizer.json` besides what the `tokenizers` crate reads itself.
@@ -76,17 +77,40 @@ impl Codec {
         if let Some(token) = outline.added_tokens.iter().find(|token| token.id > MAX_ID) {
             return Err(bad(format!("the id {} of an added token is above {MAX_ID}", token.id)).into());
         }
-        let backend = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(bad)?;
-        let mut codec = Self {
-            newline_marks: false,
-            clean_up_spaces: false,
-            byte_level: outline.is_byte_level(),
-            pad_token: backend.get_padding().map(|padding| padding.pad_token.clone()),
-            backend,
-        };
-        codec.backend.with_padding(None);
-        codec.backend.with_truncation(None).map_err(|error| bad(error.to_string()))?;
+        let mut backend = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(bad)?;
+        let pad_token = backend.get_padding().map(|padding| ("pad_token", padding.pad_token.clone()));
+        backend.with_padding(None);
+        backend.with_truncation(None).map_err(|error| bad(error.to_string()))?;
+        let codec = Self::new(backend, outline.is_byte_level(), pad_token.into_iter().collect());
         Ok((codec, DetokenizerKind::of(&outline.decoder)))
+    }
+
+    /// Reads a `tokenizer.model` of sentencepiece.
+    pub(crate) fn open_sentencepiece(path: &Path) -> Result<(Self, DetokenizerKind)> {
+        let bytes = read_limited(path, MAX_BYTES)?;
+        let (backend, names) = guarded(|| sentencepiece::tokenizer(&bytes))
+            .map_err(|reason| TextError::BadTokenizer { path: path.to_owned(), reason })?;
+        let decoder = backend.get_decoder().map(serde_json::to_value).and_then(Result::ok).unwrap_or_default();
+        Ok((Self::new(backend, false, names), DetokenizerKind::of(&decoder)))
+    }
+
+    fn new(backend: tokenizers::Tokenizer, byte_level: bool, named_tokens: Vec<(&'static str, String)>) -> Self {
+        Self { backend, newline_marks: false, clean_up_spaces: false, byte_level, named_tokens }
+    }
+
+    /// Puts a start and an end token around texts.
+    pub(crate) fn surround(&mut self, start: Option<&str>, end: Option<&str>) -> Result<(), TextError> {
+        let tokens: Vec<(String, u32)> =
+            start.iter().chain(&end).filter_map(|token| Some(((*token).to_owned(), self.id(token)?))).collect();
+        let pieces: Vec<&str> = start.into_iter().chain(["$A"]).chain(end).collect();
+        let template = TemplateProcessing::builder()
+            .try_single(pieces)
+            .map_err(TextError::Failed)?
+            .special_tokens(tokens)
+            .build()
+            .map_err(|error| TextError::Failed(error.to_string()))?;
+        self.backend.with_post_processor(Some(template));
+        Ok(())
     }
 
     /// Takes `\n` for `<n>` and back.

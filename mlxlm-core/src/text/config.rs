@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) chat_template_type: Option<String>,
     /// Whether decoded text loses the spaces before punctuation.
     pub(crate) clean_up_spaces: bool,
+    /// Whether texts get the start token, the end token; `tokenizer.json` says so itself.
+    pub(crate) add_bos_eos: (bool, bool),
     /// The settings of the class, if it is Llama's.
     pub(crate) llama: LlamaClass,
 }
@@ -64,12 +66,19 @@ impl Config {
         config.tokenizer_class = file.string("tokenizer_class")?;
         config.chat_template_type = file.string("chat_template_type")?;
         config.llama = LlamaClass::of(&file.fields);
-        config.clean_up_spaces = file.fields.get("clean_up_tokenization_spaces").and_then(Value::as_bool) == Some(true);
+        let flag = |key: &str| file.fields.get(key).and_then(Value::as_bool) == Some(true);
+        config.add_bos_eos = (flag("add_bos_token"), flag("add_eos_token"));
+        config.clean_up_spaces = flag("clean_up_tokenization_spaces");
         config.templates = match overrides.get("chat_template") {
             Some(_) => file.templates()?,
             None => read_templates(folder, &file)?,
         };
         Ok(config)
+    }
+
+    /// A token by its name.
+    pub(crate) fn named(&self, name: &str) -> Option<&str> {
+        self.named_tokens.iter().find(|(known, _)| known == name).map(|(_, token)| token.content.as_str())
     }
 
     /// Names a token, unless the folder names one so.

@@ -9,7 +9,7 @@ use crate::Hint;
 #[non_exhaustive]
 pub enum TextError {
     /// The folder has no tokenizer in a format that is read here.
-    #[error("no `tokenizer.json` in `{folder}`{also}", folder = folder.display(), also = found.map(|f| format!(", only `{f}`")).unwrap_or_default())]
+    #[error("no `tokenizer.json` or `tokenizer.model` in `{folder}`{also}", folder = folder.display(), also = found.map(|f| format!(", only `{f}`")).unwrap_or_default())]
     NoTokenizer {
         /// The model folder.
         folder: PathBuf,

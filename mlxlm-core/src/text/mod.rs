@@ -31,6 +31,7 @@ mod detokenizer;
 mod error;
 mod llama;
 mod python;
+mod sentencepiece;
 mod thinking;
 mod tokenizer;
 

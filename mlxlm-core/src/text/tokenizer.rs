@@ -20,6 +20,9 @@ use crate::text::config::{self, Config};
 use crate::text::llama;
 use crate::text::{ChatTemplate, Detokenizer, DetokenizerKind, TemplateOptions, TextError, Thinking};
 
+/// Files of tokenizers that are not read here.
+const OTHER_FORMATS: [&str; 5] = ["spiece.model", "tiktoken.model", "qwen.tiktoken", "tekken.json", "vocab.json"];
+
 /// How to load a tokenizer.
 #[derive(Clone, Debug, Default)]
 pub struct TokenizerOptions {
@@ -62,17 +65,18 @@ impl Template {
 }
 
 impl Tokenizer {
-    /// Loads the tokenizer of a model folder.
+    /// Loads the tokenizer of a model folder: `tokenizer.json`, else `tokenizer.model` of sentencepiece.
     pub fn from_folder(folder: impl AsRef<Path>, options: &TokenizerOptions) -> Result<Self> {
         let folder = folder.as_ref();
-        let path = folder.join("tokenizer.json");
-        if !path.is_file() {
-            let others =
-                ["tokenizer.model", "spiece.model", "tiktoken.model", "qwen.tiktoken", "tekken.json", "vocab.json"];
-            let found = others.into_iter().find(|name| folder.join(name).is_file());
-            return Err(TextError::NoTokenizer { folder: folder.to_owned(), found }.into());
-        }
-        let (mut codec, detokenizer) = Codec::open(&path)?;
+        let [json, model] = ["tokenizer.json", "tokenizer.model"].map(|name| folder.join(name));
+        let (mut codec, detokenizer) = match (json.is_file(), model.is_file()) {
+            (true, _) => Codec::open(&json)?,
+            (false, true) => Codec::open_sentencepiece(&model)?,
+            (false, false) => {
+                let found = OTHER_FORMATS.into_iter().find(|name| folder.join(name).is_file());
+                return Err(TextError::NoTokenizer { folder: folder.to_owned(), found }.into());
+            }
+        };
         let mut config = Config::read(folder, &options.config)?;
         if llama::applies(
             config.tokenizer_class.as_deref(),
@@ -84,10 +88,14 @@ impl Tokenizer {
                 config.name_token(name, token);
             }
         }
-        if let Some(token) = &codec.pad_token {
-            config.name_token("pad_token", token);
+        for (name, token) in &codec.named_tokens {
+            config.name_token(name, token);
         }
         codec.add_tokens(&missing_tokens(&codec, &config))?;
+        if !json.is_file() {
+            let (bos, eos) = config.add_bos_eos;
+            codec.surround(config.named("bos_token").filter(|_| bos), config.named("eos_token").filter(|_| eos))?;
+        }
         if config.tokenizer_class.as_deref() == Some("NewlineTokenizer") {
             codec.use_newline_marks();
         }
@@ -99,8 +107,7 @@ impl Tokenizer {
             Some(ids) => ids.iter().copied().collect(),
             None => config::read_eos_token_ids(folder)?.into_iter().collect(),
         };
-        let own = config.named_tokens.iter().find(|(name, _)| name == "eos_token");
-        eos_token_ids.extend(own.and_then(|(_, token)| codec.id(&token.content)));
+        eos_token_ids.extend(config.named("eos_token").and_then(|token| codec.id(token)));
 
         let thinking = Thinking::infer(|token| codec.id(token), |text| codec.encode(text, false))?;
         let templates = match &options.chat_template {
