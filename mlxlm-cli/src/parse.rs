@@ -111,6 +111,15 @@ mod tests {
         assert!(matches!(cli.command, Command::Convert(args) if args.dequantize));
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn words_that_are_no_text_are_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let args = ["mlxlm", "generate", "--prompt"].map(OsString::from).into_iter();
+        let failure = parse(args.chain([OsString::from_vec(vec![0xFF])])).unwrap_err();
+        assert!(failure.to_string().starts_with("error: invalid UTF-8 was detected"), "{failure}");
+    }
+
     #[test]
     fn the_last_of_several_wins() {
         assert_eq!(

@@ -49,17 +49,19 @@ impl Turn {
         Ok(tokenizer.apply_chat_template(&messages, &options)?)
     }
 
-    /// The part of the rendered prompt from the query on, for a cache that holds what comes before.
+    /// The part of the rendered prompt from the last message on, for a cache that holds what comes before.
     pub(crate) fn render_suffix(&self, tokenizer: &Tokenizer) -> Result<String> {
         const QUERY: &str = "<query>";
         let whole = self.render(tokenizer)?;
-        // With a prefilled answer the reference looks for the last message, and so do we.
         let marked = match &self.prefill {
             Some(_) => Self { prefill: Some(QUERY.into()), user: self.user.clone(), ..self.settings() },
             None => Self { user: QUERY.into(), ..self.settings() },
         };
-        let start = marked.render(tokenizer)?.find(QUERY).unwrap_or(0);
-        Ok(whole.get(start..).unwrap_or_default().to_owned())
+        let suffix = marked.render(tokenizer)?.rfind(QUERY).and_then(|start| whole.get(start..));
+        suffix.map(str::to_owned).ok_or_else(|| {
+            Failure::new("the chat template does not say where the prompt begins")
+                .hint("continue the prompt cache with `--ignore-chat-template`")
+        })
     }
 
     fn settings(&self) -> Self {

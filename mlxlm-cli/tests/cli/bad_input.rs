@@ -180,7 +180,7 @@ fn configurations_that_make_no_sense() {
         with(|b| configure(&b.path("tiny"), json!({"hidden_size": "wide"})), &["`hidden_size`", "wide"]),
         with(|b| configure(&b.path("tiny"), json!({"hidden_size": null})), &["hidden_size"]),
         with(|b| configure(&b.path("tiny"), json!({"num_hidden_layers": 2_000_000_000})), &["`num_hidden_layers` is"]),
-        with(|b| configure(&b.path("tiny"), json!({"num_attention_heads": 3})), &["`num_attention_heads` 3"]),
+        with(|b| configure(&b.path("tiny"), json!({"num_attention_heads": 5})), &["`num_attention_heads` 5"]),
         with(|b| configure(&b.path("tiny"), json!({"num_key_value_heads": 0})), &["`num_key_value_heads` is 0"]),
         with(|b| configure(&b.path("tiny"), json!({"vocab_size": -1})), &["`vocab_size` is -1"]),
         with(|b| configure(&b.path("tiny"), json!({"rope_scaling": {"type": "spiral", "factor": 2.0}})), &["spiral"]),
@@ -373,6 +373,17 @@ fn models_that_do_not_fit() {
             code: 1,
             says: &["`tiny/model.safetensors` is not a usable prompt cache"],
             hint: "mlxlm cache_prompt",
+        },
+        Case {
+            fault: |b| {
+                let cache = ["--prompt", "one", "--prompt-cache-file", "c.safetensors"];
+                drop(b.run(&[&["cache_prompt", "--model", "tiny"], &cache[..]].concat()).ok());
+                template(b, "{{ messages[0].role }}");
+            },
+            args: &["generate", "--prompt-cache-file", "c.safetensors"],
+            code: 1,
+            says: &["the chat template does not say where the prompt begins"],
+            hint: "--ignore-chat-template",
         },
         Case {
             fault: |_| (),
