@@ -99,16 +99,16 @@ impl ModelCard {
         let Some((_, lines)) = self.fields.iter().find(|(name, _)| name == key) else { return Vec::new() };
         let (first, rest) = lines.split_once('\n').unwrap_or((lines, ""));
         let value = first.split_once(':').map_or("", |(_, value)| value.trim());
-        let items: Vec<&str> = if value.starts_with('[') {
-            let all = lines.split_once('[').map_or("", |(_, items)| items);
-            all.split(']').next().unwrap_or_default().split(',').map(str::trim).collect()
+        let items: Vec<String> = if value.starts_with('[') {
+            // The list may go on over several lines, and an item too.
+            let all = lines.split_once('[').map_or("", |(_, items)| items).split(']').next().unwrap_or_default();
+            all.split(',').map(|item| item.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
         } else if value.is_empty() {
-            rest.lines().filter_map(|line| line.trim().strip_prefix("- ").map(str::trim)).collect()
+            rest.lines().filter_map(|line| line.trim().strip_prefix("- ").map(|item| item.trim().to_owned())).collect()
         } else {
-            vec![value]
+            vec![value.to_owned()]
         };
-        let real = |item: &&str| !item.is_empty() && !["null", "~"].contains(item);
-        items.into_iter().filter(real).map(str::to_owned).collect()
+        items.into_iter().filter(|item| !["", "null", "~"].contains(&item.as_str())).collect()
     }
 }
 
@@ -176,6 +176,7 @@ mod tests {
         };
         check("tags:\n  - a\n  - mlx", &["a", "mlx"]);
         check("tags: [a,\n  b]", &["a", "b", "mlx"]);
+        check("tags: [a\n  b", &["a b", "mlx"]);
         check("tags: []", &["mlx"]);
         check("tags: null", &["mlx"]);
         check("tags: one", &["one", "mlx"]);
