@@ -17,8 +17,18 @@ struct File {
     contents: &'static [u8],
 }
 
+macro_rules! files {
+    ($folder:literal) => {
+        files!($folder: "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+            "tokenizer_config.json")
+    };
+    ($folder:literal: $($name:literal),*) => {
+        &[$(File { name: $name, contents: include_bytes!(concat!("../demo/", $folder, "/", $name)) }),*]
+    };
+}
+
 /// The built-in models by name.
-const MODELS: &[(&str, &[File])] = &[];
+const MODELS: &[(&str, &[File])] = &[("demo", files!("demo")), ("demo-draft", files!("demo-draft"))];
 
 /// The folder of the built-in model `name`, made if it is not there yet; `None` if there is no such model.
 pub fn folder(name: &str) -> Result<Option<PathBuf>> {
@@ -64,6 +74,17 @@ mod tests {
     #[test]
     fn only_built_in_names_have_a_folder() {
         assert_eq!(folder("org/demo").unwrap(), None);
+    }
+
+    #[test]
+    fn both_models_load_and_share_their_tokenizer() {
+        let infos = MODELS.iter().map(|(name, _)| {
+            let folder = folder(name).unwrap().unwrap();
+            let loaded = crate::load(folder, &crate::LoadOptions::default()).unwrap();
+            assert_eq!(loaded.warnings, [""; 0]);
+            (loaded.tokenizer.vocab_size(), loaded.model.info().vocab_size)
+        });
+        assert_eq!(infos.collect::<Vec<_>>(), [(2048, 2048); 2]);
     }
 
     #[test]
