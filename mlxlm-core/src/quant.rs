@@ -273,6 +273,9 @@ pub fn gather_quantized_matmul(
     indices: &Array,
     sorted: bool,
 ) -> Result<Array, Exception> {
+    if let Some(product) = kernels::gather_quantized_matmul(x, w, scheme, indices)? {
+        return Ok(product);
+    }
     let (group, bits) = options(scheme);
     #[allow(unsafe_code, reason = "call of the C interface")]
     raw::try_array(|result, stream| {

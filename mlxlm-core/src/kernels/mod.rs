@@ -71,6 +71,24 @@ pub(crate) fn quantized_matmul(_: &Array, _: &Packed, _: Scheme, _: bool) -> Res
     Ok(None)
 }
 
+/// `x[i] @ w[indices[i]].T`, or `None` where MLX's own operation is to be taken.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[track_caller]
+pub(crate) fn gather_quantized_matmul(
+    x: &Array,
+    w: &Packed,
+    scheme: Scheme,
+    indices: &Array,
+) -> Result<Option<Array>, Exception> {
+    quantized::gather_quantized_matmul(x, w, scheme, indices)
+}
+
+/// `None`: here MLX's own operation is to be taken.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) fn gather_quantized_matmul(_: &Array, _: &Packed, _: Scheme, _: &Array) -> Result<Option<Array>, Exception> {
+    Ok(None)
+}
+
 /// Attention as in [`crate::fast::scaled_dot_product_attention`], or `None` where MLX's own operation is to be taken.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[track_caller]

@@ -97,6 +97,6 @@ multiversion! {
     /// The index of the largest value, the first of equals; 0 where nothing is a number.
     fn first_largest(row: &[f32]) -> usize {
         let largest = math::max(row);
-        row.iter().position(|&value| value == largest).unwrap_or(0)
+        row.iter().position(|&value| value >= largest).unwrap_or(0)
     }
 }

@@ -18,10 +18,12 @@ use super::scratch::{Scratch, with_scratch};
 use crate::quant::{self, Mode, Packed, Scheme};
 
 mod dot;
+mod gather;
 mod lanes;
 mod unpack;
 mod weights;
 
+pub(crate) use gather::gather_quantized_matmul;
 use unpack::unpack;
 use weights::{Storage, Weights};
 
@@ -36,7 +38,7 @@ pub(crate) fn quantized_matmul(
     scheme: Scheme,
     transpose: bool,
 ) -> Result<Option<Array>, Exception> {
-    if !on_cpu() || !fits(x, w, scheme, transpose) {
+    if !on_cpu() || w.weight.ndim() != 2 || !fits(x, w, scheme, transpose) {
         return Ok(None);
     }
     let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
@@ -49,12 +51,14 @@ pub(crate) fn quantized_matmul(
     apply_one(QuantizedMatmul { scheme, transpose, isa }, &inputs, &shape, x.dtype()).map(Some)
 }
 
+/// Whether the types and the last two axes fit; a stack of matrices has one axis more.
 fn fits(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> bool {
     let (weight, scales) = (w.weight.shape(), w.scales.shape());
-    if weight.len() != 2 || scales.len() != 2 || x.ndim() == 0 || w.weight.dtype() != Dtype::Uint32 {
+    if weight.len() < 2 || scales.len() != weight.len() || x.ndim() == 0 || w.weight.dtype() != Dtype::Uint32 {
         return false;
     }
-    let columns = scales[1] * scheme.group_size;
+    let (weight, groups) = (&weight[weight.len() - 2..], &scales[scales.len() - 2..]);
+    let columns = groups[1] * scheme.group_size;
     let float = |dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     let params = match (scheme.mode, &w.biases) {
         (Mode::Affine, Some(biases)) => {
@@ -68,7 +72,7 @@ fn fits(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> bool {
     params
         && float(x.dtype())
         && Scheme::new(scheme.mode, scheme.bits, scheme.group_size).is_ok()
-        && weight[0] == scales[0]
+        && weight[0] == groups[0]
         && weight[1] == scheme.packed_words(columns)
         && x.shape().last() == Some(&inner)
 }
@@ -134,23 +138,26 @@ fn multiply(isa: Isa, x: &View<'_>, w: &Weights<'_>, transpose: bool, out: &mut 
     let half = x.dtype == Dtype::Bfloat16;
     with_scratch(&ACTIVATIONS, m * k, |activations| {
         convert::read(isa, x, activations);
-        let product = |results: &mut [f32]| {
-            if !transpose || m > FEW || !dot::covers(isa, w) {
-                return by_panels(isa, activations, m, w, transpose, results);
-            }
-            for row in dot::multiply(activations, m, w, half, results) {
-                by_panels(isa, &activations[row * k..][..k], 1, w, true, &mut results[row * n..][..n]);
-            }
-        };
         if out.dtype == Dtype::Float32 {
-            product(out.as_mut_slice());
+            product(isa, (activations, half), m, w, transpose, out.as_mut_slice());
         } else {
             with_scratch(&RESULTS, m * n, |results| {
-                product(results);
+                product(isa, (activations, half), m, w, transpose, results);
                 convert::write(isa, results, out);
             });
         }
     });
+}
+
+/// `x` are `m` rows, and whether their values are all bf16 numbers.
+fn product(isa: Isa, (x, half): (&[f32], bool), m: usize, w: &Weights<'_>, transpose: bool, out: &mut [f32]) {
+    if !transpose || m > FEW || !dot::covers(isa, w) {
+        return by_panels(isa, x, m, w, transpose, out);
+    }
+    let (k, n) = (w.columns, w.rows);
+    for row in dot::multiply(x, m, w, half, out) {
+        by_panels(isa, &x[row * k..][..k], 1, w, true, &mut out[row * n..][..n]);
+    }
 }
 
 /// The product by way of f32 panels of unpacked weights.

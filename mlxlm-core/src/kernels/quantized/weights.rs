@@ -36,6 +36,16 @@ impl<'a> Params<'a> {
         }
     }
 
+    fn part(&self, from: usize, len: usize) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(&values[from..from + len]),
+            Self::F16(values) => Self::F16(&values[from..from + len]),
+            Self::Bf16(values) => Self::Bf16(&values[from..from + len]),
+            Self::E8m0(values) => Self::E8m0(&values[from..from + len]),
+            Self::E4m3(values) => Self::E4m3(&values[from..from + len]),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
@@ -96,6 +106,32 @@ impl<'a> Weights<'a> {
             words: views[0].contiguous(&mut storage.words),
             scales: Params::new(&views[1], &mut storage.scales, scheme.mode),
             biases: views.get(2).map(|view| Params::new(view, &mut storage.biases, scheme.mode)),
+        }
+    }
+
+    /// A stack of matrices, `[E, rows, words]` and so on, as one that has all their rows.
+    pub(super) fn stacked(scheme: Scheme, views: &[View<'a>], storage: &'a mut Storage) -> Self {
+        let &[experts, rows, _] = views[0].shape else { unreachable!("a stack has three axes") };
+        Self {
+            scheme,
+            rows: experts as usize * rows as usize,
+            columns: views[1].shape[2] as usize * scheme.group_size as usize,
+            words: views[0].contiguous(&mut storage.words),
+            scales: Params::new(&views[1], &mut storage.scales, scheme.mode),
+            biases: views.get(2).map(|view| Params::new(view, &mut storage.biases, scheme.mode)),
+        }
+    }
+
+    /// Some of the rows.
+    pub(super) fn part(&self, first: usize, rows: usize) -> Self {
+        let (words, groups) = (self.columns * self.bits() / 32, self.groups());
+        let params = |params: &Params<'a>| params.part(first * groups, rows * groups);
+        Self {
+            rows,
+            words: &self.words[first * words..(first + rows) * words],
+            scales: params(&self.scales),
+            biases: self.biases.as_ref().map(params),
+            ..*self
         }
     }
 

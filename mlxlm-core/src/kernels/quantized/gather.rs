@@ -1,0 +1,265 @@
+//! Products whose quantized matrix is chosen for each row from a stack: mixtures of experts.
+//!
+//! Rows are sorted by expert here, whatever their order, so that each chosen matrix is read once.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::weights::{Storage, Weights};
+use super::{ACTIVATIONS, RESULTS, fits, product};
+use crate::kernels::convert;
+use crate::kernels::isa::Isa;
+use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
+use crate::kernels::scratch::{Scratch, with_scratch};
+use crate::quant::{Packed, Scheme};
+
+thread_local! {
+    static ROWS: Scratch = const { Cell::new(Vec::new()) };
+    static PRODUCTS: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// `x[i] @ w[indices[i]].T`, or `None` where MLX's own operation is to be taken.
+///
+/// # Shapes
+/// - `x`: `[…, 1, in]`, `w`: `[E, out, in]` before packing, `indices`: `[…]` of `u32`, result: `[…, 1, out]`; the axes
+///   before the last two are broadcast to those of `indices`, or the other way round
+pub(crate) fn gather_quantized_matmul(
+    x: &Array,
+    w: &Packed,
+    scheme: Scheme,
+    indices: &Array,
+) -> Result<Option<Array>, Exception> {
+    let stacked = w.weight.ndim() == 3 && w.scales.ndim() == 3 && w.weight.dim(0) == w.scales.dim(0);
+    if !on_cpu() || !stacked || x.ndim() < 2 || x.dim(-2) != 1 || indices.dtype() != Dtype::Uint32 {
+        return Ok(None);
+    }
+    let Some(batch) = broadcast(&x.shape()[..x.ndim() - 2], indices.shape()) else { return Ok(None) };
+    if !fits(x, w, scheme, true) {
+        return Ok(None);
+    }
+    let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
+    let shape = [&batch[..], &[1, w.weight.dim(1)]].concat();
+    let mut inputs = vec![x, indices, &w.weight, &w.scales];
+    inputs.extend(&w.biases);
+    apply_one(Gather { scheme, transpose: true, isa }, &inputs, &shape, x.dtype()).map(Some)
+}
+
+/// The shape that both are broadcast to.
+fn broadcast(a: &[i32], b: &[i32]) -> Option<Vec<i32>> {
+    let len = a.len().max(b.len());
+    let size = |shape: &[i32], axis: usize| (axis + shape.len()).checked_sub(len).map_or(1, |i| shape[i]);
+    (0..len)
+        .map(|axis| match (size(a, axis), size(b, axis)) {
+            (a, b) if a == b || b == 1 => Some(a),
+            (1, b) => Some(b),
+            _ => None,
+        })
+        .collect()
+}
+
+/// For each element of `to` in row-major order, the number of the element of `from` that is broadcast to it.
+fn sources(from: &[i32], to: &[i32]) -> Vec<usize> {
+    let mut all = vec![0];
+    let mut stride: usize = from.iter().map(|&size| size as usize).product();
+    for (axis, &size) in to.iter().enumerate() {
+        let own = (axis + from.len()).checked_sub(to.len()).map_or(1, |i| from[i] as usize);
+        stride /= if axis + from.len() >= to.len() { own.max(1) } else { 1 };
+        let step = if own == 1 { 0 } else { stride };
+        all = all.iter().flat_map(|at| (0..size as usize).map(move |i| at + i * step)).collect();
+    }
+    all
+}
+
+#[derive(Debug)]
+struct Gather {
+    scheme: Scheme,
+    transpose: bool,
+    isa: Isa,
+}
+
+impl Operation for Gather {
+    fn name(&self) -> &'static CStr {
+        c"GatherQuantizedMatmul"
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let (x, out) = (&inputs[0], &mut outputs[0]);
+        let mut storage = Storage::default();
+        let experts = inputs[2].shape[0] as usize;
+        let stack = Weights::stacked(self.scheme, &inputs[2..], &mut storage);
+        let each = stack.rows / experts.max(1);
+        let (k, n) = if self.transpose { (stack.columns, each) } else { (each, stack.columns) };
+        let batch = &out.shape[..out.shape.len() - 2];
+        let mut copy = Vec::new();
+        let indices = inputs[1].contiguous::<u32>(&mut copy);
+        let expert_of: Vec<usize> = sources(inputs[1].shape, batch).iter().map(|&i| indices[i] as usize).collect();
+        let row_of = sources(&x.shape[..x.shape.len() - 2], batch);
+        let mut order: Vec<usize> = (0..expert_of.len()).collect();
+        order.sort_by_key(|&i| expert_of[i]);
+        let half = x.dtype == Dtype::Bfloat16;
+        with_scratch(&ACTIVATIONS, x.len(), |activations| {
+            convert::read(self.isa, x, activations);
+            with_scratch(&RESULTS, order.len() * n, |results| {
+                for rows in order.chunk_by(|&a, &b| expert_of[a] == expert_of[b]) {
+                    let expert = expert_of[rows[0]];
+                    if expert >= experts {
+                        // No such expert: not a number, rather than what lies behind the stack.
+                        for &row in rows {
+                            results[row * n..][..n].fill(f32::NAN);
+                        }
+                        continue;
+                    }
+                    let w = stack.part(expert * each, each);
+                    with_scratch(&ROWS, rows.len() * k, |gathered| {
+                        for (to, &row) in gathered.chunks_exact_mut(k).zip(rows) {
+                            to.copy_from_slice(&activations[row_of[row] * k..][..k]);
+                        }
+                        with_scratch(&PRODUCTS, rows.len() * n, |products| {
+                            product(self.isa, (gathered, half), rows.len(), &w, self.transpose, products);
+                            for (from, &row) in products.chunks_exact(n).zip(rows) {
+                                results[row * n..][..n].copy_from_slice(from);
+                            }
+                        });
+                    });
+                }
+                convert::write(self.isa, results, out);
+            });
+        });
+    }
+
+    fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        if at.argnums != [0] {
+            return Err(Exception::custom("only the rows of a gathered product have a gradient"));
+        }
+        let (x, cotangent) = (&at.primals[0], &at.cotangents[0]);
+        let back = Self { scheme: self.scheme, transpose: !self.transpose, isa: self.isa };
+        let inputs: Vec<&Array> = [cotangent].into_iter().chain(&at.primals[1..]).collect();
+        let batch = &cotangent.shape()[..cotangent.ndim() - 2];
+        let shape = [batch, &[1, x.dim(-1)]].concat();
+        let gradient = apply_one(back, &inputs, &shape, x.dtype())?;
+        Ok(vec![sum_to(&gradient, x.shape())?])
+    }
+}
+
+/// Sums over the axes along which an array of `shape` was broadcast.
+fn sum_to(array: &Array, shape: &[i32]) -> Result<Array, Exception> {
+    let extra = array.ndim() - shape.len();
+    let axes: Vec<i32> = (0..array.ndim())
+        .filter(|&axis| axis < extra || (shape[axis - extra] == 1 && array.shape()[axis] != 1))
+        .map(|axis| axis as i32)
+        .collect();
+    if axes.is_empty() {
+        return Ok(array.clone());
+    }
+    array.sum_axes(&axes, true)?.reshape(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{self, Mode};
+    use crate::{ops, random, transforms};
+
+    fn normal(shape: &[i32], seed: u64, dtype: Dtype) -> Array {
+        random::normal::<f32>(shape, None, None, &random::key(seed).unwrap()).unwrap().as_dtype(dtype).unwrap()
+    }
+
+    fn floats(a: &Array) -> Vec<f32> {
+        a.as_dtype(Dtype::Float32).unwrap().contiguous().unwrap().to_vec_exact::<f32>().unwrap()
+    }
+
+    /// Expert by expert, in f32: from wide scales, as MLX unpacks in their type.
+    fn plain(x: &Array, w: &Packed, scheme: Scheme, indices: &Array) -> Result<Array, Exception> {
+        let mut w = w.clone();
+        if let Some(biases) = &mut w.biases {
+            *biases = biases.as_dtype(Dtype::Float32)?;
+            w.scales = w.scales.as_dtype(Dtype::Float32)?;
+        }
+        let dense = quant::dequantize(&w, scheme, Some(Dtype::Float32))?;
+        let chosen = dense.take_axis(indices, 0)?;
+        ops::matmul(x.as_dtype(Dtype::Float32)?, chosen.swap_axes(-1, -2)?)
+    }
+
+    fn check(x: &Array, w: &Packed, scheme: Scheme, indices: &Array) {
+        let got = gather_quantized_matmul(x, w, scheme, indices).unwrap().unwrap();
+        let want = plain(x, w, scheme, indices).unwrap();
+        assert_eq!((got.shape(), got.dtype()), (want.shape(), x.dtype()));
+        let (rounding, least) = if x.dtype() == Dtype::Float32 { (0.0, 1e-4) } else { (1.0 / 128.0, 1e-2) };
+        for (got, want) in floats(&got).iter().zip(floats(&want)) {
+            assert!((got - want).abs() <= least + rounding * want.abs(), "{scheme}: {got} is not {want}");
+        }
+    }
+
+    fn experts(scheme: Scheme, dtype: Dtype) -> Packed {
+        quant::quantize(&normal(&[5, 20, 128], 1, dtype), scheme).unwrap()
+    }
+
+    #[test]
+    fn chosen_experts_agree_with_dense_ones() {
+        for (mode, bits, group) in
+            [(Mode::Affine, 4, 64), (Mode::Affine, 3, 32), (Mode::Mxfp4, 4, 32), (Mode::Nvfp4, 4, 16)]
+        {
+            let scheme = Scheme::new(mode, bits, group).unwrap();
+            for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+                let w = experts(scheme, dtype);
+                // Tokens [B, L, 1, 1, D] take two experts each, as models call it.
+                let indices = Array::from_slice(&[4_u32, 0, 1, 1, 3, 2], &[1, 3, 2]);
+                check(&normal(&[1, 3, 1, 1, 128], 2, dtype), &w, scheme, &indices);
+                check(&normal(&[1, 3, 2, 1, 128], 3, dtype), &w, scheme, &indices);
+                check(&normal(&[6, 1, 128], 4, dtype), &w, scheme, &indices.reshape(&[6]).unwrap());
+                check(&normal(&[1, 128], 5, dtype), &w, scheme, &indices);
+            }
+        }
+    }
+
+    #[test]
+    fn many_rows_of_an_expert_take_the_panels() {
+        let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
+        let indices: Vec<u32> = (0..160).map(|i| u32::from(i % 3 == 0)).collect();
+        let w = experts(scheme, Dtype::Float32);
+        check(&normal(&[160, 1, 128], 6, Dtype::Float32), &w, scheme, &Array::from_slice(&indices, &[160]));
+    }
+
+    #[test]
+    fn an_expert_that_is_not_there_gives_no_number() {
+        let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
+        let x = normal(&[2, 1, 128], 6, Dtype::Float32);
+        let indices = Array::from_slice(&[5_u32, 4], &[2]);
+        let got = gather_quantized_matmul(&x, &experts(scheme, Dtype::Float32), scheme, &indices).unwrap().unwrap();
+        let got = floats(&got);
+        assert!(got[..20].iter().all(|v| v.is_nan()) && got[20..].iter().all(|v| v.is_finite()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_to_mlx() {
+        let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
+        let w = experts(scheme, Dtype::Float32);
+        let refused = |x: &Array, indices: &Array| gather_quantized_matmul(x, &w, scheme, indices).unwrap().is_none();
+        let indices = Array::from_slice(&[1_u32, 4], &[2]);
+        assert!(!refused(&normal(&[2, 1, 128], 6, Dtype::Float32), &indices));
+        assert!(refused(&normal(&[3, 1, 128], 6, Dtype::Float32), &indices));
+        assert!(refused(&normal(&[2, 2, 128], 6, Dtype::Float32), &indices));
+        assert!(refused(&normal(&[2, 1, 64], 6, Dtype::Float32), &indices));
+        assert!(refused(&normal(&[2, 1, 128], 6, Dtype::Float32), &indices.as_dtype(Dtype::Int32).unwrap()));
+    }
+
+    #[test]
+    fn gradients_are_those_of_dense_experts() {
+        let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
+        let w = experts(scheme, Dtype::Float32);
+        let indices = Array::from_slice(&[4_u32, 0, 1, 1, 3, 2], &[1, 3, 2]);
+        let x = normal(&[1, 3, 1, 1, 128], 2, Dtype::Float32);
+        let missing = || Exception::custom("does not fit");
+        let ours = |x: &Array| -> Result<Array, Exception> {
+            gather_quantized_matmul(x, &w, scheme, &indices)?.ok_or_else(missing)?.square()?.sum(None)
+        };
+        let theirs = |x: &Array| -> Result<Array, Exception> { plain(x, &w, scheme, &indices)?.square()?.sum(None) };
+        let (got, want) = (transforms::grad(ours)(&x).unwrap(), transforms::grad(theirs)(&x).unwrap());
+        assert_eq!(got.shape(), want.shape());
+        let near = |(a, b): (&f32, f32)| assert!((a - b).abs() < 1e-2, "{a} is not {b}");
+        floats(&got).iter().zip(floats(&want)).for_each(near);
+    }
+}
