@@ -98,7 +98,7 @@ fn files_that_are_not_there() {
         broken(|b| fs::remove_file(b.path(MODEL)).unwrap(), &["model.safetensors"], "fetch the model again"),
         broken(
             |b| fs::remove_file(b.path("tiny/tokenizer.json")).unwrap(),
-            &["no `tokenizer.json` in `tiny`"],
+            &["no `tokenizer.json` or `tokenizer.model` in `tiny`"],
             "folder",
         ),
         broken(|b| index(b, "model-00002-of-00002.safetensors"), &["`model-00002-of-00002.safetensors`"], "fetch"),
