@@ -152,8 +152,14 @@ mod tests {
     fn stretched_frequencies_lengthen_the_context() {
         assert_eq!(context(Value::Null), Some(4096));
         assert_eq!(context(json!({"type": "linear", "factor": 2.0})), Some(8192));
-        assert_eq!(context(json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048})), Some(8192));
+        assert_eq!(
+            context(json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048})),
+            Some(8192)
+        );
         // Llama 3.1 gives the stretched length itself.
-        assert_eq!(context(json!({"type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512})), Some(4096));
+        assert_eq!(
+            context(json!({"type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512})),
+            Some(4096)
+        );
     }
 }

@@ -41,8 +41,7 @@ pub(crate) struct Counter {
 
 impl Counter {
     pub(crate) fn new() -> Self {
-        let info =
-            ModelInfo { model_type: "counter".into(), vocab_size: V, num_layers: 0, context_length: Some(64) };
+        let info = ModelInfo { model_type: "counter".into(), vocab_size: V, num_layers: 0, context_length: Some(64) };
         Self { info, kinds: Vec::new(), poisoned: None }
     }
 

@@ -120,7 +120,9 @@ fn install(data: &Path, size: Size) -> Result<()> {
     std::fs::create_dir_all(&to).with_context(|| format!("cannot create `{}`", to.display()))?;
     for entry in std::fs::read_dir(&from).with_context(|| format!("cannot read `{}`", from.display()))? {
         let path = entry?.path();
-        if let Some(name) = path.file_name().filter(|name| *name != "README.md" && *name != "model.safetensors.index.json") {
+        if let Some(name) =
+            path.file_name().filter(|name| *name != "README.md" && *name != "model.safetensors.index.json")
+        {
             std::fs::copy(&path, to.join(name)).with_context(|| format!("cannot copy `{}`", path.display()))?;
         }
     }

@@ -1,3 +1,5 @@
+//! The kernel against the plain version, at every level of the machine.
+
 use proptest::prelude::*;
 
 use super::*;
