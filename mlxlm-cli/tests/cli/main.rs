@@ -8,6 +8,7 @@ mod bench;
 mod cache_prompt;
 mod chat;
 mod convert;
+mod demo;
 mod generate;
 mod help;
 mod hub;
