@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use mlxlm_cache::{CacheKind, Caches};
-use mlxlm_core::memory;
+use mlxlm_core::device;
 use mlxlm_core::text::Tokenizer;
 use mlxlm_models::CausalLm;
 
@@ -130,7 +130,7 @@ pub fn batch_generate(
     }
     let texts = texts.into_iter().map(|text| text.finish(tokenizer, options.return_logprobs)).collect::<Result<_>>()?;
     stats.wall_time = begin.elapsed();
-    stats.peak_memory = memory::peak_memory()? as f64 / 1e9;
+    stats.peak_memory = device::peak_memory_bytes()? as f64 / 1e9;
     Ok((texts, stats))
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use mlxlm_cache::Caches;
 use mlxlm_core::text::{Detokenizer, Tokenizer};
-use mlxlm_core::{Array, memory};
+use mlxlm_core::{Array, device};
 use mlxlm_models::CausalLm;
 
 use crate::decode::{Chooser, Draft, DraftDecoding, PlainDecoding, Progress, Token};
@@ -219,7 +219,7 @@ impl Generation<'_> {
             prompt_tps: self.prompt_tps,
             generation_tokens: self.generated,
             generation_tps: self.since.map_or(0.0, |since| per_second(self.generated, since)),
-            peak_memory: memory::peak_memory().map_err(Error::from)? as f64 / 1e9,
+            peak_memory: device::peak_memory_bytes().map_err(Error::from)? as f64 / 1e9,
             finish_reason,
         })
     }
