@@ -6,6 +6,7 @@
 
 mod ci;
 mod demo;
+mod golden;
 mod process;
 mod run;
 mod sections;
@@ -32,6 +33,7 @@ enum Command {
     Bindings(setup::bindings::Args),
     Ci(ci::Args),
     DemoModel(demo::Args),
+    Golden(golden::Args),
     Run(run::Args),
     Setup(setup::Args),
     Test(test::Args),
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Bindings(args) => setup::bindings::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::DemoModel(args) => demo::run(&args),
+        Command::Golden(args) => golden::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),
