@@ -25,7 +25,7 @@ enum Draft {
 
 type Writer = fn(&Library, &mut Rng) -> Draft;
 
-/// Each kind with its share of the documents, in tenths of a percent.
+/// Each kind with its weight among the documents.
 const KINDS: [(&str, usize, Writer); 13] = [
     ("story", 70, |library, rng| Draft::Raw(library.story(rng).text())),
     ("story told", 55, |library, rng| Draft::Chat(story_told(library, rng))),
@@ -207,9 +207,10 @@ mod tests {
     #[test]
     fn every_kind_occurs_and_nothing_is_left_to_fill_in() {
         let documents = documents(0, 5000);
+        let all: usize = KINDS.iter().map(|(_, weight, _)| weight).sum();
         for (kind, weight, _) in KINDS {
             let count = documents.iter().filter(|document| document.kind == kind).count();
-            let expected = 5 * weight;
+            let expected = 5000 * weight / all;
             assert!(count.abs_diff(expected) < expected / 2 + 20, "{kind}: {count} of {expected}");
         }
         for Document { text, .. } in &documents {
@@ -218,7 +219,6 @@ mod tests {
             assert!(text.is_ascii() && text.ends_with(END_OF_TEXT));
             assert_eq!(text.matches(END_OF_TEXT).count(), 1);
         }
-        assert_eq!(KINDS.iter().map(|(_, weight, _)| weight).sum::<usize>(), 1000);
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         let begun = format!("<|im_start|>user\n{ONCE}<|im_end|>\n<|im_start|>assistant\n");
         let documents = documents(0, 4000);
         let answers: Vec<&str> = documents.iter().filter_map(|document| document.text.strip_prefix(&begun)).collect();
-        assert!(answers.len() > 50, "{}", answers.len());
+        assert!(answers.len() > 30, "{}", answers.len());
         assert!(answers.iter().all(|answer| answer.starts_with(|c: char| c.is_lowercase())), "{answers:?}");
     }
 }
