@@ -26,6 +26,13 @@ pub fn clear_cache() -> Result<()> {
     Ok(memory::clear_cache()?)
 }
 
+/// Waits for all work of this thread that was dispatched.
+///
+/// A process that ends while a step is still being computed frees what that step reads.
+pub fn synchronize() -> Result<()> {
+    Ok(raw::synchronize()?)
+}
+
 /// How much memory the device should keep resident at most, in bytes; only GPUs of Apple say so.
 pub fn recommended_working_set_bytes() -> Option<usize> {
     raw::device_info_size(c"max_recommended_working_set_size")

@@ -196,3 +196,12 @@ pub(crate) fn device_info_size(key: &CStr) -> Option<usize> {
         found.then_some(size)
     }
 }
+
+/// Waits for the work of the current stream.
+#[track_caller]
+pub(crate) fn synchronize() -> Result<(), Exception> {
+    install_error_handler();
+    // SAFETY: the stream is alive during the call.
+    let status = unsafe { mlx_sys::mlx_synchronize(Stream::thread_local_or_default().as_ptr()) };
+    if status == 0 { Ok(()) } else { Err(last_exception()) }
+}

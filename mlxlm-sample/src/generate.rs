@@ -172,6 +172,14 @@ pub struct Generation<'a> {
     is_over: bool,
 }
 
+impl Drop for Generation<'_> {
+    /// Waits for the step ahead, which nobody will read: the process may end next.
+    fn drop(&mut self) {
+        // An error of a step that nobody reads is nobody's.
+        drop(device::synchronize());
+    }
+}
+
 impl Generation<'_> {
     /// Brings caches that are lent to where they hold the prompt and every token handed out. Needed only where a
     /// generation is left before it is over; it does so itself at its end.
