@@ -7,7 +7,7 @@
 
 use mlxlm_core::fast::{self, ScaledDotProductAttentionMask};
 use mlxlm_core::ops::indexing::{Ellipsis, TryIndexOp};
-use mlxlm_core::{Array, Dtype, fused, ops, quant};
+use mlxlm_core::{Array, Dtype, ops, quant};
 
 use crate::buffer::Buffer;
 use crate::mask::{Chunk, Mask, Masks, Spec};
@@ -62,7 +62,7 @@ pub struct Seen {
 /// - `q`: `[B, H, L, d]`, `k`: `[B, K, L, d]`, `v`: `[B, K, L, e]`, result: `[B, H, L, e]`
 pub fn attend_uncached(q: &Array, k: &Array, v: &Array, how: &Attend, masks: &Masks) -> Result<Array> {
     if let Attend { scale, softcap: None, sinks: None, window: None, chunk: None } = how {
-        return Ok(fused::causal_attention(q, k, v, *scale)?);
+        return Ok(fast::causal_attention(q, k, v, *scale)?);
     }
     how.check()?;
     let kv = Buffer::new(k, v, None)?;

@@ -30,10 +30,10 @@
 pub mod device;
 pub mod error;
 pub mod fast;
-pub mod fused;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod io;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kernels;
 pub mod nn;
 pub mod quant;

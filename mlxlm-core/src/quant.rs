@@ -10,7 +10,8 @@ use std::str::FromStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use crate::{kernels, raw};
+use crate::fast::by_kernel;
+use crate::raw;
 
 /// How a group of weights becomes bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -231,10 +232,8 @@ pub fn dequantize(packed: &Packed, scheme: Scheme, dtype: Option<Dtype>) -> Resu
 /// - `x`: `[…, in]`, `w`: `[…, out, in]` before packing, result: `[…, out]`; without `transpose`, `x` is `[…, out]`
 #[track_caller]
 pub fn quantized_matmul(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Result<Array, Exception> {
-    match kernels::quantized_matmul(x, w, scheme, transpose)? {
-        Some(product) => Ok(product),
-        None => mlx_quantized_matmul(x, w, scheme, transpose),
-    }
+    by_kernel!(crate::kernels::quantized_matmul(x, w, scheme, transpose));
+    mlx_quantized_matmul(x, w, scheme, transpose)
 }
 
 /// [`quantized_matmul`] by MLX's own kernels.
@@ -273,9 +272,7 @@ pub fn gather_quantized_matmul(
     indices: &Array,
     sorted: bool,
 ) -> Result<Array, Exception> {
-    if let Some(product) = kernels::gather_quantized_matmul(x, w, scheme, indices)? {
-        return Ok(product);
-    }
+    by_kernel!(crate::kernels::gather_quantized_matmul(x, w, scheme, indices));
     let (group, bits) = options(scheme);
     #[allow(unsafe_code, reason = "call of the C interface")]
     raw::try_array(|result, stream| {

@@ -1,6 +1,6 @@
 //! The loss of a language model: cross entropy of the next token, in `f32`.
 
-use mlxlm_core::{Array, Dtype, fused};
+use mlxlm_core::{Array, Dtype, fast};
 
 use crate::Result;
 
@@ -11,7 +11,7 @@ use crate::Result;
 pub fn cross_entropy(logits: &Array, targets: &Array, mask: &Array) -> Result<(Array, Array)> {
     let logits = logits.as_dtype(Dtype::Float32)?;
     let mask = mask.as_dtype(Dtype::Float32)?;
-    let entropies = fused::cross_entropy(&logits, targets)?;
+    let entropies = fast::cross_entropy(&logits, targets)?;
     Ok((entropies.multiply(&mask)?.sum(None)?, mask.sum(None)?))
 }
 

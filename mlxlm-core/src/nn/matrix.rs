@@ -5,7 +5,7 @@ use mlx_rs::{Array, Dtype, ops};
 
 use crate::quant::{self, Packed, Scheme};
 use crate::weights::{Init, Weights};
-use crate::{Result, fused};
+use crate::{Result, fast};
 
 /// `[…, out, in]`, dense or packed along the rows.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ impl Matrix {
     #[track_caller]
     pub fn project(&self, x: &Array) -> Result<Array, Exception> {
         match self {
-            Self::Dense(weight) => fused::linear(x, weight),
+            Self::Dense(weight) => fast::linear(x, weight),
             Self::Packed(packed, scheme) => quant::quantized_matmul(x, packed, *scheme, true),
         }
     }

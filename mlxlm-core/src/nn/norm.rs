@@ -1,10 +1,10 @@
 //! Normalization over the last axis.
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, fast};
 
 use crate::weights::{Init, Weights};
-use crate::{Result, fused};
+use crate::{Result, fast};
 
 /// The kind of normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +51,12 @@ impl Norm {
     #[track_caller]
     pub fn forward(&self, x: &Array) -> Result<Array, Exception> {
         match self.kind {
-            Kind::Rms => fused::rms_norm(x, &self.weight, self.eps),
+            Kind::Rms => fast::rms_norm(x, Some(&self.weight), self.eps),
             Kind::RmsPlusOne => {
                 let one = Array::from_f32(1.0).as_dtype(self.weight.dtype())?;
-                fused::rms_norm(x, &self.weight.add(one)?, self.eps)
+                fast::rms_norm(x, Some(&self.weight.add(one)?), self.eps)
             }
-            Kind::Layer => fast::layer_norm(x, &self.weight, self.bias.as_ref(), self.eps),
+            Kind::Layer => fast::layer_norm(x, Some(&self.weight), self.bias.as_ref(), self.eps),
         }
     }
 

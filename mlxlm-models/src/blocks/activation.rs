@@ -1,6 +1,6 @@
 //! What stands between the two halves of an MLP.
 
-use mlxlm_core::{Array, fused, ops};
+use mlxlm_core::{Array, fast, ops};
 
 use crate::Result;
 
@@ -20,7 +20,7 @@ impl Activation {
     /// - `gate`, `up`: the same, and the same comes back
     pub fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
         match self {
-            Self::Silu => Ok(fused::swiglu(gate, up)?),
+            Self::Silu => Ok(fast::swiglu(gate, up)?),
             Self::GeluApprox => Ok(gelu_approx(gate)?.multiply(up)?),
         }
     }

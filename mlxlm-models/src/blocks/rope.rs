@@ -7,7 +7,7 @@ use std::f64::consts::PI;
 
 use mlxlm_cache::Offset;
 use mlxlm_core::ops::indexing::{Ellipsis, TryIndexOp};
-use mlxlm_core::{Array, fast, fused, ops};
+use mlxlm_core::{Array, fast, ops};
 use serde_json::Value;
 
 use crate::common::within;
@@ -149,14 +149,9 @@ impl Rope {
                 (Some(base * stretch.powf(dims / (dims - 2.0))), 1.0, None)
             }
         };
-        Ok(match (offset, base) {
-            (Offset::Same(offset), Some(base)) if !self.traditional && self.dims == x.dim(-1) => {
-                fused::rope(&x, base, scale, *offset)?
-            }
-            (Offset::Same(offset), _) => fast::rope(&x, self.dims, self.traditional, base, scale, *offset, table)?,
-            (Offset::Rows(offsets), _) => {
-                fast::rope_dynamic(&x, self.dims, self.traditional, base, scale, offsets, table)?
-            }
+        Ok(match offset {
+            Offset::Same(offset) => fast::rope(&x, self.dims, self.traditional, base, scale, *offset, table)?,
+            Offset::Rows(offsets) => fast::rope_dynamic(&x, self.dims, self.traditional, base, scale, offsets, table)?,
         })
     }
 

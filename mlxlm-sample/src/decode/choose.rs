@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use mlxlm_core::ops::indexing::TryIndexOp;
-use mlxlm_core::{Array, Exception, fused, ops};
+use mlxlm_core::{Array, Exception, fast, ops};
 
 use super::Token;
 use crate::samplers::greedy;
@@ -66,7 +66,7 @@ impl Chooser {
         for processor in self.processors.iter() {
             logits = processor.process(&self.history, &logits)?;
         }
-        let total = fused::logsumexp(&logits)?;
+        let total = fast::logsumexp(&logits)?;
         let logprobs = logits.subtract(&total)?;
         Ok(Choice { token: self.sampler.sample(&logprobs)?, logprobs, total })
     }
@@ -111,7 +111,7 @@ impl Choice {
 pub(crate) fn choose_rows(choosers: &mut [Chooser], logits: &Array) -> Result<Vec<Choice>> {
     let row = |array: &Array, i: usize| array.try_index((i as i32..i as i32 + 1, ..));
     if choosers.iter().all(Chooser::is_plain) {
-        let total = fused::logsumexp(logits)?;
+        let total = fast::logsumexp(logits)?;
         let logprobs = logits.subtract(&total)?;
         let tokens = greedy(&logprobs)?;
         let choice = |i: usize| {

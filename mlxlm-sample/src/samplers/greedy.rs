@@ -1,6 +1,6 @@
 //! Greedy decoding: the most likely token (`greedy_sampler` of `mlx_lm/sample_utils.py`).
 
-use mlxlm_core::{Array, fused};
+use mlxlm_core::{Array, fast};
 
 use crate::Result;
 
@@ -9,5 +9,5 @@ use crate::Result;
 /// # Shapes
 /// `logprobs` `[B, V]` → `[B]`, u32.
 pub fn greedy(logprobs: &Array) -> Result<Array> {
-    Ok(fused::argmax(logprobs)?)
+    Ok(fast::argmax(logprobs)?)
 }

@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::{Heads, isa, math, multiversion};
+use super::{Heads, isa, math, multiversion, takes};
 use crate::kernels::gemm::Shared;
 use crate::kernels::gemm::sgemm::{Matrix, Shape, sgemm};
 use crate::kernels::isa::Isa;
@@ -26,11 +26,24 @@ thread_local! {
 
 /// # Shapes
 /// - `q`: `[B, H, L, d]`, `k`, `v`: `[B, K, L, d]`, all `f32`; result: `[B, H, L, d]`
-pub(crate) fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<Array, Exception> {
+#[track_caller]
+pub(crate) fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<Option<Array>, Exception> {
+    if q.dtype() != Dtype::Float32 || !takes([q, k, v]) || !fits(q, k, v) {
+        return Ok(None);
+    }
     let shapes = [(q.shape(), Dtype::Float32), (&q.shape()[..3], Dtype::Float32)];
     let mut results = apply(Causal { scale }, &[q, k, v], &shapes)?;
     results.truncate(1);
-    results.pop().ok_or_else(|| Exception::custom("attention has no result"))
+    Ok(results.pop())
+}
+
+fn fits(q: &Array, k: &Array, v: &Array) -> bool {
+    match (q.shape(), k.shape()) {
+        (&[batch, heads, len, dims], &[of_batch, kv_heads, of_len, of_dims]) => {
+            k.shape() == v.shape() && (batch, len, dims) == (of_batch, of_len, of_dims) && heads % kv_heads == 0
+        }
+        _ => false,
+    }
 }
 
 /// The sizes of a call.

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::{isa, math, multiversion};
+use super::{isa, math, multiversion, takes};
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
@@ -18,11 +18,18 @@ const ROWS: usize = 16;
 ///
 /// # Shapes
 /// - `logits`: `[…, V]` of `f32`, `targets`: `[…]` of `i32`
-pub(crate) fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array, Exception> {
+#[track_caller]
+pub(crate) fn cross_entropy(logits: &Array, targets: &Array) -> Result<Option<Array>, Exception> {
+    let fits = logits.dtype() == Dtype::Float32
+        && targets.dtype() == Dtype::Int32
+        && logits.shape().split_last().is_some_and(|(_, rows)| rows == targets.shape());
+    if !fits || !takes([logits]) {
+        return Ok(None);
+    }
     let rows = (targets.shape(), Dtype::Float32);
     let mut results = apply(CrossEntropy, &[logits, targets], &[rows, rows])?;
     results.truncate(1);
-    results.pop().ok_or_else(|| Exception::custom("the cross entropy has no value"))
+    Ok(results.pop())
 }
 
 #[derive(Debug)]

@@ -1,21 +1,32 @@
-//! Operations on `f32` that training spends its time in, each with its gradient in one pass: attention, gated activation,
-//! norm, rotation and cross entropy.
+//! What stands between the matrix products, each with its gradient in one pass: attention as training needs it, gated
+//! activations, norms, rotation, cross entropy, and what is asked of the vocabulary. Sums are f32 in every type.
+//!
+//! The functions give `None` for what they are not made for, which MLX's own operations then do or refuse.
 //!
 //! The loops are plain Rust, compiled once for each level of instructions by [`multiversion`]; sums run in lanes of
 //! [`LANES`], whose number is the same at every level. Unusual: nothing is split by the number of threads, so that a
 //! result does not depend on it.
 
-pub(crate) mod attention;
-pub(crate) mod cross_entropy;
+mod attention;
+mod cross_entropy;
 mod math;
-pub(crate) mod rms_norm;
-pub(crate) mod rope;
-pub(crate) mod swiglu;
-pub(crate) mod vocabulary;
+mod rms_norm;
+mod rope;
+mod swiglu;
+mod vocabulary;
+
+use mlx_rs::{Array, Dtype};
 
 use super::convert::Values;
 use super::isa::Isa;
-use super::primitive::View;
+use super::primitive::{View, on_cpu};
+
+pub(crate) use attention::causal_attention;
+pub(crate) use cross_entropy::cross_entropy;
+pub(crate) use rms_norm::rms_norm;
+pub(crate) use rope::Rotation;
+pub(crate) use swiglu::swiglu;
+pub(crate) use vocabulary::{argmax, logsumexp};
 
 /// Partial sums of a reduction.
 const LANES: usize = 16;
@@ -49,6 +60,15 @@ macro_rules! multiversion {
     };
 }
 use multiversion;
+
+/// Whether these are arrays of one floating-point type with values in them, to be computed with on the CPU.
+fn takes<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> bool {
+    let mut dtypes = arrays.into_iter().map(|array| (array.size() > 0).then(|| array.dtype()));
+    let first = dtypes.next().flatten();
+    matches!(first, Some(Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16))
+        && dtypes.all(|dtype| dtype == first)
+        && on_cpu()
+}
 
 /// The level in use. A bad `MLXLM_ISA` is told where programs start; here it means the plainest.
 fn isa() -> Isa {

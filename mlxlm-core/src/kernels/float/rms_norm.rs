@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::{isa, math, multiversion, widened};
+use super::{isa, math, multiversion, takes, widened};
 use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
@@ -26,8 +26,13 @@ const PARTS: usize = 16;
 
 /// # Shapes
 /// - `x`: `[…, D]`, `weight`: `[D]`, of one floating-point type; result: `[…, D]`
-pub(crate) fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array, Exception> {
-    apply_one(RmsNorm { eps }, &[x, weight], x.shape(), x.dtype())
+#[track_caller]
+pub(crate) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Option<Array>, Exception> {
+    let Some(weight) = weight else { return Ok(None) };
+    if !takes([x, weight]) || x.ndim() == 0 || weight.shape() != [x.dim(-1)] {
+        return Ok(None);
+    }
+    apply_one(RmsNorm { eps }, &[x, weight], x.shape(), x.dtype()).map(Some)
 }
 
 #[derive(Debug)]

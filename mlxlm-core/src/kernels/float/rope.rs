@@ -10,7 +10,7 @@ use std::rc::Rc;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::{isa, multiversion};
+use super::{isa, multiversion, takes};
 use crate::kernels::convert::{self, Results};
 use crate::kernels::heads::Heads;
 use crate::kernels::isa::Isa;
@@ -34,8 +34,8 @@ pub(crate) struct Rotation {
     pub(crate) dims: i32,
     /// Whether pairs are neighbours, and not the two halves of the dimensions.
     pub(crate) neighbours: bool,
-    /// Pair `i` of `n` turns by `base^(-i/n)` for each position, unless there is a table.
-    pub(crate) base: f32,
+    /// Pair `i` of `n` turns by `base^(-i/n)` for each position; there is either this or a table.
+    pub(crate) base: Option<f32>,
     /// Factor of positions.
     pub(crate) scale: f32,
     /// Position of the first token, unless there are offsets.
@@ -47,18 +47,25 @@ impl Rotation {
     /// - `x`: `[B, H, L, d]` of a floating-point type, and the same comes back
     /// - `offsets`: positions of the first tokens, one `i32` or one for each of `B`
     /// - `table`: `[dims / 2]` of `f32`, the reciprocals of frequencies
-    pub(crate) fn apply(self, x: &Array, offsets: Option<&Array>, table: Option<&Array>) -> Result<Array, Exception> {
+    #[track_caller]
+    pub(crate) fn apply(
+        self,
+        x: &Array,
+        offsets: Option<&Array>,
+        table: Option<&Array>,
+    ) -> Result<Option<Array>, Exception> {
+        if !takes([x]) || !self.fits(x, offsets, table) {
+            return Ok(None);
+        }
         let operation =
             Turn { rotation: self, has_offsets: offsets.is_some(), has_table: table.is_some(), direction: 1 };
         let inputs: Vec<&Array> = [x].into_iter().chain(offsets).chain(table).collect();
-        apply_one(operation, &inputs, x.shape(), x.dtype())
+        apply_one(operation, &inputs, x.shape(), x.dtype()).map(Some)
     }
 
-    /// Whether [`Self::apply`] takes these.
-    pub(crate) fn fits(&self, x: &Array, offsets: Option<&Array>, table: Option<&Array>) -> bool {
+    fn fits(&self, x: &Array, offsets: Option<&Array>, table: Option<&Array>) -> bool {
         x.ndim() == 4
-            && x.size() > 0
-            && matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+            && self.base.is_some() != table.is_some()
             && self.dims > 0
             && self.dims % 2 == 0
             && self.dims <= x.dim(-1)
@@ -128,7 +135,7 @@ impl Turn {
             convert::read(isa(), &inputs[1 + usize::from(self.has_offsets)], &mut table);
             table.iter().map(|t| 1.0 / t).collect()
         } else {
-            let step = -base.ln() / half as f32;
+            let step = -base.unwrap_or(1.0).ln() / half as f32;
             (0..half).map(|i| (i as f32 * step).exp()).collect()
         };
         Angles { frequencies, scale, offsets, len: inputs[0].shape[2] as usize }

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::{isa, math, multiversion};
+use super::{isa, math, multiversion, takes};
 use crate::kernels::convert::{Copies, Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
@@ -21,8 +21,12 @@ fn pieces(from: usize, to: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// `silu(gate) * up` for two floating-point arrays of one shape and type.
-pub(crate) fn swiglu(gate: &Array, up: &Array) -> Result<Array, Exception> {
-    apply_one(SwiGlu, &[gate, up], gate.shape(), gate.dtype())
+#[track_caller]
+pub(crate) fn swiglu(gate: &Array, up: &Array) -> Result<Option<Array>, Exception> {
+    if !takes([gate, up]) || gate.shape() != up.shape() {
+        return Ok(None);
+    }
+    apply_one(SwiGlu, &[gate, up], gate.shape(), gate.dtype()).map(Some)
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::{cross_entropy, isa, math, multiversion};
+use super::{cross_entropy, isa, math, multiversion, takes};
 use crate::kernels::convert::{Copies, Results, Values};
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
@@ -21,18 +21,26 @@ thread_local! {
 
 /// # Shapes
 /// - `x`: `[…, V]`, result: `[…, 1]`
-pub(crate) fn logsumexp(x: &Array) -> Result<Array, Exception> {
+#[track_caller]
+pub(crate) fn logsumexp(x: &Array) -> Result<Option<Array>, Exception> {
+    if x.ndim() == 0 || !takes([x]) {
+        return Ok(None);
+    }
     let mut shape = x.shape().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = 1;
     }
-    apply_one(LogSumExp, &[x], &shape, x.dtype())
+    apply_one(LogSumExp, &[x], &shape, x.dtype()).map(Some)
 }
 
 /// # Shapes
 /// - `x`: `[…, V]`, result: `[…]` of `u32`
-pub(crate) fn argmax(x: &Array) -> Result<Array, Exception> {
-    apply_one(ArgMax, &[x], &x.shape()[..x.ndim() - 1], Dtype::Uint32)
+#[track_caller]
+pub(crate) fn argmax(x: &Array) -> Result<Option<Array>, Exception> {
+    if x.ndim() == 0 || !takes([x]) {
+        return Ok(None);
+    }
+    apply_one(ArgMax, &[x], &x.shape()[..x.ndim() - 1], Dtype::Uint32).map(Some)
 }
 
 /// Calls `visit(i, row)` for each row, in parallel.

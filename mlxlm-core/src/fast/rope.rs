@@ -1,32 +1,9 @@
-//! MLX's fused operations, by our kernels where those are faster: on Linux CPUs, where MLX composes them of scalar loops.
+//! Rotary positions.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-pub use mlx_rs::fast::*;
 
-use crate::kernels;
-
-/// `softmax(scale · q @ k.T + mask) @ v`, with query heads in groups that share a kv-head.
-///
-/// `sinks` are scores, one for each head, that take part in the softmax and have no value.
-///
-/// # Shapes
-/// - `q`: `[B, H, L, d]`, `k`: `[B, K, S, d]`, `v`: `[B, K, S, e]`, a mask array: broadcast to `[B, H, L, S]`,
-///   `sinks`: `[H]`; result: `[B, H, L, e]`
-#[track_caller]
-pub fn scaled_dot_product_attention(
-    q: &Array,
-    k: &Array,
-    v: &Array,
-    scale: f32,
-    mask: Option<ScaledDotProductAttentionMask<'_>>,
-    sinks: Option<&Array>,
-) -> Result<Array, Exception> {
-    match kernels::attend(q, k, v, scale, mask.as_ref(), sinks)? {
-        Some(out) => Ok(out),
-        None => mlx_rs::fast::scaled_dot_product_attention(q, k, v, scale, mask, sinks),
-    }
-}
+use super::by_kernel;
 
 /// Rotary positions (arXiv:2104.09864) on the first `dims` of each head, from position `offset` on.
 ///
@@ -44,11 +21,10 @@ pub fn rope(
     offset: i32,
     freqs: Option<&Array>,
 ) -> Result<Array, Exception> {
-    let turn = Turn { dims, traditional, base, scale };
-    match kernels::rope(x, turn, Offset::Same(offset), freqs)? {
-        Some(out) => Ok(out),
-        None => mlx_rs::fast::rope(x, dims, traditional, base, scale, offset, freqs),
-    }
+    by_kernel!({
+        crate::kernels::float::Rotation { dims, neighbours: traditional, base, scale, offset }.apply(x, None, freqs)
+    });
+    mlx_rs::fast::rope(x, dims, traditional, base, scale, offset, freqs)
 }
 
 /// [`rope`] with the position of the first token in an array.
@@ -65,33 +41,19 @@ pub fn rope_dynamic(
     offset: &Array,
     freqs: Option<&Array>,
 ) -> Result<Array, Exception> {
-    let turn = Turn { dims, traditional, base, scale };
-    match kernels::rope(x, turn, Offset::Array(offset), freqs)? {
-        Some(out) => Ok(out),
-        None => mlx_rs::fast::rope_dynamic(x, dims, traditional, base, scale, offset, freqs),
-    }
-}
-
-/// How to turn heads.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Turn {
-    pub(crate) dims: i32,
-    pub(crate) traditional: bool,
-    pub(crate) base: Option<f32>,
-    pub(crate) scale: f32,
-}
-
-/// The position of the first token.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Offset<'a> {
-    Same(i32),
-    Array(&'a Array),
+    by_kernel!({
+        let rotation = crate::kernels::float::Rotation { dims, neighbours: traditional, base, scale, offset: 0 };
+        rotation.apply(x, Some(offset), freqs)
+    });
+    mlx_rs::fast::rope_dynamic(x, dims, traditional, base, scale, offset, freqs)
 }
 
 #[cfg(test)]
 mod tests {
+    use mlx_rs::Dtype;
+
+    use super::super::testing::{check, check_narrow, normal};
     use super::*;
-    use mlx_rs::{Dtype, random};
 
     fn close(got: &Array, want: &Array, tolerance: f64) {
         assert_eq!((got.shape(), got.dtype()), (want.shape(), want.dtype()));
@@ -100,7 +62,7 @@ mod tests {
 
     #[test]
     fn rotations_agree_with_mlx() {
-        let x = random::normal::<f32>(&[2, 3, 5, 16], None, None, &random::key(1).unwrap()).unwrap();
+        let x = normal(&[2, 3, 5, 16], 1);
         let freqs = Array::from_slice(&[1.0_f32, 3.0, 10.0, 50.0, 70.0, 90.0, 200.0, 900.0], &[8]);
         let offsets = Array::from_slice(&[3, 9], &[2]);
         let one = Array::from_int(7);
@@ -123,8 +85,23 @@ mod tests {
     }
 
     #[test]
+    fn gradients_agree_with_mlx() {
+        let inputs = [normal(&[2, 3, 9, 32], 1)];
+        let transposed = |x: &[Array]| x[0].transpose_axes(&[0, 2, 1, 3]);
+        let ours = |x: &Array, scale| rope(x, 32, false, Some(10000.0), scale, 3, None);
+        let theirs = |x: &Array, scale| mlx_rs::fast::rope(x, 32, false, 10000.0, scale, 3, None);
+        check(&inputs, |x| ours(&x[0], 0.5), |x| theirs(&x[0], 0.5));
+        check(&inputs, |x| ours(&transposed(x)?, 1.0), |x| theirs(&transposed(x)?, 1.0));
+    }
+
+    #[test]
+    fn narrow_types_are_rounded_once() {
+        check_narrow(&[&[2, 3, 5, 16]], |x| rope(&x[0], 16, false, Some(10000.0), 1.0, 3, None));
+    }
+
+    #[test]
     fn what_has_no_kernel_is_left_to_mlx() {
-        let x = random::normal::<f32>(&[3, 5, 16], None, None, &random::key(1).unwrap()).unwrap();
+        let x = normal(&[3, 5, 16], 1);
         let theirs = mlx_rs::fast::rope(&x, 16, false, 1000.0, 1.0, 4, None).unwrap();
         close(&rope(&x, 16, false, Some(1000.0), 1.0, 4, None).unwrap(), &theirs, 1e-6);
         assert!(rope(&x, 18, false, Some(1000.0), 1.0, 4, None).is_err() || cfg!(target_os = "macos"));

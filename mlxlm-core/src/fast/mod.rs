@@ -1,0 +1,43 @@
+//! What models and training do most, in one operation each: by our kernels on a Linux CPU, else by MLX's own `fast`.
+//!
+//! A function here has the name and the arguments of MLX's where MLX has it. Each asks its kernel first, which declines what it
+//! is not made for, and then takes its [`plain`] version of MLX's own operations, which is the oracle of the kernel too.
+
+mod activation;
+mod attention;
+mod linear;
+mod loss;
+mod norm;
+pub mod plain;
+mod rope;
+#[cfg(test)]
+mod testing;
+mod vocabulary;
+
+pub use activation::swiglu;
+pub use attention::{causal_attention, scaled_dot_product_attention};
+pub use linear::linear;
+pub use loss::cross_entropy;
+pub use mlx_rs::fast::ScaledDotProductAttentionMask;
+pub use norm::{layer_norm, rms_norm};
+pub use rope::{rope, rope_dynamic};
+pub use vocabulary::{argmax, logsumexp};
+
+/// Returns from the function what a kernel gives, if that takes the call: `by_kernel!(crate::kernels::…(…))`, of a call that
+/// gives `Result<Option<Array>, Exception>`.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+macro_rules! by_kernel {
+    ($call:expr) => {
+        if let Some(result) = $call? {
+            return Ok(result);
+        }
+    };
+}
+
+/// There are no kernels here.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+macro_rules! by_kernel {
+    ($call:expr) => {};
+}
+
+pub(crate) use by_kernel;
