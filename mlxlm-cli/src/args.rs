@@ -32,6 +32,8 @@ pub(crate) enum Command {
     /// Read a prompt once and keep the model's state in a file.
     #[command(name = "cache_prompt", alias = "cache-prompt")]
     CachePrompt(CachePromptArgs),
+    /// Measure how fast a model reads and writes.
+    Benchmark(BenchmarkArgs),
     /// List or delete models in the Hugging Face cache.
     Manage(ManageArgs),
     /// List the model types that can be loaded.
@@ -288,6 +290,50 @@ pub(crate) struct CachePromptArgs {
     /// The prompt; `-` reads it from standard input.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) prompt: String,
+}
+
+/// `benchmark`.
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line are what they are")]
+#[derive(Debug, Args)]
+pub(crate) struct BenchmarkArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tokens of each prompt, which are random.
+    #[arg(long, short, default_value = "512")]
+    pub(crate) prompt_tokens: NonZeroUsize,
+    /// Tokens that follow each prompt.
+    #[arg(long, short, default_value = "1024")]
+    pub(crate) generation_tokens: NonZeroUsize,
+    /// Sequences at once.
+    #[arg(long, short, default_value = "1")]
+    pub(crate) batch_size: NonZeroUsize,
+    /// How often it is timed, after once to warm up.
+    #[arg(long, short, default_value = "5")]
+    pub(crate) num_trials: NonZeroUsize,
+    /// Tokens of a prompt to read at once.
+    #[arg(long, default_value = "2048")]
+    pub(crate) prefill_step_size: NonZeroUsize,
+    /// Seconds to rest before each trial.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) delay: u64,
+    /// Random keys and values that are there before the prompt, as if so many tokens had been read.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) context_tokens: usize,
+    /// Time the first run too.
+    #[arg(long)]
+    pub(crate) skip_warmup: bool,
+    /// Print one JSON object, at the end.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Measure how fast all cores together read memory, and no model.
+    #[arg(long)]
+    pub(crate) bandwidth: bool,
+    /// Refused: pipelines need several machines, which this version does not drive.
+    #[arg(long)]
+    pub(crate) pipeline: bool,
+    /// Refused, also as `-qa`: activations stay in floating point.
+    #[arg(long)]
+    pub(crate) quantize_activations: bool,
 }
 
 /// `manage`.

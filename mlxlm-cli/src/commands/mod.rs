@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod benchmark;
 mod cache_prompt;
 mod chat;
 mod convert;
@@ -23,6 +24,7 @@ pub(crate) fn run(cli: Cli) -> Result {
         Command::Chat(args) => chat::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::CachePrompt(args) => cache_prompt::run(&args),
+        Command::Benchmark(args) => benchmark::run(&args),
         Command::Manage(args) => manage::run(&args),
         Command::Models => models::run(),
         Command::Completions { shell } => completions(shell),

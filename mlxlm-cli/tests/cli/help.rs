@@ -2,7 +2,8 @@
 
 use crate::bench::Bench;
 
-const COMMANDS: [&str; 7] = ["generate", "chat", "convert", "cache_prompt", "manage", "models", "completions"];
+const COMMANDS: [&str; 8] =
+    ["generate", "chat", "convert", "cache_prompt", "benchmark", "manage", "models", "completions"];
 
 #[test]
 fn help_lists_the_commands() {

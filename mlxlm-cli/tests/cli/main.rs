@@ -5,6 +5,7 @@
 mod bad_input;
 mod bad_output;
 mod bench;
+mod benchmark;
 mod cache_prompt;
 mod chat;
 mod convert;

@@ -1,0 +1,114 @@
+//! One timed generation: prompts are read, then tokens follow, of one sequence or of several at once.
+
+use std::time::Instant;
+
+use mlxlm_cache::Caches;
+use mlxlm_core::device;
+use mlxlm_models::CausalLm;
+use mlxlm_sample::decode::{BatchDecoding, BatchRow, Chooser, PlainDecoding};
+use mlxlm_sample::{GenerateOptions, ProcessorOptions, SamplerOptions};
+use serde_json::{Value, json};
+
+use crate::failure::Result;
+
+/// What is timed.
+pub(super) struct Setting<'a> {
+    pub(super) model: &'a dyn CausalLm,
+    /// Of one length; as many as there are sequences.
+    pub(super) prompts: Vec<Vec<u32>>,
+    /// What every sequence has read before.
+    pub(super) context: Option<Caches>,
+    /// Tokens that follow each prompt, at least one.
+    pub(super) generation_tokens: usize,
+    pub(super) prefill_step_size: usize,
+}
+
+/// What it took.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trial {
+    /// Tokens of all prompts a second, until the first tokens were there.
+    pub(super) prompt_tps: f64,
+    /// Tokens of all sequences a second, after the first of each; 0 if there is but one.
+    pub(super) generation_tps: f64,
+    /// From beginning to end, in seconds.
+    pub(super) total_s: f64,
+    /// The most that arrays have taken so far.
+    pub(super) peak_memory_bytes: usize,
+}
+
+impl Trial {
+    /// As `--json` has it.
+    pub(super) fn to_json(&self) -> Value {
+        json!({"prompt_tps": self.prompt_tps, "generation_tps": self.generation_tps, "total_s": self.total_s})
+    }
+
+    fn new(setting: &Setting, begin: Instant, first: Instant) -> Result<Self> {
+        let end = Instant::now();
+        let rows = setting.prompts.len();
+        let rate = |count: usize, from: Instant, to: Instant| count as f64 / (to - from).as_secs_f64().max(1e-9);
+        Ok(Self {
+            prompt_tps: rate(setting.prompts.iter().map(Vec::len).sum(), begin, first),
+            generation_tps: rate(rows * (setting.generation_tokens - 1), first, end),
+            total_s: (end - begin).as_secs_f64(),
+            peak_memory_bytes: device::peak_memory_bytes()?,
+        })
+    }
+}
+
+impl Setting<'_> {
+    /// Does it once, from what the context holds.
+    pub(super) fn run(&self) -> Result<Trial> {
+        // What the last trial left behind must not be timed here.
+        device::synchronize()?;
+        device::clear_cache()?;
+        match &self.prompts[..] {
+            [prompt] => self.single(prompt),
+            _ => self.batch(),
+        }
+    }
+
+    fn single(&self, prompt: &[u32]) -> Result<Trial> {
+        let mut context = self.context.clone();
+        let begin = Instant::now();
+        let mut tokens = PlainDecoding::new(self.model, prompt, context.as_mut(), greedy()?, &self.options())?;
+        tokens.next().transpose()?;
+        let first = Instant::now();
+        tokens.try_for_each(|token| token.map(drop))?;
+        let trial = Trial::new(self, begin, first);
+        device::synchronize()?;
+        trial
+    }
+
+    fn batch(&self) -> Result<Trial> {
+        let row = |prompt: &Vec<u32>| {
+            let max_tokens = Some(self.generation_tokens);
+            Ok(BatchRow { prompt: prompt.clone(), max_tokens, caches: self.context.clone(), chooser: greedy()? })
+        };
+        let rows = self.prompts.iter().map(row).collect::<Result<_>>()?;
+        let begin = Instant::now();
+        let mut batch = BatchDecoding::new(self.model, rows, &self.options(), false)?;
+        batch.step()?;
+        let first = Instant::now();
+        while !batch.step()?.is_empty() {}
+        Trial::new(self, begin, first)
+    }
+
+    fn options(&self) -> GenerateOptions {
+        GenerateOptions {
+            max_tokens: Some(self.generation_tokens),
+            prefill_step_size: self.prefill_step_size,
+            ..GenerateOptions::default()
+        }
+    }
+}
+
+/// The first token after a prompt of one: whatever a model puts off until it is used has been done then.
+pub(super) fn first_token(model: &dyn CausalLm) -> Result {
+    let options = GenerateOptions { max_tokens: Some(1), ..GenerateOptions::default() };
+    PlainDecoding::new(model, &[0], None, greedy()?, &options)?.try_for_each(|token| token.map(drop))?;
+    Ok(device::synchronize()?)
+}
+
+fn greedy() -> Result<Chooser> {
+    Ok(Chooser::from_options(&SamplerOptions::default(), &ProcessorOptions::default())?)
+}
