@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use super::amx;
+
 /// The environment variable that forces a level.
 pub const ISA_VAR: &str = "MLXLM_ISA";
 
@@ -17,7 +19,7 @@ pub enum Isa {
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 F, BW, DQ, VL with VNNI and BF16.
+    /// AVX-512 F, BW, DQ, VL with VNNI, BF16 and VBMI.
     Avx512,
     /// The matrix tiles of Sapphire Rapids and later: AMX with BF16 and INT8.
     Amx,
@@ -102,8 +104,10 @@ fn detect() -> Isa {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("avx512bf16");
+        && is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512vbmi");
     match (avx2, avx512) {
+        (true, true) if amx::available() => Isa::Amx,
         (true, true) => Isa::Avx512,
         (true, false) => Isa::Avx2,
         (false, _) => Isa::Portable,

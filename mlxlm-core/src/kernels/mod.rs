@@ -15,6 +15,7 @@
 )]
 #![allow(clippy::cast_ptr_alignment, reason = "arrays are aligned for their type, which is known at run time only")]
 
+mod amx;
 pub(crate) mod attention;
 pub mod blas;
 mod convert;

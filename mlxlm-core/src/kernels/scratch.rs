@@ -27,6 +27,12 @@ pub(crate) fn with_scratch<R>(
     result
 }
 
+/// The memory of floats as bytes.
+pub(crate) fn bytes_of(floats: &mut [f32]) -> &mut [u8] {
+    // SAFETY: a float is four bytes, and any bytes are a float.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 4 * floats.len()) }
+}
+
 trait AsFlattenedLines {
     fn as_flattened_lines(&mut self) -> &mut [f32];
 }

@@ -1,15 +1,15 @@
-//! A few rows against a quantized matrix at memory speed, for AVX-512 and 2, 4 or 8 bits: the driver of [`lanes`].
+//! A few rows of f32 against a quantized matrix, for AVX-512 and 2, 4 or 8 bits: the driver of [`lanes`].
 //!
 //! What is unusual:
 //! - Codes are multiplied as they are, looked up as small numbers around zero, and a group's scale is applied to the
-//!   group's sum. So bf16 activations need no rounding: code and activation are exact in bf16, sums are f32.
+//!   group's sum.
 //! - A vector of 16 words is shifted field by field, so a lane sees every n-th column. The activations are put into that order once.
 //! - The biases (moved by half the range of codes times the scale) meet the groups' sums of activations at the end.
 //! - A row's chain of sums depends on its own values only: blocks and tiles merely pause it.
 
 use std::cell::Cell;
 
-use super::lanes::{self, Dot, Order, Tables};
+use super::lanes::{self, Dot, Order};
 use super::weights::{E2M1, Weights};
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
@@ -43,7 +43,8 @@ struct Job<'a, 'w> {
     w: &'a Weights<'w>,
     m: usize,
     order: Order,
-    tables: Tables,
+    /// What a field of 2 or 4 bits stands for.
+    table: [f32; 16],
     scale_of_lane: [i32; 16],
     ordered: &'a [f32],
     group_sums: &'a [f32],
@@ -51,11 +52,11 @@ struct Job<'a, 'w> {
     padded: usize,
 }
 
-/// `out = x @ w.T` for finite `x` of `m` rows; `half` says that all values of `x` are bf16 numbers. Returns the rows that were
-/// left out because their sums are not finite, where `0 · ∞` would differ from unpacked weights.
-pub(super) fn multiply(x: &[f32], m: usize, w: &Weights<'_>, half: bool, out: &mut [f32]) -> Vec<usize> {
+/// `out = x @ w.T` for finite `x` of `m` rows. Returns the rows that were left out because their sums are not finite, where
+/// `0 · ∞` would differ from unpacked weights.
+pub(super) fn multiply(x: &[f32], m: usize, w: &Weights<'_>, out: &mut [f32]) -> Vec<usize> {
     assert!(Isa::best() >= Isa::Avx512 && x.len() == m * w.columns && out.len() == m * w.rows);
-    let order = Order::new(w.bits(), half);
+    let order = Order::new(w.bits());
     let padded = w.groups().next_multiple_of(16);
     let row_floats = order.row_floats(w.columns);
     with_scratch(&ORDERED, m * row_floats, |ordered| {
@@ -78,7 +79,7 @@ pub(super) fn multiply(x: &[f32], m: usize, w: &Weights<'_>, half: bool, out: &m
                 pool::parallel(m, prepare);
             }
             let scale_of_lane = lanes::scale_of_lane(w.bits(), w.group());
-            let job = Job { w, m, order, tables: tables(w), scale_of_lane, ordered, group_sums, padded };
+            let job = Job { w, m, order, table: table(w), scale_of_lane, ordered, group_sums, padded };
             let c = Shared(out.as_mut_ptr());
             let parts = if m * w.rows * w.columns < SERIAL { 1 } else { 4 * pool::threads() };
             pool::parallel_ranges(w.rows, BLOCK, parts, |from, to| {
@@ -100,16 +101,13 @@ fn tile_of(row: usize, m: usize) -> (usize, usize, usize) {
     (from, to - from, row - from)
 }
 
-fn tables(w: &Weights<'_>) -> Tables {
-    let bits = w.bits();
-    match (w.scheme.mode, bits) {
-        // Two fields of four bits each.
-        (Mode::Affine, 8) => Tables::new(|i| (i % 16) as f32, |i| 16.0 * ((i % 16) as f32 - 8.0)),
-        (Mode::Affine, _) => {
-            let value = |i: usize| (i % (1 << bits)) as f32 - f32::from(1_u8 << (bits - 1));
-            Tables::new(value, value)
+fn table(w: &Weights<'_>) -> [f32; 16] {
+    match w.scheme.mode {
+        Mode::Affine => {
+            let bits = w.bits().min(4);
+            std::array::from_fn(|i| (i % (1 << bits)) as f32 - f32::from(1_u8 << (bits - 1)))
         }
-        _ => Tables::new(|i| E2M1[i % 16], |i| E2M1[i % 16]),
+        _ => E2M1,
     }
 }
 
@@ -146,7 +144,7 @@ impl Job<'_, '_> {
         let (w, m) = (self.w, self.m);
         let chunks = self.order.chunks(w.columns);
         let tiles = m.div_ceil(TILE);
-        let per_block = (BLOCK_BYTES / (m.div_ceil(tiles) * self.order.chunk_floats() * 4)).max(1);
+        let per_block = (BLOCK_BYTES / (m.div_ceil(tiles) * self.order.columns() * 4)).max(1);
         for chunk in (0..chunks).step_by(per_block) {
             let end = (chunk + per_block).min(chunks);
             for tile in 0..tiles {
@@ -159,8 +157,8 @@ impl Job<'_, '_> {
                         first_chunk: chunk,
                         scales: &params[2 * i * (self.padded + 16)..][..self.padded + 16],
                         group: w.group(),
-                        x: &x[chunk * (to - from) * self.order.chunk_floats()..],
-                        tables: &self.tables,
+                        x: &x[chunk * (to - from) * self.order.columns()..],
+                        table: &self.table,
                         scale_of_lane: &self.scale_of_lane,
                     };
                     // SAFETY: the level was checked in `multiply`.

@@ -8,9 +8,10 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use super::fixed::Segment;
 use super::weights::{Storage, Weights};
-use super::{ACTIVATIONS, RESULTS, fits, product};
-use crate::kernels::convert;
+use super::{ACTIVATIONS, RESULTS, by_integers, fits, is_fixed, product};
+use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use crate::kernels::scratch::{Scratch, with_scratch};
@@ -99,7 +100,9 @@ impl Operation for Gather {
         let row_of = sources(&x.shape[..x.shape.len() - 2], batch);
         let mut order: Vec<usize> = (0..expert_of.len()).collect();
         order.sort_by_key(|&i| expert_of[i]);
-        let half = x.dtype == Dtype::Bfloat16;
+        if is_fixed(x, &stack, self.transpose) {
+            return self.by_integers(x, &stack, &expert_of, &row_of, &order, out);
+        }
         with_scratch(&ACTIVATIONS, x.len(), |activations| {
             convert::read(self.isa, x, activations);
             with_scratch(&RESULTS, order.len() * n, |results| {
@@ -118,7 +121,7 @@ impl Operation for Gather {
                             to.copy_from_slice(&activations[row_of[row] * k..][..k]);
                         }
                         with_scratch(&PRODUCTS, rows.len() * n, |products| {
-                            product(self.isa, (gathered, half), rows.len(), &w, self.transpose, products);
+                            product(self.isa, gathered, rows.len(), &w, self.transpose, products);
                             for (from, &row) in products.chunks_exact(n).zip(rows) {
                                 results[row * n..][..n].copy_from_slice(from);
                             }
@@ -141,6 +144,40 @@ impl Operation for Gather {
         let shape = [batch, &[1, x.dim(-1)]].concat();
         let gradient = apply_one(back, &inputs, &shape, x.dtype())?;
         Ok(vec![sum_to(&gradient, x.shape())?])
+    }
+}
+
+impl Gather {
+    /// All experts' products in one job. `expert_of` and `row_of` tell the expert and the row of `x` of each row of the result, and
+    /// `order` lists those by expert.
+    fn by_integers(
+        &self,
+        x: &View<'_>,
+        stack: &Weights<'_>,
+        expert_of: &[usize],
+        row_of: &[usize],
+        order: &[usize],
+        out: &mut ViewMut<'_>,
+    ) {
+        let each = out.shape[out.shape.len() - 1] as usize;
+        let mut copies = Copies::default();
+        let (values, results) = (Values::new(x, &mut copies), Results::new(out));
+        let mut segments = Vec::new();
+        let mut begin = 0;
+        for rows in order.chunk_by(|&a, &b| expert_of[a] == expert_of[b]) {
+            let first = expert_of[rows[0]].saturating_mul(each);
+            if first < stack.rows {
+                segments.push(Segment { rows: begin..begin + rows.len(), w: stack.part(first, each) });
+            } else {
+                // No such expert: not a number, rather than what lies behind the stack.
+                for &row in rows {
+                    // SAFETY: no task is running.
+                    unsafe { results.write(self.isa, row * each, &mut vec![f32::NAN; each]) };
+                }
+            }
+            begin += rows.len();
+        }
+        by_integers(self.isa, &values, &|i| row_of[order[i]], &segments, &|i| order[i], &results);
     }
 }
 

@@ -1,7 +1,6 @@
 //! The vectors of [`super::dot`]: orders of activations, codes to numbers, sums.
 //!
-//! A chunk is 16 words of codes. In f32, field `t` of the words meets a vector of 16 activations; in bf16, field `t` of the 32
-//! half-words meets a vector of 32, whose neighbours are summed in pairs.
+//! A chunk is 16 words of codes; field `t` of the words meets a vector of 16 activations.
 
 use std::arch::x86_64::*;
 
@@ -16,16 +15,15 @@ const AHEAD: usize = 1024;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Order {
     bits: usize,
-    half: bool,
 }
 
 impl Order {
-    pub(super) fn new(bits: usize, half: bool) -> Self {
-        Self { bits, half }
+    pub(super) fn new(bits: usize) -> Self {
+        Self { bits }
     }
 
     /// Columns in a chunk.
-    fn columns(self) -> usize {
+    pub(super) fn columns(self) -> usize {
         512 / self.bits
     }
 
@@ -33,34 +31,9 @@ impl Order {
         columns.div_ceil(self.columns())
     }
 
-    /// Room for a chunk of one row, in units of f32.
-    pub(super) fn chunk_floats(self) -> usize {
-        if self.half { self.columns() / 2 } else { self.columns() }
-    }
-
     /// Room for a row.
     pub(super) fn row_floats(self, columns: usize) -> usize {
-        self.chunks(columns) * self.chunk_floats()
-    }
-}
-
-/// What a field of four (or two) bits stands for; one table for even fields and one for odd ones.
-#[derive(Debug)]
-pub(super) struct Tables {
-    floats: [f32; 16],
-    low: [u16; 32],
-    high: [u16; 32],
-}
-
-impl Tables {
-    /// Tables of values that are exact in bf16, for `i` with more bits than the field has.
-    pub(super) fn new(low: impl Fn(usize) -> f32, high: impl Fn(usize) -> f32) -> Self {
-        let half = |value: f32| (value.to_bits() >> 16) as u16;
-        Self {
-            floats: std::array::from_fn(&low),
-            low: std::array::from_fn(|i| half(low(i))),
-            high: std::array::from_fn(|i| half(high(i))),
-        }
+        self.chunks(columns) * self.columns()
     }
 }
 
@@ -72,40 +45,37 @@ pub(super) struct Dot<'a> {
     pub(super) scales: &'a [f32],
     pub(super) group: usize,
     pub(super) x: &'a [f32],
-    pub(super) tables: &'a Tables,
+    pub(super) table: &'a [f32; 16],
     pub(super) scale_of_lane: &'a [i32; 16],
 }
 
 /// Adds the products to `sums`, 16 lanes for each row of the tile.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn dot(order: Order, dot: &Dot<'_>, sums: &mut [f32]) {
     macro_rules! rows {
-        ($kernel:ident, $bits:literal) => {
+        ($bits:literal) => {
             match sums.len() / 16 {
-                1 => $kernel::<$bits, 1>(dot, sums),
-                2 => $kernel::<$bits, 2>(dot, sums),
-                3 => $kernel::<$bits, 3>(dot, sums),
-                4 => $kernel::<$bits, 4>(dot, sums),
-                5 => $kernel::<$bits, 5>(dot, sums),
-                6 => $kernel::<$bits, 6>(dot, sums),
-                7 => $kernel::<$bits, 7>(dot, sums),
-                8 => $kernel::<$bits, 8>(dot, sums),
+                1 => products::<$bits, 1>(dot, sums),
+                2 => products::<$bits, 2>(dot, sums),
+                3 => products::<$bits, 3>(dot, sums),
+                4 => products::<$bits, 4>(dot, sums),
+                5 => products::<$bits, 5>(dot, sums),
+                6 => products::<$bits, 6>(dot, sums),
+                7 => products::<$bits, 7>(dot, sums),
+                8 => products::<$bits, 8>(dot, sums),
                 rows => unreachable!("a tile has 8 rows at most, not {rows}"),
             }
         };
     }
-    assert!(dot.x.len() >= dot.words.len().div_ceil(16) * order.chunk_floats() * sums.len() / 16);
+    assert!(dot.x.len() >= dot.words.len().div_ceil(16) * order.columns() * sums.len() / 16);
     assert!(dot.scales.len() >= (dot.first_chunk * 16 + dot.words.len()) * 32 / order.bits / dot.group + 16);
     // SAFETY: the slices were measured.
     unsafe {
-        match (order.half, order.bits) {
-            (true, 2) => rows!(half, 2),
-            (true, 4) => rows!(half, 4),
-            (true, 8) => rows!(half, 8),
-            (false, 2) => rows!(float, 2),
-            (false, 4) => rows!(float, 4),
-            (false, 8) => rows!(float, 8),
-            (_, bits) => unreachable!("no fields of {bits} bits"),
+        match order.bits {
+            2 => rows!(2),
+            4 => rows!(4),
+            8 => rows!(8),
+            bits => unreachable!("no fields of {bits} bits"),
         }
     }
 }
@@ -128,63 +98,15 @@ unsafe fn words(all: &[u32], chunk: usize) -> __m512i {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn half<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f32]) {
+unsafe fn products<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f32]) {
     let columns = 512 / BITS;
     let group_shift = dot.group.trailing_zeros();
     // SAFETY: `dot` measured the slices: every chunk has its activations, scales and 16 sums for each row.
     unsafe {
         let lane_scales = _mm512_loadu_epi32(dot.scale_of_lane.as_ptr());
-        let low_table = _mm512_loadu_epi16(dot.tables.low.as_ptr().cast());
-        let high_table = _mm512_loadu_epi16(dot.tables.high.as_ptr().cast());
-        let mut total = [_mm512_setzero_ps(); R];
-        for (r, total) in total.iter_mut().enumerate() {
-            *total = _mm512_loadu_ps(sums.as_ptr().add(16 * r));
-        }
-        let mut x = dot.x.as_ptr();
-        for chunk in 0..dot.words.len().div_ceil(16) {
-            let mut shifted = words(dot.words, chunk);
-            let mut group = [_mm512_setzero_ps(); R];
-            for _ in 0..16 / BITS {
-                let low = std::mem::transmute::<__m512i, __m512bh>(_mm512_permutexvar_epi16(shifted, low_table));
-                let high = _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(shifted), high_table);
-                let high = std::mem::transmute::<__m512i, __m512bh>(high);
-                for (r, group) in group.iter_mut().enumerate() {
-                    let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_epi32(x.add(16 * r).cast()));
-                    *group = _mm512_dpbf16_ps(*group, low, x);
-                    if BITS == 8 {
-                        *group = _mm512_dpbf16_ps(*group, high, x);
-                    }
-                }
-                x = x.add(16 * R);
-                shifted = match BITS {
-                    2 => _mm512_srli_epi16::<2>(shifted),
-                    4 => _mm512_srli_epi16::<4>(shifted),
-                    _ => _mm512_srli_epi16::<8>(shifted),
-                };
-            }
-            let first = ((dot.first_chunk + chunk) * columns) >> group_shift;
-            let scales = _mm512_permutexvar_ps(lane_scales, _mm512_loadu_ps(dot.scales.as_ptr().add(first)));
-            for (total, group) in total.iter_mut().zip(&group) {
-                *total = _mm512_fmadd_ps(scales, *group, *total);
-            }
-        }
-        for (r, total) in total.iter().enumerate() {
-            _mm512_storeu_ps(sums.as_mut_ptr().add(16 * r), *total);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-#[inline]
-unsafe fn float<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f32]) {
-    let columns = 512 / BITS;
-    let group_shift = dot.group.trailing_zeros();
-    // SAFETY: `dot` measured the slices: every chunk has its activations, scales and 16 sums for each row.
-    unsafe {
-        let lane_scales = _mm512_loadu_epi32(dot.scale_of_lane.as_ptr());
-        let table = _mm512_loadu_ps(dot.tables.floats.as_ptr());
+        let table = _mm512_loadu_ps(dot.table.as_ptr());
         let mut total = [_mm512_setzero_ps(); R];
         for (r, total) in total.iter_mut().enumerate() {
             *total = _mm512_loadu_ps(sums.as_ptr().add(16 * r));
@@ -225,7 +147,7 @@ unsafe fn float<const BITS: usize, const R: usize>(dot: &Dot<'_>, sums: &mut [f3
 /// Puts a row into its place in a tile of `height` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn arrange(x: &[f32], order: Order, tile: *mut f32, height: usize, place: usize) {
-    let fields = if order.half { 16 / order.bits } else { 32 / order.bits };
+    let fields = 32 / order.bits;
     let steps: [i32; 16] = std::array::from_fn(|lane| (lane * fields) as i32);
     // SAFETY: lanes beyond the row's end are masked; the tile has room for all its rows.
     unsafe {
@@ -239,14 +161,7 @@ pub(super) unsafe fn arrange(x: &[f32], order: Order, tile: *mut f32, height: us
             for field in 0..fields {
                 let from = chunk * order.columns() + field;
                 let to = tile.add(((chunk * fields + field) * height + place) * 16);
-                if order.half {
-                    let halves = [gather(from), gather(from + 16 * fields)]
-                        .map(|v| _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v))));
-                    _mm256_storeu_epi32(to.cast(), halves[0]);
-                    _mm256_storeu_epi32(to.add(8).cast(), halves[1]);
-                } else {
-                    _mm512_storeu_ps(to, gather(from));
-                }
+                _mm512_storeu_ps(to, gather(from));
             }
         }
     }
@@ -285,7 +200,7 @@ pub(super) unsafe fn params(w: &Weights<'_>, row: usize, centre: f32, scales: &m
 
 /// `left` numbers from `at` on, then zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_params(params: &Params<'_>, at: usize, left: usize) -> __m512 {
+pub(super) unsafe fn load_params(params: &Params<'_>, at: usize, left: usize) -> __m512 {
     if left == 0 {
         return _mm512_setzero_ps();
     }

@@ -1,8 +1,9 @@
 //! Products with quantized matrices, in every mode and number of bits, for f32, bf16 and f16 activations.
 //!
-//! Up to [`FEW`] rows, AVX-512 reads each weight once and multiplies codes as they are ([`dot`]); everything else unpacks panels of
-//! weights into the f32 product of [`super::gemm`], which reads no more of the matrix than one block at a time. Both are
-//! batch-invariant; a row's bits may differ between the two, and the choice depends on the number of rows only beyond [`FEW`].
+//! Three ways, all of them batch-invariant: 16-bit activations meet the codes in integers ([`fixed`]). With f32 activations and up
+//! to [`FEW`] rows, AVX-512 reads each weight once and multiplies codes as they are ([`dot`]). Everything else unpacks panels of
+//! weights into the f32 product of [`super::gemm`], which reads no more of the matrix than one block at a time. A row's bits may
+//! differ between the ways; the choice depends on the number of rows only for f32, and there only beyond [`FEW`].
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -10,7 +11,7 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, ops};
 
-use super::convert;
+use super::convert::{self, Copies, Results, Values};
 use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
 use super::isa::Isa;
 use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
@@ -18,6 +19,7 @@ use super::scratch::{Scratch, with_scratch};
 use crate::quant::{self, Mode, Packed, Scheme};
 
 mod dot;
+mod fixed;
 mod gather;
 mod lanes;
 mod unpack;
@@ -135,27 +137,60 @@ thread_local! {
 fn multiply(isa: Isa, x: &View<'_>, w: &Weights<'_>, transpose: bool, out: &mut ViewMut<'_>) {
     let (k, n) = if transpose { (w.columns, w.rows) } else { (w.rows, w.columns) };
     let Some(m) = out.len().checked_div(n) else { return };
-    let half = x.dtype == Dtype::Bfloat16;
+    if is_fixed(x, w, transpose) {
+        let mut copies = Copies::default();
+        let x = Values::new(x, &mut copies);
+        let segment = fixed::Segment { rows: 0..m, w: *w };
+        return by_integers(isa, &x, &|row| row, &[segment], &|row| row, &Results::new(out));
+    }
     with_scratch(&ACTIVATIONS, m * k, |activations| {
         convert::read(isa, x, activations);
         if out.dtype == Dtype::Float32 {
-            product(isa, (activations, half), m, w, transpose, out.as_mut_slice());
+            product(isa, activations, m, w, transpose, out.as_mut_slice());
         } else {
             with_scratch(&RESULTS, m * n, |results| {
-                product(isa, (activations, half), m, w, transpose, results);
+                product(isa, activations, m, w, transpose, results);
                 convert::write(isa, results, out);
             });
         }
     });
 }
 
-/// `x` are `m` rows, and whether their values are all bf16 numbers.
-fn product(isa: Isa, (x, half): (&[f32], bool), m: usize, w: &Weights<'_>, transpose: bool, out: &mut [f32]) {
+fn is_fixed(x: &View<'_>, w: &Weights<'_>, transpose: bool) -> bool {
+    transpose && x.dtype != Dtype::Float32 && fixed::covers(w)
+}
+
+/// [`fixed::multiply`], and by panels the rows that it leaves out.
+fn by_integers(
+    isa: Isa,
+    x: &Values<'_>,
+    source: &(dyn Fn(usize) -> usize + Sync),
+    segments: &[fixed::Segment<'_>],
+    place: &(dyn Fn(usize) -> usize + Sync),
+    out: &Results,
+) {
+    for row in fixed::multiply(isa, x, source, segments, place, out) {
+        let Some(fixed::Segment { w, .. }) = segments.iter().find(|segment| segment.rows.contains(&row)) else {
+            continue;
+        };
+        with_scratch(&ACTIVATIONS, w.columns, |activations| {
+            x.read(isa, source(row) * w.columns, activations);
+            with_scratch(&RESULTS, w.rows, |results| {
+                by_panels(isa, activations, 1, w, true, results);
+                // SAFETY: no task is running any more.
+                unsafe { out.write(isa, place(row) * w.rows, results) };
+            });
+        });
+    }
+}
+
+/// The product of `m` rows of f32.
+fn product(isa: Isa, x: &[f32], m: usize, w: &Weights<'_>, transpose: bool, out: &mut [f32]) {
     if !transpose || m > FEW || !dot::covers(isa, w) {
         return by_panels(isa, x, m, w, transpose, out);
     }
     let (k, n) = (w.columns, w.rows);
-    for row in dot::multiply(x, m, w, half, out) {
+    for row in dot::multiply(x, m, w, out) {
         by_panels(isa, &x[row * k..][..k], 1, w, true, &mut out[row * n..][..n]);
     }
 }

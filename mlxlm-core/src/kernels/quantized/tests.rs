@@ -42,15 +42,19 @@ fn ours(isa: Isa, x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Arr
     apply_one(QuantizedMatmul { scheme, transpose, isa }, &inputs, &shape, x.dtype()).unwrap()
 }
 
-/// The exact product: for each element the sum, and the sum of magnitudes.
+/// The exact product: for each element the sum, and what it may be off by before it is rounded: by f32 sums, and where
+/// activations are in fixed point, half a step for each of them.
 fn exact(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Vec<(f64, f64)> {
+    let fixed = transpose && x.dtype() != Dtype::Float32 && scheme.mode != Mode::Mxfp8;
     let dense = weights_of(w, scheme);
     let (rows, columns) = (w.weight.dim(0) as usize, (w.scales.dim(1) * scheme.group_size) as usize);
     let (k, n) = if transpose { (columns, rows) } else { (rows, columns) };
     let at = |k: usize, n: usize| if transpose { dense[n * columns + k] } else { dense[k * columns + n] };
     let element = |x: &[f32], n: usize| {
-        let terms = x.iter().enumerate().map(|(k, x)| f64::from(*x) * at(k, n));
-        terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()))
+        let most = x.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let half_step = if fixed { 2.0_f64.powi(-14) * f64::from(most) } else { 0.0 };
+        let terms = x.iter().enumerate().map(|(k, x)| (f64::from(*x) * at(k, n), at(k, n).abs()));
+        terms.fold((0.0, 0.0), |(sum, off), (t, w)| (sum + t, off + 4e-6 * t.abs() + half_step * w))
     };
     let x = floats(x);
     x.chunks_exact(k.max(1)).flat_map(|x| (0..n).map(move |n| element(x, n)).collect::<Vec<_>>()).collect()
@@ -95,8 +99,8 @@ fn check(scheme: Scheme, x: &Array, w: &Packed, transpose: bool) {
     for isa in Isa::available() {
         let result = floats(&ours(isa, x, w, scheme, transpose));
         assert_eq!(result.len(), exact.len());
-        for (i, (got, (want, size))) in result.iter().zip(&exact).enumerate() {
-            let tolerance = 4e-6 * size + rounding * want.abs() + 1e-30;
+        for (i, (got, (want, off))) in result.iter().zip(&exact).enumerate() {
+            let tolerance = off + rounding * want.abs() + 1e-30;
             let got = f64::from(*got);
             assert!((got - want).abs() <= tolerance, "{isa} {scheme} {:?} {i}: {got} is not {want}", x.dtype());
         }

@@ -1,0 +1,231 @@
+//! Products of 16-bit activations with quantized matrices, in integers: any number of rows, all levels, the same bits.
+//!
+//! Within a group of columns the activations become 15-bit fixed-point numbers over a common power of two ([`rows`]), and the codes
+//! are small integers already ([`panel`]), so a group's sum of products is an exact integer. Then one multiply-add by the weights'
+//! scale and one by their bias go to the result, group after group, in f32.
+//!
+//! What is unusual:
+//! - Integer sums do not depend on their order, and the chain of f32 operations is fixed. So a row has the same bits alone and in
+//!   any company, and at every level: one vector instruction (VNNI), a matrix tile (AMX) and a plain loop give the same.
+//! - Of the activations of a group, those larger than 1/64 of the largest (1/8 in f16) are exact in bf16, the others lose less than
+//!   2⁻¹⁵ of the largest: far below what rounding the result to 16 bits costs.
+//! - Weights stay as they are in the file and pass through the first-level cache as bytes, 16 rows at a time.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::weights::Weights;
+use crate::kernels::convert::{Results, Values};
+use crate::kernels::isa::Isa;
+use crate::kernels::pool;
+use crate::kernels::scratch::{Scratch, bytes_of, with_scratch};
+use crate::quant::Mode;
+
+mod amx;
+mod avx2;
+mod avx512;
+mod panel;
+mod plain;
+mod rows;
+
+use rows::Rows;
+
+/// Rows of weights in a panel: the lanes of a vector of sums.
+const LANES: usize = 16;
+/// Panels that are multiplied together.
+const PAIR: usize = 2;
+/// Columns whose codes are unpacked at a time, a multiple of every group.
+const BLOCK: usize = 512;
+/// Rows of activations up to which the codes of a pair pass by all of them at once, column by column.
+const FEW: usize = 64;
+/// Pairs that share a pass over many rows, whose block of columns stays in the second-level cache.
+const SPAN: usize = 8;
+/// Rows of activations in one pass over the weights.
+const MANY: usize = 512;
+/// Below this many multiply-adds another core is not worth waking.
+const SERIAL: usize = 400_000;
+
+thread_local! {
+    static CODES: Scratch = const { Cell::new(Vec::new()) };
+    static PARAMS: Scratch = const { Cell::new(Vec::new()) };
+    static SUMS: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// Whether the codes are small integers; 8-bit floats are not.
+pub(super) fn covers(w: &Weights<'_>) -> bool {
+    w.scheme.mode != Mode::Mxfp8
+}
+
+/// Some rows of activations and the matrix that they meet.
+pub(super) struct Segment<'a> {
+    /// In the rows that [`multiply`] is given.
+    pub(super) rows: Range<usize>,
+    pub(super) w: Weights<'a>,
+}
+
+/// `out[place(i)] = x[source(i)] @ w.T` for each row `i` of the segments, whose matrices have the same shape. Returns the rows that
+/// were left out because they hold a number that is not finite.
+pub(super) fn multiply(
+    isa: Isa,
+    x: &Values<'_>,
+    source: &(dyn Fn(usize) -> usize + Sync),
+    segments: &[Segment<'_>],
+    place: &(dyn Fn(usize) -> usize + Sync),
+    out: &Results,
+) -> Vec<usize> {
+    let Some(first) = segments.first() else { return Vec::new() };
+    let (columns, outputs) = (first.w.columns, first.w.rows);
+    let m = segments.iter().map(|segment| segment.rows.end).max().unwrap_or(0);
+    rows::with_rows(isa, x, source, m, &first.w, |rows, odd| {
+        let tasks = tasks(segments, m * outputs * columns < SERIAL);
+        pool::parallel(tasks.len(), |i| {
+            let task = &tasks[i];
+            Job { isa, rows, segment: &segments[task.segment], odd, place, out }.run(task.panels.clone());
+        });
+        (0..m).filter(|&row| odd[row]).collect()
+    })
+}
+
+/// Some panels of a segment's matrix.
+struct Task {
+    segment: usize,
+    panels: Range<usize>,
+}
+
+fn tasks(segments: &[Segment<'_>], serial: bool) -> Vec<Task> {
+    let panels = |segment: &Segment<'_>| segment.w.rows.div_ceil(LANES);
+    let all: usize = segments.iter().map(panels).sum();
+    let wanted = if serial { 1 } else { 4 * pool::threads() };
+    let mut tasks = Vec::new();
+    for (i, segment) in segments.iter().enumerate() {
+        let most = if segment.rows.len() > FEW { SPAN * PAIR } else { usize::MAX };
+        let step = all.div_ceil(wanted).next_multiple_of(PAIR).min(most);
+        let parts = (0..panels(segment)).step_by(step);
+        tasks.extend(parts.map(|from| Task { segment: i, panels: from..(from + step).min(panels(segment)) }));
+    }
+    tasks
+}
+
+/// What a task works on.
+struct Job<'a> {
+    isa: Isa,
+    rows: &'a Rows<'a>,
+    segment: &'a Segment<'a>,
+    odd: &'a [bool],
+    place: &'a (dyn Fn(usize) -> usize + Sync),
+    out: &'a Results,
+}
+
+impl Job<'_> {
+    fn run(&self, panels: Range<usize>) {
+        let all = self.segment.rows.clone();
+        for from in all.clone().step_by(MANY) {
+            let rows = from..(from + MANY).min(all.end);
+            let span = PAIR * if rows.len() > FEW { SPAN } else { 1 };
+            for first in panels.clone().step_by(span) {
+                self.span(&rows, first..(first + span).min(panels.end));
+            }
+        }
+    }
+
+    /// Some rows against some panels: block of columns by block, so that the rows' part of it is read from a near cache.
+    fn span(&self, rows: &Range<usize>, panels: Range<usize>) {
+        let w = &self.segment.w;
+        let (groups, width) = (w.groups(), PAIR * LANES);
+        let pairs = panels.len().div_ceil(PAIR);
+        with_scratch(&SUMS, pairs * rows.len() * width, |sums| {
+            sums.fill(0.0);
+            with_scratch(&PARAMS, 2 * panels.len() * groups * LANES, |params| {
+                let (scales, biases) = params.split_at_mut(panels.len() * groups * LANES);
+                for (i, panel) in panels.clone().enumerate() {
+                    let at = i * groups * LANES..(i + 1) * groups * LANES;
+                    panel::params(self.isa, w, panel * LANES, &mut scales[at.clone()], &mut biases[at]);
+                }
+                for from in (0..w.columns).step_by(BLOCK) {
+                    let columns = BLOCK.min(w.columns - from);
+                    for (pair, sums) in sums.chunks_exact_mut(rows.len() * width).enumerate() {
+                        let first = pair * PAIR;
+                        let some = PAIR.min(panels.len() - first);
+                        with_scratch(&CODES, PAIR * BLOCK * LANES / 4, |codes| {
+                            let codes = bytes_of(codes);
+                            let plane = columns.next_multiple_of(panel::CHUNK) * LANES;
+                            for i in 0..some {
+                                let panel = (panels.start + first + i) * LANES;
+                                panel::codes(self.isa, w, panel, from, columns, &mut codes[i * plane..][..plane]);
+                            }
+                            let tile = Tile {
+                                rows: self.rows,
+                                first: rows.start,
+                                from,
+                                columns,
+                                codes,
+                                plane,
+                                scales: &scales[first * groups * LANES..],
+                                biases: &biases[first * groups * LANES..],
+                            };
+                            tile.add(self.isa, some, sums);
+                        });
+                    }
+                }
+            });
+            for (pair, sums) in sums.chunks_exact_mut(rows.len() * width).enumerate() {
+                self.finish(rows, (panels.start + pair * PAIR) * LANES, sums);
+            }
+        });
+    }
+
+    /// Writes the results of a pair whose first row of weights is `first`.
+    fn finish(&self, rows: &Range<usize>, first: usize, sums: &mut [f32]) {
+        let outputs = self.segment.w.rows;
+        let width = (outputs - first).min(PAIR * LANES);
+        for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(PAIR * LANES)) {
+            if !self.odd[row] {
+                // SAFETY: a row's part of these columns is written by this task only.
+                unsafe { self.out.write(self.isa, (self.place)(row) * outputs + first, &mut sums[..width]) };
+            }
+        }
+    }
+}
+
+/// One block of columns of one or two panels, and the rows of activations that it meets.
+struct Tile<'a> {
+    rows: &'a Rows<'a>,
+    /// The first of the rows.
+    first: usize,
+    /// The first column, which begins a group, and how many there are.
+    from: usize,
+    columns: usize,
+    /// `[panel][column / 4][LANES][4]`, the panels `plane` bytes apart.
+    codes: &'a [u8],
+    plane: usize,
+    /// `[panel][group][LANES]` of all groups.
+    scales: &'a [f32],
+    biases: &'a [f32],
+}
+
+impl Tile<'_> {
+    /// Adds the products to the sums, which are `[row][panel][LANES]` with room for two panels.
+    fn add(&self, isa: Isa, panels: usize, sums: &mut [f32]) {
+        let (rows, groups) = (sums.len() / (PAIR * LANES), self.rows.groups);
+        assert!(isa <= Isa::best() && (1..=PAIR).contains(&panels));
+        assert!(self.codes.len() >= panels * self.plane && self.plane >= self.columns * LANES);
+        assert!(self.scales.len() >= panels * groups * LANES && self.biases.len() >= panels * groups * LANES);
+        assert!(self.first + rows <= self.rows.len && self.from + self.columns <= self.rows.columns);
+        // SAFETY: the level and all sizes were checked.
+        unsafe {
+            match isa {
+                Isa::Portable => plain::add(self, panels, sums),
+                Isa::Avx2 => avx2::add(self, panels, sums),
+                Isa::Amx if rows > 1 => amx::add(self, panels, sums),
+                Isa::Avx512 | Isa::Amx => avx512::add(self, panels, sums),
+            }
+        }
+    }
+
+    fn groups(&self) -> Range<usize> {
+        self.from / self.rows.group..(self.from + self.columns) / self.rows.group
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! Activations in fixed point: within each group of columns `x = step · (256 · high + low)`.
+
+use std::cell::Cell;
+
+use super::super::weights::Weights;
+use super::panel::Order;
+use crate::kernels::convert::Values;
+use crate::kernels::gemm::Shared;
+use crate::kernels::isa::Isa;
+use crate::kernels::pool;
+use crate::kernels::scratch::{Scratch, bytes_of, with_scratch};
+
+/// The largest numbers have this many bits and a sign: what two signed bytes hold with room for rounding the lower one.
+const BITS: i32 = 14;
+/// Rows that a tile may read beyond the last one.
+const SPARE: usize = 16;
+/// Values that are worth a task.
+const STEP: usize = 1 << 14;
+
+thread_local! {
+    static BYTES: Scratch = const { Cell::new(Vec::new()) };
+    static STEPS: Scratch = const { Cell::new(Vec::new()) };
+    static WIDE: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// Rows of activations, in the order of columns that the codes have.
+pub(super) struct Rows<'a> {
+    pub(super) len: usize,
+    pub(super) columns: usize,
+    pub(super) group: usize,
+    pub(super) groups: usize,
+    /// Whether codes have so many bits that two products of bytes do not fit 16.
+    pub(super) wide: bool,
+    /// `[row][column]`, with some rows of anything after the last.
+    pub(super) high: &'a [u8],
+    pub(super) low: &'a [u8],
+    /// `[row][group]`: powers of two.
+    pub(super) steps: &'a [f32],
+    /// `[row][group]`: the sum of the activations.
+    pub(super) sums: &'a [f32],
+}
+
+/// Calls `body` with the `m` rows of `x` that `source` tells, and for each whether it holds a number that is not finite.
+pub(super) fn with_rows<R>(
+    isa: Isa,
+    x: &Values<'_>,
+    source: &(dyn Fn(usize) -> usize + Sync),
+    m: usize,
+    w: &Weights<'_>,
+    body: impl FnOnce(&Rows<'_>, &[bool]) -> R,
+) -> R {
+    let (columns, group, groups) = (w.columns, w.group(), w.groups());
+    let order = Order::of(w);
+    let plane = (m + SPARE) * columns;
+    with_scratch(&BYTES, 2 * plane / 4, |bytes| {
+        with_scratch(&STEPS, 2 * m * groups, |steps| {
+            let (high, low) = bytes_of(bytes).split_at_mut(plane);
+            let (steps, sums) = steps.split_at_mut(m * groups);
+            let mut odd = vec![false; m];
+            let to = (Shared(high.as_mut_ptr()), Shared(low.as_mut_ptr()));
+            let scales = (Shared(steps.as_mut_ptr()), Shared(sums.as_mut_ptr()), Shared(odd.as_mut_ptr()));
+            pool::parallel_ranges(m, 1, (m * columns).div_ceil(STEP), |from, end| {
+                with_scratch(&WIDE, columns, |wide| {
+                    for row in from..end {
+                        x.read(isa, source(row) * columns, wide);
+                        // SAFETY: rows have places of their own in all five.
+                        unsafe {
+                            let bytes =
+                                |all: Shared<u8>| std::slice::from_raw_parts_mut(all.get().add(row * columns), columns);
+                            let floats =
+                                |all: Shared<f32>| std::slice::from_raw_parts_mut(all.get().add(row * groups), groups);
+                            let fixed = Fixed {
+                                high: bytes(to.0),
+                                low: bytes(to.1),
+                                steps: floats(scales.0),
+                                sums: floats(scales.1),
+                            };
+                            *scales.2.get().add(row) = !fix(isa, wide, group, order, fixed);
+                        }
+                    }
+                });
+            });
+            let wide = w.bits() > 7;
+            body(&Rows { len: m, columns, group, groups, wide, high, low, steps, sums }, &odd)
+        })
+    })
+}
+
+/// Where a row goes.
+struct Fixed<'a> {
+    high: &'a mut [u8],
+    low: &'a mut [u8],
+    steps: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+/// Fixes a row; `false` if a number is not finite.
+fn fix(isa: Isa, x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
+    assert!(isa <= Isa::best());
+    // SAFETY: the level was checked.
+    unsafe {
+        match isa {
+            Isa::Portable => in_order(x, group, order, to),
+            Isa::Avx2 => avx2(x, group, order, to),
+            Isa::Avx512 | Isa::Amx => avx512(x, group, order, to),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn avx2(x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
+    in_order(x, group, order, to)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
+fn avx512(x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
+    in_order(x, group, order, to)
+}
+
+#[inline(always)]
+fn in_order(x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
+    match order {
+        Order::Natural => body::<0>(x, group, to),
+        Order::Nibbles => body::<1>(x, group, to),
+        Order::Crumbs => body::<2>(x, group, to),
+    }
+}
+
+/// The one body of all levels, which the compiler makes vectors of.
+#[inline(always)]
+fn body<const ORDER: usize>(x: &[f32], group: usize, to: Fixed<'_>) -> bool {
+    for (g, x) in x.chunks_exact(group).enumerate() {
+        let most = x.iter().fold(0, |most, v| (v.to_bits() & 0x7FFF_FFFF).max(most));
+        if most >= f32::INFINITY.to_bits() {
+            return false;
+        }
+        // The largest magnitude is below 2^(exponent + 1).
+        let exponent = (most >> 23).max(1) as i32 - 127;
+        let up = BITS - 1 - exponent;
+        // Numbers near the smallest need a factor that no f32 holds.
+        let factors = [power(up.min(100)), power(up - up.min(100))];
+        let mut totals = [0_i32; 16];
+        let bytes =
+            to.high[g * group..][..group].chunks_exact_mut(16).zip(to.low[g * group..][..group].chunks_exact_mut(16));
+        for (x, (high, low)) in x.chunks_exact(16).zip(bytes) {
+            let fixed: [i32; 16] = std::array::from_fn(|i| round(x[i] * factors[0] * factors[1]));
+            for (total, fixed) in totals.iter_mut().zip(fixed) {
+                *total += fixed;
+            }
+            for i in 0..16 {
+                let fixed = fixed[PLACES[ORDER][i]];
+                let rounded = (fixed + 128) >> 8;
+                high[i] = rounded as u8;
+                low[i] = (fixed - (rounded << 8)) as u8;
+            }
+        }
+        let step = power(-up);
+        to.steps[g] = step;
+        to.sums[g] = totals.iter().sum::<i32>() as f32 * step;
+    }
+    true
+}
+
+/// For each order, the column of a run of 16 that stands at each place.
+const PLACES: [[usize; 16]; 3] = [
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+    [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15],
+    [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
+];
+
+/// To nearest, ties to even, for magnitudes below 2²².
+#[inline(always)]
+fn round(x: f32) -> i32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT).to_bits() as i32 - SHIFT.to_bits() as i32
+}
+
+/// A power of two, from the smallest subnormal number on.
+#[inline(always)]
+fn power(exponent: i32) -> f32 {
+    if exponent >= -126 {
+        f32::from_bits(((exponent + 127) as u32) << 23)
+    } else {
+        f32::from_bits(1 << (exponent + 149))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_comes_back_and_all_levels_agree() {
+        let noise = |i: usize| {
+            f32::from_bits((i as u32).wrapping_mul(0x9E37_79B9) & 0x807F_0000 | ((120 + i as u32 % 7) << 23))
+        };
+        let rows = [
+            (0..64).map(noise).collect::<Vec<_>>(),
+            vec![0.0; 64],
+            (0..64).map(|i| if i == 7 { f32::from_bits(0x7F7F_0000) } else { 1.0 }).collect(),
+            (0..64).map(|i| f32::from_bits(i << 16)).collect(),
+        ];
+        for x in &rows {
+            for order in [Order::Natural, Order::Nibbles, Order::Crumbs] {
+                let mut first: Option<(Vec<u8>, Vec<u8>, Vec<u32>)> = None;
+                for isa in Isa::available() {
+                    let (mut high, mut low, mut steps, mut sums) =
+                        (vec![0; 64], vec![0; 64], vec![0.0; 2], vec![0.0; 2]);
+                    let to = Fixed { high: &mut high, low: &mut low, steps: &mut steps, sums: &mut sums };
+                    assert!(fix(isa, x, 32, order, to));
+                    for (i, (h, l)) in high.iter().zip(&low).enumerate() {
+                        let column = i / 16 * 16 + PLACES[order as usize][i % 16];
+                        let back =
+                            f64::from(steps[i / 32]) * f64::from(i32::from(*h as i8) * 256 + i32::from(*l as i8));
+                        let error = (back - f64::from(x[column])).abs();
+                        assert!(error <= f64::from(steps[i / 32]) / 2.0, "{isa} {column}: {back} is not {}", x[column]);
+                    }
+                    for (g, sum) in sums.iter().enumerate() {
+                        let want: f64 = x[32 * g..][..32].iter().map(|v| f64::from(*v)).sum();
+                        assert!((f64::from(*sum) - want).abs() <= 16.0 * f64::from(steps[g]) + 1e-6 * want.abs());
+                    }
+                    let bits = steps.iter().chain(&sums).map(|v| v.to_bits()).collect();
+                    let all = (high, low, bits);
+                    assert!(first.get_or_insert_with(|| all.clone()) == &all, "{isa}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_told() {
+        for isa in Isa::available() {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = [1.0; 64];
+                x[40] = bad;
+                let (mut high, mut low, mut steps, mut sums) = ([0; 64], [0; 64], [0.0; 2], [0.0; 2]);
+                let to = Fixed { high: &mut high, low: &mut low, steps: &mut steps, sums: &mut sums };
+                assert!(!fix(isa, &x, 32, Order::Natural, to));
+            }
+        }
+    }
+}
