@@ -27,6 +27,7 @@
 //! Shape letters in every doc comment: `B` batch, `L` tokens, `D` hidden, `H`/`K` heads and kv-heads, `d` head
 //! dimension, `V` vocabulary, `E` experts.
 
+pub mod bandwidth;
 pub mod device;
 pub mod error;
 pub mod fast;

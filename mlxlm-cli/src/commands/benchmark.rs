@@ -5,7 +5,6 @@
 //! - Tokens a second are those after the first, over the time after the first; the reference counts the first as well.
 //! - `--context-tokens`, `--skip-warmup`, `--json` and `--bandwidth` are ours: `cargo xtask bench` lives on them.
 
-mod bandwidth;
 mod context;
 mod trial;
 
@@ -13,7 +12,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mlxlm_core::{Array, device, nn, random};
+use mlxlm_core::{Array, bandwidth, device, nn, random};
 use mlxlm_models::{CausalLm, LoadOptions, load_model};
 use serde_json::json;
 
