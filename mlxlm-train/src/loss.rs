@@ -9,9 +9,8 @@ use crate::Result;
 /// # Shapes
 /// - `logits`: `[B, L, V]`, `targets`: `[B, L]` integers, `mask`: `[B, L]` of zeros and ones; results: `[]`, `f32`
 pub fn cross_entropy(logits: &Array, targets: &Array, mask: &Array) -> Result<(Array, Array)> {
-    let logits = logits.as_dtype(Dtype::Float32)?;
     let mask = mask.as_dtype(Dtype::Float32)?;
-    let entropies = fast::cross_entropy(&logits, targets)?;
+    let entropies = fast::cross_entropy(logits, targets)?;
     Ok((entropies.multiply(&mask)?.sum(None)?, mask.sum(None)?))
 }
 

@@ -11,8 +11,28 @@ use super::{by_kernel, plain};
 /// - `gate`, `up`: the same, and the same comes back
 #[track_caller]
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array, Exception> {
-    by_kernel!(crate::kernels::float::swiglu(gate, up));
+    by_kernel!(crate::kernels::float::gated(crate::kernels::float::Activation::Silu, gate, up));
     plain::swiglu(gate, up)
+}
+
+/// `gelu(gate) * up`, with the share of the normal distribution below the gate (arXiv:1606.08415, 2002.05202).
+///
+/// # Shapes
+/// - `gate`, `up`: the same, and the same comes back
+#[track_caller]
+pub fn geglu(gate: &Array, up: &Array) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::float::gated(crate::kernels::float::Activation::Gelu, gate, up));
+    plain::geglu(gate, up)
+}
+
+/// [`geglu`] with the approximation `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+///
+/// # Shapes
+/// - `gate`, `up`: the same, and the same comes back
+#[track_caller]
+pub fn geglu_approx(gate: &Array, up: &Array) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::float::gated(crate::kernels::float::Activation::GeluApprox, gate, up));
+    plain::geglu_approx(gate, up)
 }
 
 #[cfg(test)]
@@ -22,15 +42,36 @@ mod tests {
     use super::super::testing::{check, check_narrow, normal};
     use super::*;
 
+    type Gated = fn(&Array, &Array) -> Result<Array, Exception>;
+    const PAIRS: [(Gated, Gated); 3] =
+        [(swiglu, plain::swiglu), (geglu, plain::geglu), (geglu_approx, plain::geglu_approx)];
+
     #[test]
-    fn swiglu_is_the_plain_one() {
+    fn they_are_the_plain_ones() {
         let inputs = [normal(&[3, 37], 1), normal(&[3, 37], 2)];
-        check(&inputs, |x| swiglu(&x[0], &x[1]), |x| plain::swiglu(&x[0], &x[1]));
+        for (fast, plain) in PAIRS {
+            check(&inputs, |x| fast(&x[0], &x[1]), |x| plain(&x[0], &x[1]));
+        }
+    }
+
+    #[test]
+    fn infinities_give_what_the_plain_ones_give() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let (gate, up) =
+            (Array::from_slice(&[inf, -inf, nan, 0.0, -200.0], &[5]), Array::from_slice(&[2_f32; 5], &[5]));
+        for (fast, plain) in PAIRS {
+            let (got, want) = (fast(&gate, &up).unwrap(), plain(&gate, &up).unwrap());
+            for (got, want) in got.try_as_slice::<f32>().unwrap().iter().zip(want.try_as_slice::<f32>().unwrap()) {
+                assert!(got.total_cmp(want).is_eq() || got.is_nan() && want.is_nan() || got.abs() + want.abs() == 0.0);
+            }
+        }
     }
 
     #[test]
     fn narrow_types_are_rounded_once() {
-        check_narrow(&[&[3, 2000], &[3, 2000]], |x| swiglu(&x[0], &x[1]));
+        for (fast, _) in PAIRS {
+            check_narrow(&[&[3, 2000], &[3, 2000]], |x| fast(&x[0], &x[1]));
+        }
     }
 
     #[test]

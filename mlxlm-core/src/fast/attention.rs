@@ -38,7 +38,7 @@ pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<A
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check, normal};
+    use super::super::testing::{check, check_narrow, normal};
     use super::*;
 
     #[test]
@@ -57,5 +57,11 @@ mod tests {
         check_sizes(7, 4, 2, 8);
         check_sizes(64, 2, 2, 16);
         check_sizes(150, 4, 1, 32);
+    }
+
+    #[test]
+    fn narrow_types_are_rounded_once() {
+        let shape: &[i32] = &[2, 4, 70, 16];
+        check_narrow(&[shape, &[2, 2, 70, 16], &[2, 2, 70, 16]], |x| causal_attention(&x[0], &x[1], &x[2], 0.3));
     }
 }

@@ -5,10 +5,10 @@ use mlx_rs::error::Exception;
 
 use super::{by_kernel, plain};
 
-/// The cross entropy of the target in each row of logits.
+/// The cross entropy of the target in each row of logits, in `f32` whatever their type.
 ///
 /// # Shapes
-/// - `logits`: `[…, V]`, `targets`: `[…]` of `i32`, result: `[…]`
+/// - `logits`: `[…, V]`, `targets`: `[…]` of `i32`, result: `[…]` of `f32`
 #[track_caller]
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array, Exception> {
     by_kernel!(crate::kernels::float::cross_entropy(logits, targets));
@@ -17,7 +17,9 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array, Exception
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check, normal};
+    use mlx_rs::Dtype;
+
+    use super::super::testing::{check, gradients, normal};
     use super::*;
 
     #[test]
@@ -25,5 +27,26 @@ mod tests {
         let targets = Array::from_slice(&[0, 5, 36, 7, 7, 20], &[2, 3]);
         let inputs = [normal(&[2, 3, 37], 1).multiply(Array::from_f32(5.0)).unwrap()];
         check(&inputs, |x| cross_entropy(&x[0], &targets), |x| plain::cross_entropy(&x[0], &targets));
+    }
+
+    #[test]
+    fn narrow_logits_give_what_they_give_as_f32() {
+        let targets = Array::from_slice(&[0, 5, 36, 7, 7, 20], &[2, 3]);
+        let loss = |x: &[Array]| cross_entropy(&x[0], &targets);
+        for dtype in [Dtype::Float16, Dtype::Bfloat16] {
+            let narrow = normal(&[2, 3, 37], 1).as_dtype(dtype).unwrap();
+            let wide = narrow.as_dtype(Dtype::Float32).unwrap();
+            let (got, want) = (loss(&[narrow.clone()]).unwrap(), loss(&[wide.clone()]).unwrap());
+            assert_eq!(got.try_as_slice::<f32>().unwrap(), want.try_as_slice::<f32>().unwrap());
+            let (got, want) = (gradients(loss_sum(&loss), &[narrow]), gradients(loss_sum(&loss), &[wide]));
+            assert_eq!(got[0].dtype(), dtype);
+            assert!(got[0].all_close(want[0].as_dtype(dtype).unwrap(), 0.0, 0.0, None).unwrap());
+        }
+    }
+
+    fn loss_sum(
+        loss: &dyn Fn(&[Array]) -> Result<Array, Exception>,
+    ) -> impl Fn(&[Array]) -> Result<Array, Exception> + '_ {
+        move |x| loss(x)?.sum(None)
     }
 }

@@ -10,18 +10,20 @@ mod loss;
 mod norm;
 pub mod plain;
 mod rope;
+mod softmax;
 #[cfg(test)]
 mod testing;
 mod vocabulary;
 
-pub use activation::swiglu;
+pub use activation::{geglu, geglu_approx, swiglu};
 pub use attention::{causal_attention, scaled_dot_product_attention};
 pub use linear::linear;
 pub use loss::cross_entropy;
 pub use mlx_rs::fast::ScaledDotProductAttentionMask;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{rope, rope_dynamic};
-pub use vocabulary::{argmax, logsumexp};
+pub use softmax::softmax;
+pub use vocabulary::{argmax, categorical, logsumexp, min_p, top_k, top_p};
 
 /// Returns from the function what a kernel gives, if that takes the call: `by_kernel!(crate::kernels::…(…))`, of a call that
 /// gives `Result<Option<Array>, Exception>`.

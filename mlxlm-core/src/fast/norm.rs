@@ -5,7 +5,7 @@ use mlx_rs::error::Exception;
 
 use super::{by_kernel, plain};
 
-/// `x / rms(x) * weight` (arXiv:1910.07467).
+/// `x / rms(x) * weight` (arXiv:1910.07467); without a weight, that factor is one.
 ///
 /// # Shapes
 /// - `x`: `[…, D]`, `weight`: `[D]`, result: `[…, D]`
@@ -15,17 +15,20 @@ pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array, Ex
     plain::rms_norm(x, weight, eps)
 }
 
-/// `(x - mean) / deviation * weight + bias` (arXiv:1607.06450).
+/// `(x - mean) / deviation * weight + bias` (arXiv:1607.06450), where weight and bias may be left out.
 ///
 /// # Shapes
 /// - `x`: `[…, D]`, `weight`, `bias`: `[D]`, result: `[…, D]`
 #[track_caller]
 pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: f32) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::float::layer_norm(x, weight, bias, eps));
     plain::layer_norm(x, weight, bias, eps)
 }
 
 #[cfg(test)]
 mod tests {
+    use mlx_rs::ops::indexing::TryIndexOp;
+
     use super::super::testing::{check, check_narrow, normal};
     use super::*;
 
@@ -33,10 +36,54 @@ mod tests {
     fn rms_norm_is_the_plain_one() {
         let inputs = [normal(&[5, 7, 40], 1), normal(&[40], 2)];
         check(&inputs, |x| rms_norm(&x[0], Some(&x[1]), 1e-5), |x| plain::rms_norm(&x[0], Some(&x[1]), 1e-5));
+        check(&inputs[..1], |x| rms_norm(&x[0], None, 1e-5), |x| plain::rms_norm(&x[0], None, 1e-5));
+    }
+
+    #[test]
+    fn layer_norm_is_the_plain_one() {
+        let inputs = [normal(&[5, 7, 40], 1).add(Array::from_f32(2.0)).unwrap(), normal(&[40], 2), normal(&[40], 3)];
+        let (both, one) =
+            (|x: &[Array]| (x.get(1).cloned(), x.get(2).cloned()), |x: &[Array]| (None, x.get(1).cloned()));
+        type Split = fn(&[Array]) -> (Option<Array>, Option<Array>);
+        for (count, split) in [(3, both as Split), (2, both), (2, one), (1, both)] {
+            let with = |f: Norm| {
+                move |x: &[Array]| {
+                    let (weight, bias) = split(x);
+                    f(&x[0], weight.as_ref(), bias.as_ref(), 1e-5)
+                }
+            };
+            check(&inputs[..count], with(layer_norm), with(plain::layer_norm));
+        }
+    }
+
+    type Norm = fn(&Array, Option<&Array>, Option<&Array>, f32) -> Result<Array, Exception>;
+
+    #[test]
+    fn rows_are_the_same_alone_and_together() {
+        let (x, w) = (normal(&[64, 100], 1), normal(&[100], 2));
+        let layer = |x: &Array, w: &Array| layer_norm(x, Some(w), Some(w), 1e-5);
+        for norm in [layer, |x: &Array, w: &Array| rms_norm(x, Some(w), 1e-5)] {
+            let all = norm(&x, &w).unwrap();
+            for row in [0, 31, 63] {
+                let alone = norm(&x.try_index(row..row + 1).unwrap(), &w).unwrap();
+                assert_eq!(
+                    alone.try_as_slice::<f32>().unwrap(),
+                    all.try_index(row).unwrap().try_as_slice::<f32>().unwrap()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_that_do_not_fit_are_refused_as_mlx_refuses_them() {
+        let (x, w) = (normal(&[2, 8], 1), normal(&[7], 2));
+        assert!(rms_norm(&x, Some(&w), 1e-5).is_err());
+        assert!(layer_norm(&x, Some(&w), None, 1e-5).is_err());
     }
 
     #[test]
     fn narrow_types_are_rounded_once() {
         check_narrow(&[&[5, 40], &[40]], |x| rms_norm(&x[0], Some(&x[1]), 1e-5));
+        check_narrow(&[&[5, 40], &[40], &[40]], |x| layer_norm(&x[0], Some(&x[1]), Some(&x[2]), 1e-5));
     }
 }

@@ -2,7 +2,8 @@
 
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
-use mlx_rs::{Array, ops};
+use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
+use mlx_rs::{Array, Dtype, array, ops, random};
 
 /// See [`super::linear`].
 #[track_caller]
@@ -14,6 +15,26 @@ pub fn linear(x: &Array, weight: &Array) -> Result<Array, Exception> {
 #[track_caller]
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array, Exception> {
     gate.multiply(ops::sigmoid(gate)?)?.multiply(up)
+}
+
+/// See [`super::geglu`].
+#[track_caller]
+pub fn geglu(gate: &Array, up: &Array) -> Result<Array, Exception> {
+    let error = ops::erf(gate.multiply(like(std::f32::consts::FRAC_1_SQRT_2, gate)?)?)?;
+    gate.multiply(like(0.5, gate)?)?.multiply(error.add(like(1.0, gate)?)?)?.multiply(up)
+}
+
+/// See [`super::geglu_approx`].
+#[track_caller]
+pub fn geglu_approx(gate: &Array, up: &Array) -> Result<Array, Exception> {
+    let cubed = gate.multiply(gate)?.multiply(gate)?.multiply(like(0.044_715, gate)?)?;
+    let inner = gate.add(cubed)?.multiply(like((2.0 / std::f32::consts::PI).sqrt(), gate)?)?;
+    gate.multiply(like(0.5, gate)?)?.multiply(ops::tanh(&inner)?.add(like(1.0, gate)?)?)?.multiply(up)
+}
+
+/// A number in the type of an array, which it does not widen.
+fn like(value: f32, array: &Array) -> Result<Array, Exception> {
+    Array::from_f32(value).as_dtype(array.dtype())
 }
 
 /// See [`super::rms_norm`].
@@ -28,6 +49,12 @@ pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: 
     fast::layer_norm(x, weight, bias, eps)
 }
 
+/// See [`super::softmax`].
+#[track_caller]
+pub fn softmax(x: &Array, axis: i32) -> Result<Array, Exception> {
+    ops::softmax_axis(x, axis, true)
+}
+
 /// See [`super::causal_attention`].
 #[track_caller]
 pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<Array, Exception> {
@@ -37,8 +64,9 @@ pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<A
 /// See [`super::cross_entropy`].
 #[track_caller]
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array, Exception> {
+    let logits = logits.as_dtype(Dtype::Float32)?;
     let chosen = logits.take_along_axis(targets.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
-    ops::logsumexp_axis(logits, -1, false)?.subtract(chosen)
+    ops::logsumexp_axis(&logits, -1, false)?.subtract(chosen)
 }
 
 /// See [`super::logsumexp`].
@@ -51,4 +79,47 @@ pub fn logsumexp(x: &Array) -> Result<Array, Exception> {
 #[track_caller]
 pub fn argmax(x: &Array) -> Result<Array, Exception> {
     ops::indexing::argmax_axis(x, -1, false)
+}
+
+/// See [`super::top_k`].
+#[track_caller]
+pub fn top_k(x: &Array, count: usize) -> Result<Array, Exception> {
+    if count >= x.dim(-1) as usize {
+        return Ok(x.clone());
+    }
+    let rest = ops::argsort_axis(x.negative()?, -1)?.try_index((Ellipsis, count as i32..))?;
+    x.put_along_axis(rest, like(f32::NEG_INFINITY, x)?, -1)
+}
+
+/// See [`super::top_p`].
+#[track_caller]
+pub fn top_p(x: &Array, share: f64) -> Result<Array, Exception> {
+    let sorted = ops::sort_axis(x, -1)?;
+    let probs = sorted.as_dtype(Dtype::Float32)?.exp()?;
+    let mass_above = probs.cumsum(-1, true, false)?;
+    let total = mass_above.try_index((Ellipsis, ..1))?.add(probs.try_index((Ellipsis, ..1))?)?;
+    let dropped = mass_above.ge(total.multiply(Array::from_f32(share as f32))?)?.sum_axis(-1, true)?;
+    let threshold = sorted.take_along_axis(dropped, -1)?;
+    ops::select(x.lt(threshold)?, like(f32::NEG_INFINITY, x)?, x)
+}
+
+/// See [`super::min_p`].
+#[track_caller]
+pub fn min_p(x: &Array, fraction: f64, at_least: usize) -> Result<Array, Exception> {
+    if at_least >= x.dim(-1) as usize {
+        return Ok(x.clone());
+    }
+    let threshold = x.max_axis(-1, true)?.add(like(fraction.ln() as f32, x)?)?;
+    let mut removed = x.lt(threshold)?;
+    if at_least > 1 {
+        let best = ops::argsort_axis(x.negative()?, -1)?.try_index((Ellipsis, ..at_least as i32))?;
+        removed = removed.put_along_axis(best, array!(false), -1)?;
+    }
+    ops::select(removed, like(f32::NEG_INFINITY, x)?, x)
+}
+
+/// See [`super::categorical`].
+#[track_caller]
+pub fn categorical(logits: &Array, scale: f32, key: &Array) -> Result<Array, Exception> {
+    random::categorical(logits.multiply(like(scale, logits)?)?, -1, None, key)
 }

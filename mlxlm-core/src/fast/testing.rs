@@ -20,7 +20,7 @@ fn close(got: &Array, want: &Array, what: &str) {
 type Function<'a> = &'a dyn Fn(&[Array]) -> Result<Array, Exception>;
 
 /// The gradients of all inputs.
-fn gradients(loss: impl Fn(&[Array]) -> Result<Array, Exception>, inputs: &[Array]) -> Vec<Array> {
+pub(super) fn gradients(loss: impl Fn(&[Array]) -> Result<Array, Exception>, inputs: &[Array]) -> Vec<Array> {
     let numbers: Vec<i32> = (0..inputs.len() as i32).collect();
     let loss = |x: &[Array]| Ok::<_, Exception>(vec![loss(x)?]);
     transforms::value_and_grad_with_argnums(loss, numbers.as_slice())(inputs).unwrap().1

@@ -15,7 +15,7 @@ pub fn logsumexp(x: &Array) -> Result<Array, Exception> {
     plain::logsumexp(x)
 }
 
-/// The index of the largest entry of each row, the first of equals.
+/// The index of the largest entry of each row, the first of equals; what is not a number counts as larger than all.
 ///
 /// # Shapes
 /// - `x`: `[…, V]`, result: `[…]` of `u32`
@@ -25,9 +25,64 @@ pub fn argmax(x: &Array) -> Result<Array, Exception> {
     plain::argmax(x)
 }
 
+/// Sets all but the `count` largest of each row to minus infinity; of equal entries at the border, the first stay.
+///
+/// # Shapes
+/// - `x`: `[…, V]`, and the same comes back
+#[track_caller]
+pub fn top_k(x: &Array, count: usize) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::float::keep(x, crate::kernels::float::Keep::Top(count)));
+    plain::top_k(x, count)
+}
+
+/// Sets all to minus infinity but the fewest of the most likely entries whose probabilities add up to a share of all
+/// (arXiv:1904.09751), `share` being between 0 and 1. An entry goes if those that are *larger* have the share already: all that
+/// equal the least that stays do so too.
+///
+/// # Shapes
+/// - `x`: log-probabilities `[…, V]`, and the same comes back
+#[track_caller]
+pub fn top_p(x: &Array, share: f64) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::float::keep(x, crate::kernels::float::Keep::Share(share)));
+    plain::top_p(x, share)
+}
+
+/// Sets all to minus infinity that is less than a `fraction` as likely as the most likely entry of its row (arXiv:2407.01082),
+/// except the `at_least` so many largest; of equal entries, the first stay.
+///
+/// # Shapes
+/// - `x`: log-probabilities `[…, V]`, and the same comes back
+#[track_caller]
+pub fn min_p(x: &Array, fraction: f64, at_least: usize) -> Result<Array, Exception> {
+    by_kernel!({
+        let below = -fraction.ln() as f32;
+        crate::kernels::float::keep(x, crate::kernels::float::Keep::Near { below, at_least })
+    });
+    plain::min_p(x, fraction, at_least)
+}
+
+/// One entry of each row, drawn from the softmax of `scale · logits`; of a row with an entry that is not a number, it is any.
+///
+/// A key draws the same by the kernel, which takes one row, and by MLX, unless its number falls within rounding of the border
+/// between two entries.
+///
+/// # Shapes
+/// - `logits`: `[…, V]`, `key`: `[2]` of `u32`, result: `[…]` of `u32`
+#[track_caller]
+pub fn categorical(logits: &Array, scale: f32, key: &Array) -> Result<Array, Exception> {
+    if logits.ndim() > 1 && logits.size() as i32 == logits.dim(-1) {
+        by_kernel!({
+            let share = mlx_rs::random::uniform::<f32, f32>(0.0, 1.0, &logits.shape()[..logits.ndim() - 1], key)?;
+            crate::kernels::float::draw(logits, scale, &share)
+        });
+    }
+    plain::categorical(logits, scale, key)
+}
+
 #[cfg(test)]
 mod tests {
-    use mlx_rs::Dtype;
+    use mlx_rs::{Dtype, random};
+    use proptest::prelude::*;
 
     use super::super::testing::{check, normal};
     use super::*;
@@ -51,6 +106,72 @@ mod tests {
             let (got, want) = (argmax(&x).unwrap(), plain::argmax(&x).unwrap());
             assert_eq!((got.shape(), got.dtype()), (want.shape(), want.dtype()));
             assert_eq!(got.try_as_slice::<u32>().unwrap(), want.try_as_slice::<u32>().unwrap());
+        }
+    }
+
+    #[test]
+    fn argmax_takes_what_is_not_a_number_first() {
+        // MLX's own answer has changed between its versions.
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let x = Array::from_slice(&[1.0, nan, inf, nan, -inf, -inf, -inf, -inf], &[2, 4]);
+        assert_eq!(argmax(&x).unwrap().try_as_slice::<u32>().unwrap(), [1, 0]);
+    }
+
+    /// Rows of log-probabilities of a type; in steps, so that many are equal in every type.
+    fn rows() -> impl Strategy<Value = Array> {
+        let dtype = prop::sample::select(vec![Dtype::Float32, Dtype::Float16, Dtype::Bfloat16]);
+        (1..4_i32, 2..300_i32, 1..40_i16, dtype).prop_flat_map(|(rows, width, step, dtype)| {
+            prop::collection::vec(-60..60_i16, (rows * width) as usize).prop_map(move |values| {
+                let values: Vec<f32> = values.iter().map(|&v| f32::from(v * step) / 64.0).collect();
+                let x = Array::from_slice(&values, &[rows, width]);
+                x.subtract(plain::logsumexp(&x).unwrap()).unwrap().as_dtype(dtype).unwrap()
+            })
+        })
+    }
+
+    fn same(got: &Array, want: &Array) -> bool {
+        let wide = |x: &Array| x.as_dtype(Dtype::Float32).unwrap().contiguous().unwrap().to_vec_exact::<f32>().unwrap();
+        (got.shape(), got.dtype()) == (want.shape(), want.dtype()) && wide(got) == wide(want)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn filters_are_the_plain_ones(x in rows(), count in 1..100_usize, p in 0.01..0.99_f64) {
+            prop_assert!(same(&top_k(&x, count).unwrap(), &plain::top_k(&x, count).unwrap()));
+            prop_assert!(same(&min_p(&x, p, 1).unwrap(), &plain::min_p(&x, p, 1).unwrap()));
+            prop_assert!(same(&min_p(&x, p, count).unwrap(), &plain::min_p(&x, p, count).unwrap()));
+            // Sums of f32 may fall on either side of a share that they come close to.
+            let near = [p - 1e-5, p + 1e-5].map(|p| top_p(&x, p).unwrap());
+            let plain = plain::top_p(&x, p).unwrap();
+            prop_assert!(near.iter().any(|near| same(near, &plain)));
+            let rows = x.transpose().unwrap();
+            prop_assert!(same(&top_k(&rows, count).unwrap(), &plain::top_k(&rows, count).unwrap()));
+        }
+
+        #[test]
+        fn draws_are_the_plain_ones(x in rows(), seed: u64, scale in 0.1..3.0_f32, keep in 1..300_usize) {
+            let key = random::key(seed).unwrap();
+            let x = plain::top_k(&x, keep).unwrap();
+            let (got, want) = (categorical(&x, scale, &key).unwrap(), plain::categorical(&x, scale, &key).unwrap());
+            prop_assert_eq!(got.shape(), want.shape());
+            prop_assert_eq!(got.try_as_slice::<u32>().unwrap(), want.try_as_slice::<u32>().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_whole_vocabulary_is_drawn_from_as_mlx_does() {
+        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+            let x = normal(&[1, 50_001], 5).multiply(Array::from_f32(4.0)).unwrap().as_dtype(dtype).unwrap();
+            let same = |seed: &u64| {
+                let key = random::key(*seed).unwrap();
+                let [got, want] = [categorical, plain::categorical].map(|draw| draw(&x, 1.3, &key).unwrap());
+                got.try_as_slice::<u32>().unwrap() == want.try_as_slice::<u32>().unwrap()
+            };
+            // Most of these entries are as small as the rounding of sums of f32.
+            let count = (0..100).filter(same).count();
+            assert!(count >= 90, "{dtype:?}: {count} of 100 draws are the same");
         }
     }
 }

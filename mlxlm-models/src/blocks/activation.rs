@@ -1,6 +1,6 @@
 //! What stands between the two halves of an MLP.
 
-use mlxlm_core::{Array, fast, ops};
+use mlxlm_core::{Array, fast};
 
 use crate::Result;
 
@@ -21,15 +21,7 @@ impl Activation {
     pub fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
         match self {
             Self::Silu => Ok(fast::swiglu(gate, up)?),
-            Self::GeluApprox => Ok(gelu_approx(gate)?.multiply(up)?),
+            Self::GeluApprox => Ok(fast::geglu_approx(gate, up)?),
         }
     }
-}
-
-/// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
-fn gelu_approx(x: &Array) -> Result<Array> {
-    let number = |value: f32| Array::from_f32(value).as_dtype(x.dtype());
-    let cubed = x.multiply(x)?.multiply(x)?.multiply(number(0.044_715)?)?;
-    let inner = x.add(cubed)?.multiply(number((2.0 / std::f32::consts::PI).sqrt())?)?;
-    Ok(x.multiply(number(0.5)?)?.multiply(ops::tanh(&inner)?.add(number(1.0)?)?)?)
 }

@@ -1,11 +1,9 @@
 //! Min-p sampling (arXiv:2407.01082; `apply_min_p` of `mlx_lm/sample_utils.py`).
 //!
-//! Unusual: `min_tokens_to_keep` of the most likely tokens stay whatever their probability.
+//! Unusual: `min_tokens_to_keep` of the most likely tokens stay whatever their probability; of those that tie, the first.
 
-use mlxlm_core::ops::{self, indexing::TryIndexOp};
-use mlxlm_core::{Array, array};
+use mlxlm_core::{Array, fast};
 
-use crate::scalar::{never, scalar_like, vocab_size};
 use crate::{Error, Result};
 
 /// Keeps the tokens that are at least a given fraction as likely as the most likely one.
@@ -37,16 +35,6 @@ impl MinP {
     /// # Shapes
     /// `logprobs` `[B, V]`, and the same shape comes back.
     pub fn apply(self, logprobs: &Array) -> Result<Array> {
-        if self.min_tokens_to_keep >= vocab_size(logprobs) {
-            return Ok(logprobs.clone());
-        }
-        let threshold = logprobs.max_axis(-1, true)?.add(scalar_like(self.min_p.ln(), logprobs)?)?;
-        let mut removed = logprobs.lt(threshold)?;
-        if self.min_tokens_to_keep > 1 {
-            let keep = self.min_tokens_to_keep;
-            let best = ops::argpartition_axis(logprobs, -keep, -1)?.try_index((.., -keep..))?;
-            removed = removed.put_along_axis(best, array!(false), -1)?;
-        }
-        Ok(ops::select(removed, never(logprobs)?, logprobs)?)
+        Ok(fast::min_p(logprobs, self.min_p, self.min_tokens_to_keep as usize)?)
     }
 }

@@ -2,9 +2,8 @@
 //!
 //! Unusual: the temperature comes after all filters, which therefore see the model's own distribution.
 
-use mlxlm_core::{Array, random};
+use mlxlm_core::{Array, fast};
 
-use crate::scalar::scalar_like;
 use crate::{Error, Result};
 
 /// A draw from the softmax of `logprobs / temperature`.
@@ -26,7 +25,6 @@ impl Temperature {
     /// # Shapes
     /// `logprobs` `[B, V]` → `[B]`, u32.
     pub fn draw(self, logprobs: &Array, key: &Array) -> Result<Array> {
-        let scaled = logprobs.multiply(scalar_like(1.0 / self.0, logprobs)?)?;
-        Ok(random::categorical(scaled, -1, None, key)?)
+        Ok(fast::categorical(logprobs, (1.0 / self.0) as f32, key)?)
     }
 }

@@ -1,11 +1,10 @@
 //! Top-k sampling (`apply_top_k` of `mlx_lm/sample_utils.py`).
 //!
-//! Unusual: it comes after the other filters, and which of several tokens that tie at the border stay is not determined.
+//! Unusual: it comes after the other filters, and of several tokens that tie at the border the first stay.
 
-use mlxlm_core::Array;
-use mlxlm_core::ops::{self, indexing::TryIndexOp};
+use mlxlm_core::{Array, fast};
 
-use crate::scalar::{never, vocab_size};
+use crate::scalar::vocab_size;
 use crate::{Error, Result};
 
 /// Keeps a fixed number of the most likely tokens.
@@ -45,8 +44,6 @@ impl TopK {
     /// `logprobs` `[B, V]`, and the same shape comes back.
     pub fn apply(self, logprobs: &Array) -> Result<Array> {
         let top_k = self.below(vocab_size(logprobs))?;
-        let order = ops::argpartition_axis(logprobs.negative()?, top_k - 1, -1)?;
-        let rest = order.try_index((.., top_k..))?;
-        Ok(logprobs.put_along_axis(rest, never(logprobs)?, -1)?)
+        Ok(fast::top_k(logprobs, top_k as usize)?)
     }
 }

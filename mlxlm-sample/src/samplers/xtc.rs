@@ -2,7 +2,7 @@
 //!
 //! Unusual: one uniform number a call decides for all rows together, and it is drawn even where nothing is dropped.
 
-use mlxlm_core::{Array, array, ops, random};
+use mlxlm_core::{Array, array, fast, ops, random};
 
 use crate::scalar::{never, scalar_like, vocab_size};
 use crate::{Error, Result};
@@ -46,7 +46,7 @@ impl Xtc {
     /// `logprobs` `[B, V]`, and the same shape comes back.
     pub fn apply(&self, logprobs: &Array, key: &Array) -> Result<Array> {
         self.check_vocabulary(vocab_size(logprobs))?;
-        let probs = ops::softmax_axis(logprobs, -1, None)?;
+        let probs = fast::softmax(logprobs, -1)?;
         let likely = probs.gt(scalar_like(self.threshold, &probs)?)?;
         let infinity = scalar_like(f64::INFINITY, &probs)?;
         let least_likely = ops::select(likely, &probs, infinity)?.min_axis(-1, true)?;

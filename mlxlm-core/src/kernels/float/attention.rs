@@ -1,7 +1,8 @@
 //! Causal attention of a sequence to itself, with grouped heads, and its gradient: blocks of queries against all keys that
 //! they see, with the scores of a block in cache, after `FlashAttention` (arXiv:2205.14135).
 //!
-//! Unusual: a block's scores are whole rows, so that no sum has to be rescaled; training rows are short.
+//! Unusual: a block's scores are whole rows, so that no sum has to be rescaled; training rows are short. 16-bit heads are
+//! widened first.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -9,13 +10,13 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::{Heads, isa, math, multiversion, takes};
+use super::{isa, math, multiversion, takes};
 use crate::kernels::gemm::Shared;
 use crate::kernels::gemm::sgemm::{Matrix, Shape, sgemm};
 use crate::kernels::isa::Isa;
-use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply};
 use crate::kernels::scratch::{Scratch, with_scratch};
+use crate::kernels::{convert, heads, pool};
 
 /// Queries in a block.
 const BLOCK: usize = 64;
@@ -25,13 +26,13 @@ thread_local! {
 }
 
 /// # Shapes
-/// - `q`: `[B, H, L, d]`, `k`, `v`: `[B, K, L, d]`, all `f32`; result: `[B, H, L, d]`
+/// - `q`: `[B, H, L, d]`, `k`, `v`: `[B, K, L, d]`, of one floating-point type; result: `[B, H, L, d]`
 #[track_caller]
 pub(crate) fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<Option<Array>, Exception> {
-    if q.dtype() != Dtype::Float32 || !takes([q, k, v]) || !fits(q, k, v) {
+    if !takes([q, k, v]) || !fits(q, k, v) {
         return Ok(None);
     }
-    let shapes = [(q.shape(), Dtype::Float32), (&q.shape()[..3], Dtype::Float32)];
+    let shapes = [(q.shape(), q.dtype()), (&q.shape()[..3], Dtype::Float32)];
     let mut results = apply(Causal { scale }, &[q, k, v], &shapes)?;
     results.truncate(1);
     Ok(results.pop())
@@ -43,6 +44,64 @@ fn fits(q: &Array, k: &Array, v: &Array) -> bool {
             k.shape() == v.shape() && (batch, len, dims) == (of_batch, of_len, of_dims) && heads % kv_heads == 0
         }
         _ => false,
+    }
+}
+
+/// An array `[B, H, L, d]` as f32 whose rows of `d` are contiguous, wherever they lie.
+#[derive(Clone, Copy)]
+struct Heads {
+    data: *const f32,
+    /// Values between neighbours of each of the first three axes.
+    strides: [usize; 3],
+}
+
+// SAFETY: the values are only read, and MLX keeps them while the operation runs.
+unsafe impl Sync for Heads {}
+
+impl Heads {
+    /// The heads of a view: in place if they are f32 whose rows are contiguous, else copied to `buffer`.
+    fn of(view: &View<'_>, buffer: &mut Vec<f32>) -> Self {
+        let &[batch, heads, len, dims] = view.shape else { unreachable!("heads have four axes") };
+        if let (&[b, h, l, 1], Dtype::Float32) = (view.strides, view.dtype) {
+            return Self { data: view.as_ptr(), strides: [b as usize, h as usize, l as usize] };
+        }
+        let [batch, heads, len, dims] = [batch, heads, len, dims].map(|n| n as usize);
+        buffer.resize(view.len(), 0.0);
+        let (mut copy, isa, to) = (Vec::new(), isa(), Shared(buffer.as_mut_ptr()));
+        let values = heads::Heads::new(view, &mut copy);
+        pool::parallel(batch * heads, |head| {
+            for row in 0..len {
+                // SAFETY: a task has the rows of one head.
+                let out = unsafe { std::slice::from_raw_parts_mut(to.get().add((head * len + row) * dims), dims) };
+                values.read(isa, [head / heads, head % heads, row], out);
+            }
+        });
+        Self { data: buffer.as_ptr(), strides: [heads * len * dims, len * dims, dims] }
+    }
+
+    /// The rows of one head; two of them lie [`Self::ld`] apart.
+    fn head(&self, batch: usize, head: usize) -> *const f32 {
+        // SAFETY: the head is inside the view.
+        unsafe { self.data.add(batch * self.strides[0] + head * self.strides[1]) }
+    }
+
+    fn ld(&self) -> usize {
+        self.strides[2]
+    }
+}
+
+/// Where a result is computed: in place if it is f32, else in `buffer`, from which [`finish`] rounds it.
+fn begin(out: &mut ViewMut<'_>, buffer: &mut Vec<f32>) -> Shared<f32> {
+    if out.dtype == Dtype::Float32 {
+        return Shared(out.as_mut_slice::<f32>().as_mut_ptr());
+    }
+    buffer.resize(out.len(), 0.0);
+    Shared(buffer.as_mut_ptr())
+}
+
+fn finish(out: &mut ViewMut<'_>, buffer: &[f32]) {
+    if out.dtype != Dtype::Float32 {
+        convert::write(isa(), buffer, out);
     }
 }
 
@@ -108,7 +167,8 @@ impl Operation for Causal {
         let (batch, sizes) = Sizes::of(&inputs[0], &inputs[1]);
         let Sizes { heads, len, dims, .. } = sizes;
         let [out, normalizers] = outputs else { unreachable!("there are two outputs") };
-        let out = Shared(out.as_mut_slice::<f32>().as_mut_ptr());
+        let mut wide = Vec::new();
+        let at = begin(out, &mut wide);
         let normalizers = Shared(normalizers.as_mut_slice::<f32>().as_mut_ptr());
         let isa = isa();
         pool::parallel(batch * heads, |task| {
@@ -126,18 +186,19 @@ impl Operation for Causal {
                         let normalizers =
                             std::slice::from_raw_parts_mut(normalizers.get().add(task * len + first), rows);
                         softmax(isa, &mut scores[..rows * seen], seen, first, normalizers);
-                        let out = out.get().add((task * len + first) * dims);
+                        let out = at.get().add((task * len + first) * dims);
                         product([rows, dims, seen], [1.0, 0.0], (s, seen, false), (v.0, v.1, false), (out, dims));
                     }
                 }
             });
         });
+        finish(out, &wide);
     }
 
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
         let [q, k, v] = [0, 1, 2].map(|i| &at.primals[i]);
         let inputs = [q, k, v, &at.outputs[0], &at.outputs[1], &at.cotangents[0]];
-        let shapes = [q, k, v].map(|array| (array.shape(), Dtype::Float32));
+        let shapes = [q, k, v].map(|array| (array.shape(), array.dtype()));
         let gradients = apply(CausalGradient { scale: self.scale }, &inputs, &shapes)?;
         Ok(at.argnums.iter().map(|&i| gradients[i].clone()).collect())
     }
@@ -166,8 +227,11 @@ impl Operation for CausalGradient {
         let normalizers = inputs[4].contiguous::<f32>(f);
         let (batch, sizes) = Sizes::of(&inputs[0], &inputs[1]);
         let Sizes { heads, kv_heads, len, dims } = sizes;
-        let [dq, dk, dv] = outputs else { unreachable!("there are three outputs") };
-        let [dq, dk, dv] = [dq, dk, dv].map(|all| Shared(all.as_mut_slice::<f32>().as_mut_ptr()));
+        let mut wide = [const { Vec::new() }; 3];
+        let mut gradients = outputs.iter_mut().zip(&mut wide).map(|(out, wide)| begin(out, wide));
+        let [Some(dq), Some(dk), Some(dv)] = [gradients.next(), gradients.next(), gradients.next()] else {
+            unreachable!("there are three outputs")
+        };
         // One task for each kv-head, whose gradients it alone adds up.
         pool::parallel(batch * kv_heads, |task| {
             let (row, kv_head) = (task / kv_heads, task % kv_heads);
@@ -194,6 +258,7 @@ impl Operation for CausalGradient {
                 unsafe { backward.run(dq.get().add(index * len * dims), dk, dv) };
             }
         });
+        outputs.iter_mut().zip(&wide).for_each(|(out, wide)| finish(out, wide));
     }
 
     fn vjp(&self, _: &Gradient) -> Result<Vec<Array>, Exception> {

@@ -1,28 +1,35 @@
 //! The cross entropy of one target in each row of logits, and its gradient.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::{isa, math, multiversion, takes};
+use crate::kernels::convert::{Copies, Results, Values};
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one};
+use crate::kernels::scratch::{Scratch, with_scratch};
+
+thread_local! {
+    /// Rows of 16-bit types as f32.
+    static ROOM: Scratch = const { Cell::new(Vec::new()) };
+}
 
 /// Rows that a task computes.
 const ROWS: usize = 16;
 
-/// The cross entropies, `[…]`. A target that is no column counts as one whose logit is minus infinity.
+/// The cross entropies, `[…]` of `f32`. A target that is no column counts as one whose logit is minus infinity.
 ///
 /// # Shapes
-/// - `logits`: `[…, V]` of `f32`, `targets`: `[…]` of `i32`
+/// - `logits`: `[…, V]` of a floating-point type, `targets`: `[…]` of `i32`
 #[track_caller]
 pub(crate) fn cross_entropy(logits: &Array, targets: &Array) -> Result<Option<Array>, Exception> {
-    let fits = logits.dtype() == Dtype::Float32
-        && targets.dtype() == Dtype::Int32
-        && logits.shape().split_last().is_some_and(|(_, rows)| rows == targets.shape());
+    let fits =
+        targets.dtype() == Dtype::Int32 && logits.shape().split_last().is_some_and(|(_, rows)| rows == targets.shape());
     if !fits || !takes([logits]) {
         return Ok(None);
     }
@@ -41,23 +48,25 @@ impl Operation for CrossEntropy {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        let (logits, targets) = (inputs[0].contiguous::<f32>(&mut a), inputs[1].contiguous::<i32>(&mut b));
+        let (mut a, mut b) = (Copies::default(), Vec::new());
+        let (logits, targets) = (Values::new(&inputs[0], &mut a), inputs[1].contiguous::<i32>(&mut b));
         let [losses, normalizers] = outputs else { unreachable!("there are two outputs") };
         let (losses, normalizers, isa) = (losses.as_mut_slice::<f32>(), normalizers.as_mut_slice::<f32>(), isa());
         let vocab = logits.len() / targets.len().max(1);
         let (losses, normalizers) = (Shared(losses.as_mut_ptr()), Shared(normalizers.as_mut_ptr()));
         pool::parallel_ranges(targets.len(), ROWS, targets.len().div_ceil(ROWS), |from, to| {
-            for i in from..to {
-                let row = &logits[i * vocab..][..vocab];
-                let normalizer = log_sum_exp(isa, row);
-                let chosen = usize::try_from(targets[i]).ok().and_then(|t| row.get(t)).copied();
-                // SAFETY: each row is written by one task.
-                unsafe {
-                    *normalizers.get().add(i) = normalizer;
-                    *losses.get().add(i) = normalizer - chosen.unwrap_or(f32::NEG_INFINITY);
+            with_scratch(&ROOM, vocab, |room| {
+                for (i, &target) in (from..).zip(&targets[from..to]) {
+                    let row = logits.part(isa, i * vocab, (i + 1) * vocab, room);
+                    let normalizer = log_sum_exp(isa, row);
+                    let chosen = usize::try_from(target).ok().and_then(|t| row.get(t)).copied();
+                    // SAFETY: each row is written by one task.
+                    unsafe {
+                        *normalizers.get().add(i) = normalizer;
+                        *losses.get().add(i) = normalizer - chosen.unwrap_or(f32::NEG_INFINITY);
+                    }
                 }
-            }
+            });
         });
     }
 
@@ -66,7 +75,7 @@ impl Operation for CrossEntropy {
             return Err(Exception::custom("targets have no gradient"));
         }
         let inputs = [&at.primals[0], &at.primals[1], &at.outputs[1], &at.cotangents[0]];
-        Ok(vec![apply_one(CrossEntropyGradient, &inputs, at.primals[0].shape(), Dtype::Float32)?])
+        Ok(vec![apply_one(CrossEntropyGradient, &inputs, at.primals[0].shape(), at.primals[0].dtype())?])
     }
 }
 
@@ -79,21 +88,26 @@ impl Operation for CrossEntropyGradient {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let (mut a, mut b, mut c, mut d) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (logits, targets) = (inputs[0].contiguous::<f32>(&mut a), inputs[1].contiguous::<i32>(&mut b));
+        let (mut a, mut b, mut c, mut d) = (Copies::default(), Vec::new(), Vec::new(), Vec::new());
+        let (logits, targets) = (Values::new(&inputs[0], &mut a), inputs[1].contiguous::<i32>(&mut b));
         let (normalizers, factors) = (inputs[2].contiguous::<f32>(&mut c), inputs[3].contiguous::<f32>(&mut d));
-        let (out, isa) = (outputs[0].as_mut_slice::<f32>(), isa());
+        let (out, isa) = (Results::new(&mut outputs[0]), isa());
         let vocab = logits.len() / targets.len().max(1);
-        let out = Shared(out.as_mut_ptr());
         pool::parallel_ranges(targets.len(), ROWS, targets.len().div_ceil(ROWS), |from, to| {
-            for i in from..to {
-                // SAFETY: each row is written by one task.
-                let row = unsafe { std::slice::from_raw_parts_mut(out.get().add(i * vocab), vocab) };
-                scaled_softmax(isa, &logits[i * vocab..][..vocab], normalizers[i], factors[i], row);
-                if let Some(chosen) = usize::try_from(targets[i]).ok().and_then(|t| row.get_mut(t)) {
-                    *chosen -= factors[i];
+            with_scratch(&ROOM, 2 * vocab, |room| {
+                let (a, b) = room.split_at_mut(vocab);
+                for (i, &target) in (from..).zip(&targets[from..to]) {
+                    let logits = logits.part(isa, i * vocab, (i + 1) * vocab, a);
+                    let fill = |row: &mut [f32]| {
+                        scaled_softmax(isa, logits, normalizers[i], factors[i], row);
+                        if let Some(chosen) = usize::try_from(target).ok().and_then(|t| row.get_mut(t)) {
+                            *chosen -= factors[i];
+                        }
+                    };
+                    // SAFETY: each row is written by one task.
+                    unsafe { out.part(isa, i * vocab, (i + 1) * vocab, b, fill) };
                 }
-            }
+            });
         });
     }
 

@@ -9,24 +9,26 @@
 
 mod attention;
 mod cross_entropy;
+mod gated;
 mod math;
-mod rms_norm;
+mod norm;
 mod rope;
-mod swiglu;
+mod softmax;
 mod vocabulary;
 
 use mlx_rs::{Array, Dtype};
 
 use super::convert::Values;
 use super::isa::Isa;
-use super::primitive::{View, on_cpu};
+use super::primitive::on_cpu;
 
 pub(crate) use attention::causal_attention;
 pub(crate) use cross_entropy::cross_entropy;
-pub(crate) use rms_norm::rms_norm;
+pub(crate) use gated::{Activation, gated};
+pub(crate) use norm::{layer_norm, rms_norm};
 pub(crate) use rope::Rotation;
-pub(crate) use swiglu::swiglu;
-pub(crate) use vocabulary::{argmax, logsumexp};
+pub(crate) use softmax::softmax;
+pub(crate) use vocabulary::{Keep, argmax, draw, keep, logsumexp};
 
 /// Partial sums of a reduction.
 const LANES: usize = 16;
@@ -83,41 +85,41 @@ fn widened<'a>(isa: Isa, values: Values<'a>, copy: &'a mut Vec<f32>) -> &'a [f32
     values.part(isa, 0, values.len(), copy)
 }
 
-/// An array `[B, H, L, d]` whose rows of `d` are contiguous, wherever they lie.
-#[derive(Clone, Copy)]
-struct Heads {
-    data: *const f32,
-    /// Values between neighbours of each of the first three axes.
-    strides: [usize; 3],
-}
+#[cfg(test)]
+mod tests {
+    //! What the tests of the families share.
 
-// SAFETY: the values are only read, and MLX keeps them while the operation runs.
-unsafe impl Sync for Heads {}
+    use std::ops::Range;
 
-impl Heads {
-    /// The heads of a view, copied to `buffer` if their rows are not contiguous.
-    fn of(view: &View<'_>, buffer: &mut Vec<f32>) -> Self {
-        let &[_, heads, len, dims] = view.shape else { unreachable!("heads have four axes") };
-        if let &[b, h, l, 1] = view.strides {
-            return Self { data: view.as_ptr(), strides: [b as usize, h as usize, l as usize] };
-        }
-        let (len, row) = (len as usize, dims as usize);
-        if !view.is_contiguous() {
-            let mut copy = Vec::new();
-            view.contiguous(&mut copy);
-            *buffer = copy;
-            return Self { data: buffer.as_ptr(), strides: [heads as usize * len * row, len * row, row] };
-        }
-        Self { data: view.as_ptr(), strides: [heads as usize * len * row, len * row, row] }
+    use proptest::prelude::*;
+
+    use super::Isa;
+
+    /// Rows of everything that a float can be, of which most are ordinary.
+    pub(super) fn numbers(len: Range<usize>) -> impl Strategy<Value = Vec<f32>> {
+        let special = prop::sample::select(vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e38, -1e38]);
+        let row = |odd: bool| if odd { 40 } else { 0 };
+        any::<bool>().prop_flat_map(move |odd| {
+            let number = prop_oneof![1000 => -20.0..20.0_f32, row(odd) => special.clone()];
+            prop::collection::vec(number, len.clone())
+        })
     }
 
-    /// The rows of one head; two of them lie [`Self::ld`] apart.
-    fn head(&self, batch: usize, head: usize) -> *const f32 {
-        // SAFETY: the head is inside the view.
-        unsafe { self.data.add(batch * self.strides[0] + head * self.strides[1]) }
-    }
-
-    fn ld(&self) -> usize {
-        self.strides[2]
+    /// Holds what `compute` makes of `len` zeros at every level against the portable result, bit by bit. Which of several
+    /// reasons for not being a number a result carries is left open.
+    pub(super) fn each_level(len: usize, compute: impl Fn(Isa, &mut [f32])) -> Result<(), TestCaseError> {
+        let at = |isa| {
+            let mut out = vec![0.0; len];
+            compute(isa, &mut out);
+            out
+        };
+        let want = at(Isa::Portable);
+        for isa in Isa::available() {
+            for (i, (got, want)) in at(isa).iter().zip(&want).enumerate() {
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                prop_assert!(same, "{} at {}: {} is not {}", isa, i, got, want);
+            }
+        }
+        Ok(())
     }
 }

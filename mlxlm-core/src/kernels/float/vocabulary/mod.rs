@@ -1,4 +1,8 @@
-//! What is asked of a row of logits: the logarithm of the sum of exponentials, and the largest entry.
+//! What is asked of a row of logits: the logarithm of the sum of exponentials, the largest entry, the most likely ones, and
+//! a draw.
+
+mod draw;
+mod keep;
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -13,6 +17,9 @@ use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one};
 use crate::kernels::scratch::{Scratch, with_scratch};
+
+pub(crate) use draw::draw;
+pub(crate) use keep::{Keep, keep};
 
 thread_local! {
     /// A row of a 16-bit type as f32.
@@ -56,6 +63,12 @@ fn each_row(view: &View<'_>, visit: impl Fn(usize, &[f32]) + Sync) {
             }
         });
     });
+}
+
+multiversion! {
+    fn holds_nan(row: &[f32]) -> bool {
+        row.iter().fold(false, |found, value| found | value.is_nan())
+    }
 }
 
 #[derive(Debug)]
@@ -102,9 +115,9 @@ impl Operation for ArgMax {
 }
 
 multiversion! {
-    /// The index of the largest value, the first of equals; 0 where nothing is a number.
+    /// The index of the largest value, the first of equals; what is not a number counts as larger than all.
     fn first_largest(row: &[f32]) -> usize {
-        let largest = math::max(row);
-        row.iter().position(|&value| value >= largest).unwrap_or(0)
+        let (largest, nan) = (math::max(row), row.iter().fold(false, |found, value| found | value.is_nan()));
+        row.iter().position(|value| if nan { value.is_nan() } else { *value >= largest }).unwrap_or(0)
     }
 }

@@ -1,0 +1,48 @@
+//! The softmax.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
+use super::{by_kernel, plain};
+
+/// `e^x / Σ e^x` over an axis, with sums in `f32`.
+///
+/// # Shapes
+/// - the shape of `x` comes back
+#[track_caller]
+pub fn softmax(x: &Array, axis: i32) -> Result<Array, Exception> {
+    if axis == -1 || axis + 1 == x.ndim() as i32 {
+        by_kernel!(crate::kernels::float::softmax(x));
+    }
+    plain::softmax(x, axis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check, check_narrow, normal};
+    use super::*;
+
+    #[test]
+    fn it_is_the_plain_one_over_every_axis() {
+        let inputs = [normal(&[3, 5, 37], 1)];
+        for axis in [-1, 2, 1, 0, -3] {
+            check(&inputs, |x| softmax(&x[0], axis), |x| plain::softmax(&x[0], axis));
+        }
+        assert!(softmax(&inputs[0], 3).is_err());
+    }
+
+    #[test]
+    fn infinities_give_what_the_plain_one_gives() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let x = Array::from_slice(&[inf, 1.0, -inf, -inf, -inf, 0.0, nan, 1.0], &[4, 2]);
+        let (got, want) = (softmax(&x, -1).unwrap(), plain::softmax(&x, -1).unwrap());
+        for (got, want) in got.try_as_slice::<f32>().unwrap().iter().zip(want.try_as_slice::<f32>().unwrap()) {
+            assert!(got.total_cmp(want).is_eq() || got.is_nan() && want.is_nan(), "{got} is not {want}");
+        }
+    }
+
+    #[test]
+    fn narrow_types_are_rounded_once() {
+        check_narrow(&[&[5, 40]], |x| softmax(&x[0], -1));
+    }
+}

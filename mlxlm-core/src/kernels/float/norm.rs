@@ -1,0 +1,242 @@
+//! Norms over the last axis, and their gradients: by the root of the mean square (arXiv:1910.07467), and of a layer, which is
+//! the same of what the mean is taken from (arXiv:1607.06450).
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::{isa, math, multiversion, takes, widened};
+use crate::kernels::convert::{self, Copies, Results, Values};
+use crate::kernels::gemm::Shared;
+use crate::kernels::isa::Isa;
+use crate::kernels::pool;
+use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one};
+use crate::kernels::scratch::{Scratch, with_scratch};
+
+thread_local! {
+    /// Rows of 16-bit types as f32.
+    static ROOM: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// Rows that a task of the forward pass computes.
+const ROWS: usize = 64;
+/// Into how many parts the rows go whose gradients for the weight are summed apart: a constant, so that the sum is one too.
+const PARTS: usize = 16;
+
+/// `x / rms(x) * weight`.
+///
+/// # Shapes
+/// - `x`: `[…, D]`, `weight`: `[D]`, of one floating-point type; result: `[…, D]`
+#[track_caller]
+pub(crate) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Option<Array>, Exception> {
+    Norm { eps, centered: false, weighted: weight.is_some(), biased: false }.apply(x, weight, None)
+}
+
+/// `(x - mean) / deviation * weight + bias`.
+///
+/// # Shapes
+/// - `x`: `[…, D]`, `weight`, `bias`: `[D]`, of one floating-point type; result: `[…, D]`
+#[track_caller]
+pub(crate) fn layer_norm(
+    x: &Array,
+    weight: Option<&Array>,
+    bias: Option<&Array>,
+    eps: f32,
+) -> Result<Option<Array>, Exception> {
+    Norm { eps, centered: true, weighted: weight.is_some(), biased: bias.is_some() }.apply(x, weight, bias)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Norm {
+    eps: f32,
+    /// Whether the mean is taken away first.
+    centered: bool,
+    weighted: bool,
+    biased: bool,
+}
+
+impl Norm {
+    #[track_caller]
+    fn apply(self, x: &Array, weight: Option<&Array>, bias: Option<&Array>) -> Result<Option<Array>, Exception> {
+        let parameters = || weight.into_iter().chain(bias);
+        let inputs: Vec<&Array> = [x].into_iter().chain(parameters()).collect();
+        if x.ndim() == 0 || !parameters().all(|p| p.shape() == [x.dim(-1)]) || !takes(inputs.iter().copied()) {
+            return Ok(None);
+        }
+        apply_one(self, &inputs, x.shape(), x.dtype()).map(Some)
+    }
+
+    /// Weight and bias as f32, empty where there is none.
+    fn parameters<'a>(self, isa: Isa, inputs: &[View<'a>], room: &'a mut Room) -> (&'a [f32], &'a [f32]) {
+        let [(a, b), (c, d)] = room;
+        let weight = self.weighted.then(|| widened(isa, Values::new(&inputs[1], a), b));
+        let bias = self.biased.then(|| widened(isa, Values::new(&inputs[1 + usize::from(self.weighted)], c), d));
+        (weight.unwrap_or_default(), bias.unwrap_or_default())
+    }
+}
+
+/// Room for the parameters.
+type Room = [(Copies, Vec<f32>); 2];
+
+/// The length of a row, and how many there are.
+fn sizes(x: &View<'_>) -> (usize, usize) {
+    let dims = x.shape.last().map_or(1, |&size| size as usize);
+    (dims, x.len() / dims.max(1))
+}
+
+impl Operation for Norm {
+    fn name(&self) -> &'static CStr {
+        if self.centered { c"LayerNorm" } else { c"RmsNorm" }
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let (mut copies, mut room, isa) = (Copies::default(), Room::default(), isa());
+        let ((dims, rows), x) = (sizes(&inputs[0]), Values::new(&inputs[0], &mut copies));
+        let (weight, bias) = self.parameters(isa, inputs, &mut room);
+        let out = Results::new(&mut outputs[0]);
+        pool::parallel_ranges(rows, ROWS, rows.div_ceil(ROWS), |from, to| {
+            with_scratch(&ROOM, 2 * dims, |room| {
+                let (a, b) = room.split_at_mut(dims);
+                for row in from..to {
+                    let (from, to) = (row * dims, (row + 1) * dims);
+                    let x = x.part(isa, from, to, a);
+                    let fill = |out: &mut [f32]| forward(isa, self.centered, x, weight, bias, self.eps, out);
+                    // SAFETY: rows are written by one task each.
+                    unsafe { out.part(isa, from, to, b, fill) };
+                }
+            });
+        });
+    }
+
+    fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        let inputs: Vec<&Array> = at.primals.iter().chain(&at.cotangents).collect();
+        let shapes: Vec<(&[i32], Dtype)> = at.primals.iter().map(|p| (p.shape(), p.dtype())).collect();
+        let gradients = apply(NormGradient(*self), &inputs, &shapes)?;
+        Ok(at.argnums.iter().map(|&i| gradients[i].clone()).collect())
+    }
+}
+
+/// The gradients of all inputs of a norm.
+#[derive(Debug)]
+struct NormGradient(Norm);
+
+impl Operation for NormGradient {
+    fn name(&self) -> &'static CStr {
+        if self.0.centered { c"LayerNormGradient" } else { c"RmsNormGradient" }
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let Norm { eps, centered, weighted, .. } = self.0;
+        let Some((dy, inputs)) = inputs.split_last() else { unreachable!("there is a cotangent") };
+        let (mut a, mut b, mut room, isa) = (Copies::default(), Copies::default(), Room::default(), isa());
+        let ((dims, rows), x) = (sizes(&inputs[0]), Values::new(&inputs[0], &mut a));
+        let (weight, _) = self.0.parameters(isa, inputs, &mut room);
+        let dy = Values::new(dy, &mut b);
+        let Some((dx, parameters)) = outputs.split_first_mut() else { unreachable!("x has a gradient") };
+        let dx = Results::new(dx);
+        // The sums for the weight and the bias, in parts.
+        let mut partial = vec![0.0_f32; PARTS * 2 * dims];
+        let sums = Shared(partial.as_mut_ptr());
+        pool::parallel(PARTS, |part| {
+            // SAFETY: partial sums are written by one task each.
+            let sums = unsafe { std::slice::from_raw_parts_mut(sums.get().add(part * 2 * dims), 2 * dims) };
+            with_scratch(&ROOM, 4 * dims, |room| {
+                let (a, room) = room.split_at_mut(dims);
+                let (b, room) = room.split_at_mut(dims);
+                let (c, normal) = room.split_at_mut(dims);
+                for row in part * rows / PARTS..(part + 1) * rows / PARTS {
+                    let (from, to) = (row * dims, (row + 1) * dims);
+                    let (x, dy) = (x.part(isa, from, to, a), dy.part(isa, from, to, b));
+                    let fill = |dx: &mut [f32]| backward(isa, centered, x, weight, dy, eps, normal, dx, sums);
+                    // SAFETY: rows are written by one task each.
+                    unsafe { dx.part(isa, from, to, c, fill) };
+                }
+            });
+        });
+        let mut total = vec![0.0_f32; 2 * dims];
+        for part in partial.chunks(total.len().max(1)) {
+            total.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        }
+        let (weight, bias) = total.split_at(dims);
+        let present = if weighted { [weight, bias] } else { [bias, weight] };
+        for (sum, out) in present.into_iter().zip(parameters) {
+            convert::write(isa, sum, out);
+        }
+    }
+
+    fn vjp(&self, _: &Gradient) -> Result<Vec<Array>, Exception> {
+        Err(Exception::custom("the gradient of a norm has no gradient of its own"))
+    }
+}
+
+/// The mean of a row that is to be centered.
+#[inline(always)]
+fn mean(centered: bool, x: &[f32]) -> f32 {
+    if centered { math::sum(x) / x.len() as f32 } else { 0.0 }
+}
+
+multiversion! {
+    fn forward(centered: bool, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+        let dims = x.len();
+        let (mean, out) = (mean(centered, x), &mut out[..dims]);
+        for i in 0..dims {
+            out[i] = x[i] - mean;
+        }
+        let r = 1.0 / (math::dot(out, out) / dims as f32 + eps).sqrt();
+        for out in out.iter_mut() {
+            *out *= r;
+        }
+        out.iter_mut().zip(weight).for_each(|(out, weight)| *out *= weight);
+        out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+    }
+}
+
+multiversion! {
+    /// `normal` is room for the row before weight and bias; `sums` are those for the weight and then those for the bias.
+    fn backward(
+        centered: bool, x: &[f32], weight: &[f32], dy: &[f32], eps: f32, normal: &mut [f32], dx: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let dims = x.len();
+        let (mean_x, dy, dx, normal) = (mean(centered, x), &dy[..dims], &mut dx[..dims], &mut normal[..dims]);
+        let (d_weight, d_bias) = sums.split_at_mut(dims);
+        for i in 0..dims {
+            normal[i] = x[i] - mean_x;
+        }
+        let r = 1.0 / (math::dot(normal, normal) / dims as f32 + eps).sqrt();
+        dx.copy_from_slice(dy);
+        for i in 0..dims {
+            normal[i] *= r;
+            d_weight[i] += dy[i] * normal[i];
+            d_bias[i] += dy[i];
+        }
+        dx.iter_mut().zip(weight).for_each(|(dx, weight)| *dx *= weight);
+        let (along, mean) = (math::dot(dx, normal) / dims as f32, mean(centered, dx));
+        for i in 0..dims {
+            dx[i] = r * (dx[i] - mean - along * normal[i]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::{each_level, numbers};
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_level_gives_the_same_bits(x in numbers(1..600), centered: bool, weighted: bool) {
+            let weight = if weighted { &x[..] } else { &[] };
+            each_level(x.len(), |isa, out| forward(isa, centered, &x, weight, weight, 1e-5, out))?;
+            each_level(4 * x.len(), |isa, out| {
+                let (normal, out) = out.split_at_mut(x.len());
+                let (dx, sums) = out.split_at_mut(x.len());
+                backward(isa, centered, &x, weight, &x, 1e-5, normal, dx, sums);
+            })?;
+        }
+    }
+}
