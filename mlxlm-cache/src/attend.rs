@@ -1,17 +1,13 @@
-//! Attention over what a cache holds.
+//! Attention over what a cache holds: where queries may look, handed to [`fast::attend`].
 //!
-//! MLX's own `scaled_dot_product_attention` where it applies: plain keys and values, with the causal rule, a mask or
-//! sinks. By hand where it does not: soft-capped scores (gemma2), and quantized keys and values, which are multiplied
-//! packed. Ports `scaled_dot_product_attention` and its quantized twin (`mlx_lm/models/base.py` 0.32.2). Unusual: sinks
-//! and soft-caps work with quantized keys too, which the reference refuses.
+//! Ports `scaled_dot_product_attention` and its quantized twin (`mlx_lm/models/base.py` 0.32.2). Unusual: sinks and soft-caps
+//! work with quantized keys too, which the reference refuses.
 
-use mlxlm_core::fast::{self, ScaledDotProductAttentionMask};
-use mlxlm_core::ops::indexing::{Ellipsis, TryIndexOp};
-use mlxlm_core::{Array, Dtype, ops, quant};
+use mlxlm_core::Array;
+use mlxlm_core::fast::{self, Causal, Chunk, Sight};
 
 use crate::buffer::Buffer;
-use crate::mask::{Chunk, Mask, Masks, Spec};
-use crate::quantized::Tensor;
+use crate::mask::{Mask, Masks, Spec};
 use crate::{Error, Result};
 
 /// How a layer attends.
@@ -67,105 +63,54 @@ pub fn attend_uncached(q: &Array, k: &Array, v: &Array, how: &Attend, masks: &Ma
     how.check()?;
     let kv = Buffer::new(k, v, None)?;
     let chunk = how.chunk.map(|size| Chunk { size, first: 0 });
-    let spec = Spec { len: kv.len(), window: how.window, chunk, ..Spec::default() };
-    Reach { kv, mask: masks.mask(&spec)? }.attend(q, how, masks)
+    let rule = Causal { window: how.window, chunk, padding: Vec::new() };
+    let spec = Spec { len: kv.len(), before: 0, rule, ring: None };
+    Reach { kv, spec }.attend(q, how, masks)
 }
 
 /// The part of a cache that queries can see, in whatever format.
 #[derive(Debug)]
 pub(crate) struct Reach {
     pub kv: Buffer,
-    pub mask: Mask,
+    pub spec: Spec,
 }
 
 impl Reach {
     /// What `q` makes of it.
     pub(crate) fn attend(&self, q: &Array, how: &Attend, masks: &Masks) -> Result<Array> {
-        match (&self.kv.keys, &self.kv.values, how.softcap) {
-            (Tensor::Plain(k), Tensor::Plain(v), None) => {
-                let mask = match &self.mask {
-                    Mask::None => None,
-                    Mask::Causal => Some(ScaledDotProductAttentionMask::Causal),
-                    Mask::Array(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
-                };
-                Ok(fast::scaled_dot_product_attention(q, k, v, how.scale, mask, how.sinks.as_ref())?)
-            }
-            (keys, values, _) => self.attend_by_hand(q, keys, values, how, masks),
+        if q.ndim() != 4 {
+            let expected = "[B, H, L, d]".into();
+            return Err(Error::Shape { what: "queries", expected, got: q.shape().to_vec() });
+        }
+        if !self.spec.hides() || self.spec.ring.is_none() && fast::attends_by_rule() {
+            let alone = self.spec.len == 1 && !self.spec.hides();
+            return self.by_sight(q, how, if alone { Sight::All } else { Sight::Causal(self.spec.rule.clone()) });
+        }
+        let seen = self.cut()?;
+        match masks.mask(&seen.spec)? {
+            Mask::None => seen.by_sight(q, how, Sight::All),
+            Mask::Causal => seen.by_sight(q, how, Sight::Causal(Causal::default())),
+            Mask::Array(mask) => seen.by_sight(q, how, Sight::Mask(&mask)),
         }
     }
 
-    fn attend_by_hand(&self, q: &Array, keys: &Tensor, values: &Tensor, how: &Attend, masks: &Masks) -> Result<Array> {
-        let ([b, h, l, d], [_, k, s, _]) = (four(q)?, keys.shape());
-        let q = q.multiply(scalar(how.scale, q.dtype())?)?;
-        // Query heads in groups that share a kv-head: [B, K, H / K, L, d] against [B, K, 1, S, d].
-        let q = q.reshape(&[b, k, h / k, l, d])?;
-        let mut scores = multiply(&q, &keys.map(|part| Ok(part.expand_dims(2)?))?, Side::Keys)?;
-        if let Some(cap) = how.softcap {
-            let cap = scalar(cap, scores.dtype())?;
-            scores = ops::tanh(scores.divide(&cap)?)?.multiply(&cap)?;
-        }
-        if let Some(mask) = self.mask_array(l, s, masks)? {
-            scores = ops::select(mask, &scores, lowest(scores.dtype())?)?;
-        }
-        let weights = match &how.sinks {
-            None => ops::softmax_axis(&scores, -1, true)?,
-            Some(sinks) => {
-                let sinks = sinks.as_dtype(scores.dtype())?.reshape(&[1, k, h / k, 1, 1])?;
-                let sinks = ops::broadcast_to(sinks, &[b, k, h / k, l, 1])?;
-                let all = ops::softmax_axis(ops::concatenate(&[scores, sinks], -1)?, -1, true)?;
-                all.try_index((Ellipsis, 0..s))?
-            }
+    fn by_sight(&self, q: &Array, how: &Attend, sight: Sight<'_>) -> Result<Array> {
+        let how = fast::Attention { scale: how.scale, softcap: how.softcap, sight, sinks: how.sinks.as_ref() };
+        Ok(fast::attend(q, self.kv.keys.lend(), self.kv.values.lend(), &how)?)
+    }
+
+    /// The same without the first keys that no query's window reaches.
+    pub(crate) fn cut(&self) -> Result<Self> {
+        let first = match (self.spec.rule.window, &self.spec.ring) {
+            (Some(window), None) => (self.spec.before - (window - 1)).max(0),
+            _ => 0,
         };
-        let out = multiply(&weights, &values.map(|part| Ok(part.expand_dims(2)?))?, Side::Values)?;
-        Ok(out.reshape(&[b, h, l, values.shape()[3]])?)
+        let mut spec = self.spec.clone();
+        spec.before -= first;
+        spec.rule.padding.iter_mut().for_each(|padding| *padding = padding.saturating_sub(first));
+        if let Some(chunk) = &mut spec.rule.chunk {
+            chunk.first += first;
+        }
+        Ok(Self { kv: self.kv.view(first, self.kv.len())?, spec })
     }
-
-    /// The mask as an array that fits scores `[B, K, H / K, L, S]`.
-    fn mask_array(&self, len: i32, keys: i32, masks: &Masks) -> Result<Option<Array>> {
-        Ok(match &self.mask {
-            Mask::None => None,
-            Mask::Causal => Some(masks.causal(len, keys)?),
-            Mask::Array(mask) if mask.ndim() == 4 => Some(mask.expand_dims(2)?),
-            Mask::Array(mask) => Some(mask.clone()),
-        })
-    }
-}
-
-/// What queries, or weights, are multiplied with.
-#[derive(Clone, Copy, PartialEq)]
-enum Side {
-    Keys,
-    Values,
-}
-
-/// `x @ keys.T` or `x @ values`.
-fn multiply(x: &Array, with: &Tensor, side: Side) -> Result<Array> {
-    Ok(match with {
-        Tensor::Plain(array) if side == Side::Keys => x.matmul(array.swap_axes(-1, -2)?)?,
-        Tensor::Plain(array) => x.matmul(array)?,
-        Tensor::Packed(packed, scheme) => quant::quantized_matmul(x, packed, *scheme, side == Side::Keys)?,
-    })
-}
-
-fn four(q: &Array) -> Result<[i32; 4]> {
-    let shape = q.shape();
-    let expected = "[B, H, L, d]";
-    shape.try_into().map_err(|_| Error::Shape { what: "queries", expected: expected.into(), got: shape.to_vec() })
-}
-
-/// A number in the type of the arrays that it meets, so that it does not widen them.
-fn scalar(value: f32, dtype: Dtype) -> Result<Array> {
-    Ok(Array::from_f32(value).as_dtype(dtype)?)
-}
-
-/// The lowest finite number: a row of which nothing is seen stays finite.
-fn lowest(dtype: Dtype) -> Result<Array> {
-    scalar(
-        match dtype {
-            Dtype::Float16 => -65_504.0,
-            Dtype::Bfloat16 => -3.389_531_4e38,
-            _ => f32::MIN,
-        },
-        dtype,
-    )
 }

@@ -4,12 +4,13 @@
 //! the device, so a batch in which no row is padded needs no mask.
 
 use mlxlm_core::Array;
+use mlxlm_core::fast::Causal;
 use mlxlm_core::quant::Scheme;
 
 use crate::attend::Reach;
 use crate::buffer::{self, Buffer};
 use crate::kv::KvCache;
-use crate::mask::{Masks, Spec};
+use crate::mask::Spec;
 use crate::{Attend, Error, Result};
 
 /// All keys and values of several sequences.
@@ -29,16 +30,14 @@ impl BatchKvCache {
         Self { buffer: None, idx: 0, left_padding: left_padding.to_vec(), scheme: None }
     }
 
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend, masks: &Masks) -> Result<Reach> {
+    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend) -> Result<Reach> {
         let new = Buffer::new(keys, values, self.scheme)?;
         check_rows(&new, self.left_padding.len())?;
         let (len, idx) = (new.len(), self.idx);
         let buffer = buffer::append(&mut self.buffer, idx, &new)?;
         self.idx = idx + len;
-        let first = how.window.map_or(0, |window| (idx - (window - 1)).max(0));
-        let padding = self.left_padding.iter().map(|n| n - first).collect();
-        let spec = Spec { len, before: idx - first, window: how.window, padding, ..Spec::default() };
-        Ok(Reach { kv: buffer.view(first, self.idx)?, mask: masks.mask(&spec)? })
+        let rule = Causal { window: how.window, chunk: None, padding: self.left_padding.clone() };
+        Ok(Reach { kv: buffer.view(0, self.idx)?, spec: Spec { len, before: idx, rule, ring: None } })
     }
 
     /// The position of each row's next token.

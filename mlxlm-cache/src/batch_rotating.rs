@@ -5,12 +5,13 @@
 //! single ones that went round, where the reference's mask is off by the columns that it brings into order.
 
 use mlxlm_core::Array;
+use mlxlm_core::fast::Causal;
 use mlxlm_core::quant::Scheme;
 
 use crate::attend::Reach;
 use crate::batch::{check_rows, join_rows};
 use crate::buffer::{Buffer, STEP};
-use crate::mask::{Masks, Ring, Spec};
+use crate::mask::{Ring, Spec};
 use crate::rotating::RotatingKvCache;
 use crate::{Attend, Error, Result};
 
@@ -47,7 +48,7 @@ impl BatchRotatingKvCache {
         }
     }
 
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend, masks: &Masks) -> Result<Reach> {
+    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend) -> Result<Reach> {
         if self.max_size <= 0 {
             return Err(Error::Room { max_size: self.max_size, keep: 0 });
         }
@@ -58,12 +59,12 @@ impl BatchRotatingKvCache {
         }
         let added = new.len();
         let seen = self.seen.checked_add(added).ok_or(Error::TooLong { held: self.seen, added })?;
-        let mask = masks.mask(&self.spec(added, how.window))?;
+        let spec = self.spec(added, how.window);
         let buffer = if added == 1 { self.update_in_place(&new)? } else { self.update_concat(new)? };
         let kv = buffer.view(0, buffer.len().min(seen))?;
         (self.buffer, self.seen) = (Some(buffer), seen);
         self.offsets.iter_mut().for_each(|offset| *offset = offset.saturating_add(added));
-        Ok(Reach { kv, mask })
+        Ok(Reach { kv, spec })
     }
 
     /// The rule for `len` columns that are about to be added.
@@ -75,18 +76,9 @@ impl BatchRotatingKvCache {
         let dropped = (columns - self.max_size + i32::from(len > 1)).max(0);
         let wraps = len == 1 && (self.rotated || self.idx >= self.max_size);
         let newest = if self.idx >= self.max_size { 0 } else { self.idx };
-        Spec {
-            len,
-            before,
-            window,
-            padding: self
-                .left_padding
-                .iter()
-                .map(|padding| padding.saturating_sub(dropped + i32::from(wraps)))
-                .collect(),
-            ring: wraps.then_some(Ring { keep: 0, newest }),
-            ..Spec::default()
-        }
+        let padding = self.left_padding.iter().map(|n| n.saturating_sub(dropped + i32::from(wraps))).collect();
+        let rule = Causal { window, chunk: None, padding };
+        Spec { len, before, rule, ring: wraps.then_some(Ring { keep: 0, newest }) }
     }
 
     fn update_concat(&mut self, new: Buffer) -> Result<Buffer> {

@@ -4,11 +4,12 @@
 //! front is cut when the buffer is full and not at every token, which would copy the buffer each time.
 
 use mlxlm_core::Array;
+use mlxlm_core::fast::{Causal, Chunk};
 use mlxlm_core::quant::Scheme;
 
 use crate::attend::Reach;
 use crate::buffer::{self, Buffer};
-use crate::mask::{Chunk, Masks, Spec};
+use crate::mask::Spec;
 use crate::{Attend, Error, Result};
 
 /// The keys and values of at least the last `chunk_size` tokens.
@@ -28,7 +29,7 @@ impl ChunkedKvCache {
         Self { buffer: None, offset: 0, start: 0, chunk_size, scheme: None }
     }
 
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array, _how: &Attend, masks: &Masks) -> Result<Reach> {
+    pub(crate) fn update(&mut self, keys: &Array, values: &Array, _how: &Attend) -> Result<Reach> {
         if self.chunk_size <= 0 {
             return Err(Error::Chunk { chunk_size: self.chunk_size });
         }
@@ -40,9 +41,9 @@ impl ChunkedKvCache {
         self.offset = after;
         // The first query sees no further back than its own chunk begins.
         let first = (offset - offset % self.chunk_size).max(self.start);
-        let chunk = Some(Chunk { size: self.chunk_size, first });
-        let spec = Spec { len, before: offset - first, chunk, ..Spec::default() };
-        Ok(Reach { kv: buffer.view(first - self.start, after - self.start)?, mask: masks.mask(&spec)? })
+        let rule = Causal { chunk: Some(Chunk { size: self.chunk_size, first }), ..Causal::default() };
+        let spec = Spec { len, before: offset - first, rule, ring: None };
+        Ok(Reach { kv: buffer.view(first - self.start, after - self.start)?, spec })
     }
 
     /// Drops what no query can see, if `len` more tokens find no room.

@@ -4,11 +4,12 @@
 //! part of the buffer that any of its queries can see, so a long context costs it nothing.
 
 use mlxlm_core::Array;
+use mlxlm_core::fast::Causal;
 use mlxlm_core::quant::Scheme;
 
 use crate::attend::Reach;
 use crate::buffer::{self, Buffer};
-use crate::mask::{Masks, Spec};
+use crate::mask::Spec;
 use crate::{Attend, Result};
 
 /// All keys and values of a sequence, or of several of the same length.
@@ -21,14 +22,13 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend, masks: &Masks) -> Result<Reach> {
+    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend) -> Result<Reach> {
         let new = Buffer::new(keys, values, self.scheme)?;
         let (len, offset) = (new.len(), self.offset);
         let buffer = buffer::append(&mut self.buffer, offset, &new)?;
         self.offset = offset + len;
-        let first = how.window.map_or(0, |window| (offset - (window - 1)).max(0));
-        let spec = Spec { len, before: offset - first, window: how.window, ..Spec::default() };
-        Ok(Reach { kv: buffer.view(first, self.offset)?, mask: masks.mask(&spec)? })
+        let rule = Causal { window: how.window, ..Causal::default() };
+        Ok(Reach { kv: buffer.view(0, self.offset)?, spec: Spec { len, before: offset, rule, ring: None } })
     }
 
     /// The keys and values held.

@@ -89,7 +89,7 @@ impl LayerCache {
     /// # Shapes
     /// - `q`: `[B, H, L, d]`, `k`: `[B, K, L, d]`, `v`: `[B, K, L, e]`, result: `[B, H, L, e]`
     pub fn attend(&mut self, q: &Array, k: &Array, v: &Array, how: &Attend, masks: &Masks) -> Result<Array> {
-        self.update(k, v, how, masks)?.attend(q, how, masks)
+        self.update(k, v, how)?.attend(q, how, masks)
     }
 
     /// Adds keys and values and hands out what queries see, for architectures that compute attention themselves.
@@ -100,21 +100,22 @@ impl LayerCache {
         if self.scheme().is_some() {
             return Err(Error::Kind { action: READ_PLAIN, kind: "quantized" });
         }
-        let Reach { kv, mask } = self.update(k, v, how, masks)?;
+        let Reach { kv, spec } = self.update(k, v, how)?.cut()?;
+        let mask = masks.mask(&spec)?;
         match (kv.keys, kv.values) {
             (Tensor::Plain(keys), Tensor::Plain(values)) => Ok(Seen { keys, values, mask }),
             _ => Err(Error::Kind { action: READ_PLAIN, kind }),
         }
     }
 
-    fn update(&mut self, k: &Array, v: &Array, how: &Attend, masks: &Masks) -> Result<Reach> {
+    fn update(&mut self, k: &Array, v: &Array, how: &Attend) -> Result<Reach> {
         how.check()?;
         match self {
-            Self::Kv(cache) => cache.update(k, v, how, masks),
-            Self::Rotating(cache) => cache.update(k, v, how, masks),
-            Self::Chunked(cache) => cache.update(k, v, how, masks),
-            Self::BatchKv(cache) => cache.update(k, v, how, masks),
-            Self::BatchRotating(cache) => cache.update(k, v, how, masks),
+            Self::Kv(cache) => cache.update(k, v, how),
+            Self::Rotating(cache) => cache.update(k, v, how),
+            Self::Chunked(cache) => cache.update(k, v, how),
+            Self::BatchKv(cache) => cache.update(k, v, how),
+            Self::BatchRotating(cache) => cache.update(k, v, how),
             Self::State(_) | Self::List(_) => Err(Error::Kind { action: "attend", kind: self.name() }),
         }
     }

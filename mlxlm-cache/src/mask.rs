@@ -1,10 +1,11 @@
-//! Which keys a query sees: nothing to say, MLX's built-in causal rule, or a boolean array.
+//! Which keys a query sees: a rule over keys in the order of time, and where they lie in another one.
 //!
-//! An array is only made where a window, a chunk or padding hides something from somebody; it is made on the device,
-//! once for all layers of a forward pass that need the same one.
+//! An array is only made where a window, a chunk or padding hides something from somebody and no kernel follows the rule; it
+//! is made on the device, once for all layers of a forward pass that need the same one.
 
 use std::cell::RefCell;
 
+use mlxlm_core::fast::{Causal, plain};
 use mlxlm_core::ops::indexing::{Ellipsis, TryIndexOp};
 use mlxlm_core::{Array, ops};
 
@@ -39,11 +40,6 @@ impl Masks {
         }
     }
 
-    /// The causal rule as an array `[L, S]`, for attention that is computed by hand.
-    pub(crate) fn causal(&self, len: i32, keys: i32) -> Result<Array> {
-        self.array(&Spec { len, before: keys - len, ..Spec::default() })
-    }
-
     fn array(&self, spec: &Spec) -> Result<Array> {
         if let Some((_, array)) = self.made.borrow().iter().find(|(made, _)| made == spec) {
             return Ok(array.clone());
@@ -61,23 +57,10 @@ pub(crate) struct Spec {
     pub len: i32,
     /// Keys before the first query's own.
     pub before: i32,
-    /// A query sees this many keys, its own the last of them.
-    pub window: Option<i32>,
-    /// A query sees the keys of its own chunk.
-    pub chunk: Option<Chunk>,
-    /// The keys at the front of each row that nobody sees; empty for none in any.
-    pub padding: Vec<i32>,
+    /// Which of those before it a query sees.
+    pub rule: Causal,
     /// Keys do not lie in the order of time, but in that of a ring.
     pub ring: Option<Ring>,
-}
-
-/// Tokens are cut into chunks by their position in the sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chunk {
-    /// Tokens in a chunk.
-    pub size: i32,
-    /// The position of the first key.
-    pub first: i32,
 }
 
 /// Where the keys of a single query lie when the oldest are overwritten.
@@ -95,28 +78,12 @@ impl Spec {
     }
 
     /// Whether any key is hidden from a query that comes after it.
-    fn hides(&self) -> bool {
-        self.window.is_some_and(|window| self.keys() > window)
-            || self.chunk.as_ref().is_some_and(|c| c.first / c.size != (c.first + self.keys() - 1) / c.size)
-            || self.padding.iter().any(|&padding| padding > 0)
+    pub(crate) fn hides(&self) -> bool {
+        self.rule.hides(self.keys())
     }
 
     fn build(&self) -> Result<Array> {
-        let keys = ops::arange::<i32, i32>(0, self.keys(), None)?.expand_dims(0)?;
-        let queries = ops::arange::<i32, i32>(self.before, self.keys(), None)?.expand_dims(1)?;
-        let mut seen = queries.ge(&keys)?;
-        if let Some(window) = self.window {
-            let end = keys.add(Array::from_int(window))?;
-            seen = seen.logical_and(queries.lt(end)?)?;
-        }
-        if let Some(Chunk { size, first }) = self.chunk {
-            let chunk = |positions: &Array| positions.add(Array::from_int(first))?.floor_divide(Array::from_int(size));
-            seen = seen.logical_and(chunk(&queries)?.eq(chunk(&keys)?)?)?;
-        }
-        if !self.padding.is_empty() {
-            let padding = Array::from_slice(&self.padding, &[self.padding.len() as i32, 1, 1, 1]);
-            seen = seen.logical_and(keys.ge(padding)?)?;
-        }
+        let seen = plain::seen(&self.rule, self.len, self.keys())?;
         match &self.ring {
             Some(ring) => ring.place(&seen, self.keys()),
             None => Ok(seen),
@@ -142,7 +109,8 @@ mod tests {
     #[test]
     fn equal_rules_share_one_array() {
         let masks = Masks::default();
-        let spec = |window| Spec { len: 3, before: 4, window: Some(window), ..Spec::default() };
+        let window = |window| Causal { window: Some(window), ..Causal::default() };
+        let spec = |keys| Spec { len: 3, before: 4, rule: window(keys), ring: None };
         for window in [5, 6, 5, 5] {
             assert!(matches!(masks.mask(&spec(window)).unwrap(), Mask::Array(_)));
         }
@@ -152,8 +120,8 @@ mod tests {
 
     #[test]
     fn a_ring_lies_newest_first_and_kept_before() {
-        let spec =
-            Spec { len: 1, before: 5, window: Some(2), ring: Some(Ring { keep: 1, newest: 2 }), ..Spec::default() };
+        let rule = Causal { window: Some(2), ..Causal::default() };
+        let spec = Spec { len: 1, before: 5, rule, ring: Some(Ring { keep: 1, newest: 2 }) };
         // In the order of time the last two of six are seen: the newest at 2 and the one before it at 1.
         let seen = spec.build().unwrap().to_vec_exact::<bool>().unwrap();
         assert_eq!(seen, [false, true, true, false, false, false]);

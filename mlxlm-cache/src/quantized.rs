@@ -4,6 +4,7 @@
 //! cache is a kind of its own and keeps all tokens; here the format is independent of which tokens are kept, so
 //! rotating, chunked and batched caches can be quantized too.
 
+use mlxlm_core::fast::Stored;
 use mlxlm_core::quant::{self, Packed, Scheme};
 use mlxlm_core::{Array, Dtype};
 
@@ -25,6 +26,14 @@ impl Tensor {
             None => Self::Plain(array.clone()),
             Some(scheme) => Self::Packed(quant::quantize(array, scheme)?, scheme),
         })
+    }
+
+    /// As attention takes it.
+    pub(crate) fn lend(&self) -> Stored<'_> {
+        match self {
+            Self::Plain(array) => Stored::Plain(array),
+            Self::Packed(packed, scheme) => Stored::Packed(packed, *scheme),
+        }
     }
 
     /// The values as plain numbers; quantized ones come back rounded, in the type that they had.

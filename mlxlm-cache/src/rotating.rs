@@ -6,11 +6,12 @@
 //! size, and the ring's mask knows of `keep`.
 
 use mlxlm_core::Array;
+use mlxlm_core::fast::Causal;
 use mlxlm_core::quant::Scheme;
 
 use crate::attend::Reach;
 use crate::buffer::{Buffer, STEP};
-use crate::mask::{Masks, Ring, Spec};
+use crate::mask::{Ring, Spec};
 use crate::{Attend, Error, Result};
 
 /// A window of the keys and values of a sequence, or of several of the same length.
@@ -31,7 +32,7 @@ impl RotatingKvCache {
         Self { buffer: None, offset: 0, idx: 0, keep, max_size, scheme: None }
     }
 
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend, masks: &Masks) -> Result<Reach> {
+    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend) -> Result<Reach> {
         if self.keep < 0 || self.max_size <= self.keep {
             return Err(Error::Room { max_size: self.max_size, keep: self.keep });
         }
@@ -41,11 +42,11 @@ impl RotatingKvCache {
         }
         let added = new.len();
         let offset = self.offset.checked_add(added).ok_or(Error::TooLong { held: self.offset, added })?;
-        let mask = masks.mask(&self.spec(added, how.window))?;
+        let spec = self.spec(added, how.window);
         let buffer = if added == 1 { self.update_in_place(&new)? } else { self.update_concat(new)? };
         let kv = buffer.view(0, buffer.len().min(offset))?;
         (self.buffer, self.offset) = (Some(buffer), offset);
-        Ok(Reach { kv, mask })
+        Ok(Reach { kv, spec })
     }
 
     /// The rule for `len` tokens that are about to be added.
@@ -55,7 +56,7 @@ impl RotatingKvCache {
         let wrapped = len == 1 && self.offset >= self.max_size;
         let newest = if self.idx >= self.max_size { self.keep } else { self.idx };
         let ring = wrapped.then_some(Ring { keep: self.keep, newest });
-        Spec { len, before, window, ring, ..Spec::default() }
+        Spec { len, before, rule: Causal { window, ..Causal::default() }, ring }
     }
 
     fn update_concat(&mut self, new: Buffer) -> Result<Buffer> {

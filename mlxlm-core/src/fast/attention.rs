@@ -2,28 +2,100 @@
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::fast::ScaledDotProductAttentionMask;
 
 use super::{by_kernel, plain};
+use crate::quant::{Packed, Scheme};
 
-/// `softmax(scale · q @ k.T + mask) @ v`, with query heads in groups that share a kv-head.
+/// How queries attend.
+#[derive(Debug, Clone, Default)]
+pub struct Attention<'a> {
+    /// What scores are multiplied with, as in `1 / sqrt(d)`.
+    pub scale: f32,
+    /// Scores become `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
+    /// Which keys a query sees.
+    pub sight: Sight<'a>,
+    /// A score for each head that takes part in the softmax and has no value: `[H]`.
+    pub sinks: Option<&'a Array>,
+}
+
+/// Which keys a query sees.
+#[derive(Debug, Clone, Default)]
+pub enum Sight<'a> {
+    /// All.
+    #[default]
+    All,
+    /// Those that a rule names; no array is made where there is a kernel.
+    Causal(Causal),
+    /// Broadcast to `[B, H, L, S]`: `true` where it sees the key, or numbers that are added to the scores.
+    Mask(&'a Array),
+}
+
+/// The keys lie in the order of time and the last `L` of them are the queries' own: a query sees its own key and earlier ones.
 ///
-/// `sinks` are scores, one for each head, that take part in the softmax and have no value.
+/// A query that is padding itself sees the first key of its row that is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Causal {
+    /// A query sees this many keys, its own the last of them.
+    pub window: Option<i32>,
+    /// A query sees the keys of its own chunk.
+    pub chunk: Option<Chunk>,
+    /// The keys at the front of each row of the batch that no query sees; empty for none in any, negative as zero.
+    pub padding: Vec<i32>,
+}
+
+/// Tokens are cut into chunks by their position in the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Tokens in a chunk.
+    pub size: i32,
+    /// The position of the first key.
+    pub first: i32,
+}
+
+impl Causal {
+    /// Whether any of `keys` keys is hidden from a query that comes after it.
+    pub fn hides(&self, keys: i32) -> bool {
+        self.window.is_some_and(|window| keys > window)
+            || self.chunk.is_some_and(|c| c.first / c.size != (c.first + keys - 1) / c.size)
+            || self.padding.iter().any(|&padding| padding > 0)
+    }
+
+    /// Whether the rule can be followed in a batch of `rows`.
+    pub(crate) fn fits(&self, rows: i32) -> bool {
+        self.window.is_none_or(|window| window > 0)
+            && self.chunk.is_none_or(|chunk| chunk.size > 0 && chunk.first >= 0)
+            && (self.padding.is_empty() || self.padding.len() == rows as usize)
+    }
+}
+
+/// Keys or values `[B, K, S, d]`.
+#[derive(Debug, Clone, Copy)]
+pub enum Stored<'a> {
+    /// As they come, in the queries' type.
+    Plain(&'a Array),
+    /// Quantized along `d`; every part is `[B, K, S, …]`.
+    Packed(&'a Packed, Scheme),
+}
+
+/// Whether [`attend`] follows the rules of [`Sight::Causal`] without making arrays of them, on this thread.
+///
+/// Where it does not, layers that share an array ([`plain::seen`]) save its making.
+pub fn attends_by_rule() -> bool {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    return crate::kernels::on_cpu();
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    return false;
+}
+
+/// `softmax(cap(scale · q @ keys.T)) @ values` over the keys that a query sees, with query heads in groups that share a kv-head.
 ///
 /// # Shapes
-/// - `q`: `[B, H, L, d]`, `k`: `[B, K, S, d]`, `v`: `[B, K, S, e]`, a mask array: broadcast to `[B, H, L, S]`,
-///   `sinks`: `[H]`; result: `[B, H, L, e]`
+/// - `q`: `[B, H, L, d]`, `keys`: `[B, K, S, d]`, `values`: `[B, K, S, e]` with a `K` that divides `H`; result: `[B, H, L, e]`
 #[track_caller]
-pub fn scaled_dot_product_attention(
-    q: &Array,
-    k: &Array,
-    v: &Array,
-    scale: f32,
-    mask: Option<ScaledDotProductAttentionMask<'_>>,
-    sinks: Option<&Array>,
-) -> Result<Array, Exception> {
-    by_kernel!(crate::kernels::attend(q, k, v, scale, mask.as_ref(), sinks));
-    mlx_rs::fast::scaled_dot_product_attention(q, k, v, scale, mask, sinks)
+pub fn attend(q: &Array, keys: Stored<'_>, values: Stored<'_>, how: &Attention<'_>) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::attend(q, keys, values, how));
+    plain::attend(q, keys, values, how)
 }
 
 /// Attention of each token to itself and those before it, with grouped heads.

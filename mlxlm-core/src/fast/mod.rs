@@ -16,10 +16,9 @@ mod testing;
 mod vocabulary;
 
 pub use activation::{geglu, geglu_approx, swiglu};
-pub use attention::{causal_attention, scaled_dot_product_attention};
+pub use attention::{Attention, Causal, Chunk, Sight, Stored, attend, attends_by_rule, causal_attention};
 pub use linear::linear;
 pub use loss::cross_entropy;
-pub use mlx_rs::fast::ScaledDotProductAttentionMask;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{rope, rope_dynamic};
 pub use softmax::softmax;

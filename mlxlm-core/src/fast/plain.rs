@@ -5,6 +5,11 @@ use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::{Array, Dtype, array, ops, random};
 
+mod attention;
+
+pub(crate) use attention::attend_by_hand;
+pub use attention::{attend, seen};
+
 /// See [`super::linear`].
 #[track_caller]
 pub fn linear(x: &Array, weight: &Array) -> Result<Array, Exception> {

@@ -134,7 +134,6 @@ pub(crate) unsafe fn dot_signed_unsigned<const C: u8, const A: u8, const B: u8>(
     unsafe { asm!("tdpbsud tmm{}, tmm{}, tmm{}", const C, const A, const B, options(nostack, preserves_flags)) };
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for products of bf16, to come"))]
 /// `C += A · B` of tiles: rows of bf16 in `A`, and in `B` rows of two bf16 for each column; sums are `f32`.
 ///
 /// # Safety

@@ -1,6 +1,7 @@
-//! Exponentials in vectors, and the rows of an online softmax.
+//! Exponentials and hyperbolic tangents in vectors, and the rows of an online softmax.
 
 use std::arch::x86_64::*;
+use std::f32::consts::{LN_2, LOG2_E};
 
 use super::isa::Isa;
 
@@ -20,7 +21,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < LOWEST {
         return 0.0;
     }
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let n = (x * LOG2_E).round_ties_even();
     let r = x - n * LN2_HIGH - n * LN2_LOW;
     let p = POLYNOMIAL.iter().fold(0.0, |p, c| p * r + c);
     let e = p * r * r + r + 1.0;
@@ -36,10 +37,8 @@ pub(crate) fn exp_lanes(x: __m512) -> __m512 {
     let set = |v: f32| _mm512_set1_ps(v);
     // The second operand comes through when one is not a number.
     let clamped = _mm512_max_ps(set(-100.0), _mm512_min_ps(set(100.0), x));
-    let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm512_mul_ps(
-        clamped,
-        set(std::f32::consts::LOG2_E),
-    ));
+    let n =
+        _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm512_mul_ps(clamped, set(LOG2_E)));
     let r = _mm512_fnmadd_ps(n, set(LN2_LOW), _mm512_fnmadd_ps(n, set(LN2_HIGH), clamped));
     let mut p = set(POLYNOMIAL[0]);
     for c in &POLYNOMIAL[1..] {
@@ -51,6 +50,78 @@ pub(crate) fn exp_lanes(x: __m512) -> __m512 {
     let infinite = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, set(HIGHEST));
     let scaled = _mm512_mask_mov_ps(scaled, infinite, set(f32::INFINITY));
     _mm512_mask_mov_ps(scaled, zero, _mm512_setzero_ps())
+}
+
+/// Coefficients of `(tanh x - x) / x^3` in `x^2` for `|x| < 0.625`, highest power first (as in Cephes' `tanhf`).
+const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8];
+const TANH_SMALL: f32 = 0.625;
+
+/// `tanh x` within some units of the last place.
+fn tanh(x: f32) -> f32 {
+    if x.abs() < TANH_SMALL {
+        let z = x * x;
+        return TANH.iter().fold(0.0, |p, c| p * z + c) * z * x + x;
+    }
+    (1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0)).copysign(x)
+}
+
+/// [`tanh`] of 16 values.
+#[target_feature(enable = "avx512f,avx512dq")]
+fn tanh_lanes(x: __m512) -> __m512 {
+    let one = _mm512_set1_ps(1.0);
+    let size = _mm512_abs_ps(x);
+    let z = _mm512_mul_ps(x, x);
+    let mut p = _mm512_set1_ps(TANH[0]);
+    for c in &TANH[1..] {
+        p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(*c));
+    }
+    let small = _mm512_fmadd_ps(_mm512_mul_ps(p, z), x, x);
+    let e = exp_lanes(_mm512_add_ps(size, size));
+    let large = _mm512_sub_ps(one, _mm512_div_ps(_mm512_set1_ps(2.0), _mm512_add_ps(e, one)));
+    let sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0));
+    let is_small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(size, _mm512_set1_ps(TANH_SMALL));
+    _mm512_mask_mov_ps(_mm512_or_ps(large, sign), is_small, small)
+}
+
+/// Each of a multiple of 16 scores becomes `cap · tanh(score / cap)`.
+pub(crate) fn soft_cap(isa: Isa, cap: f32, scores: &mut [f32]) {
+    assert!(scores.len().is_multiple_of(16) && isa <= Isa::best());
+    if isa < Isa::Avx512 {
+        for score in scores {
+            *score = cap * tanh(*score / cap);
+        }
+        return;
+    }
+    // SAFETY: the level was checked.
+    unsafe { soft_cap_lanes(cap, scores) };
+}
+
+#[target_feature(enable = "avx512f,avx512dq")]
+fn soft_cap_lanes(cap: f32, scores: &mut [f32]) {
+    let cap = _mm512_set1_ps(cap);
+    for scores in scores.chunks_exact_mut(16) {
+        // SAFETY: 16 values are read and written of 16.
+        unsafe {
+            let x = _mm512_div_ps(_mm512_loadu_ps(scores.as_ptr()), cap);
+            _mm512_storeu_ps(scores.as_mut_ptr(), _mm512_mul_ps(cap, tanh_lanes(x)));
+        }
+    }
+}
+
+/// Coefficients of `2^r` for `|r| <= 1/2`, highest power first: Taylor's, adjusted to the interval.
+const POWERS: [f32; 6] = [1.339_086_3e-3, 9.676_032e-3, 5.550_357e-2, 0.240_221_07, LN_2, 1.0];
+
+/// `2^x` of 16 values of at most about zero, within some units of the last place.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn exp2_lanes(x: __m512) -> __m512 {
+    let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+    let r = _mm512_sub_ps(x, n);
+    let mut p = _mm512_set1_ps(POWERS[0]);
+    for c in &POWERS[1..] {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
+    }
+    _mm512_scalef_ps(p, n)
 }
 
 /// The state of one row of an online softmax (Milakov and Gimelshein, arXiv:1805.02867).
@@ -65,20 +136,29 @@ pub(crate) struct Online {
 impl Online {
     pub(crate) const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 
-    /// Turns a multiple of 16 scores into weights relative to the new maximum, and returns the factor for what was summed up
+    /// What sums under the old maximum are multiplied with.
+    fn factor(self, max: f32) -> f32 {
+        // It mostly stays what it was.
+        if self.max.to_bits() == max.to_bits() { 1.0 } else { exp(self.max - max) }
+    }
+
+    /// Turns a multiple of 16 scores, which are multiplied with `scale` first, into weights relative to the new maximum, and returns the factor for what was summed up
     /// under the old one. Scores of minus infinity weigh nothing.
-    pub(crate) fn step(&mut self, isa: Isa, scores: &mut [f32]) -> f32 {
+    pub(crate) fn step(&mut self, isa: Isa, scale: f32, scores: &mut [f32]) -> f32 {
         assert!(scores.len().is_multiple_of(16) && isa <= Isa::best());
         if isa >= Isa::Avx512 {
             // SAFETY: the level was checked.
-            return unsafe { self.step_lanes(scores) };
+            return unsafe { self.step_lanes(scale, scores) };
+        }
+        for score in scores.iter_mut() {
+            *score *= scale;
         }
         let max = scores.iter().fold(self.max, |max, &s| if s > max || s.is_nan() { s } else { max });
         if max == f32::NEG_INFINITY {
             scores.fill(0.0);
             return 1.0;
         }
-        let factor = exp(self.max - max);
+        let factor = self.factor(max);
         let mut lanes = [0.0_f32; 16];
         for scores in scores.chunks_exact_mut(16) {
             for (lane, score) in lanes.iter_mut().zip(scores) {
@@ -96,12 +176,13 @@ impl Online {
     }
 
     #[target_feature(enable = "avx512f,avx512dq")]
-    fn step_lanes(&mut self, scores: &mut [f32]) -> f32 {
+    fn step_lanes(&mut self, scale: f32, scores: &mut [f32]) -> f32 {
+        let by = _mm512_set1_ps(scale);
         let mut largest = _mm512_set1_ps(f32::NEG_INFINITY);
         let mut unordered = 0;
         for scores in scores.chunks_exact(16) {
             // SAFETY: 16 values are read of 16.
-            let scores = unsafe { _mm512_loadu_ps(scores.as_ptr()) };
+            let scores = unsafe { _mm512_mul_ps(by, _mm512_loadu_ps(scores.as_ptr())) };
             unordered |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(scores, scores);
             largest = _mm512_max_ps(largest, scores);
         }
@@ -110,12 +191,17 @@ impl Online {
             scores.fill(0.0);
             return 1.0;
         }
-        let factor = exp(self.max - max);
+        let factor = self.factor(max);
+        let (most, log2_e, lowest) = (_mm512_set1_ps(max), _mm512_set1_ps(LOG2_E), _mm512_set1_ps(-150.0));
         let mut sum = _mm512_setzero_ps();
         for scores in scores.chunks_exact_mut(16) {
             // SAFETY: 16 values are read and written of 16.
             unsafe {
-                let weights = exp_lanes(_mm512_sub_ps(_mm512_loadu_ps(scores.as_ptr()), _mm512_set1_ps(max)));
+                // The lowest number less itself is zero, its multiple would be infinite.
+                let below = _mm512_fmsub_ps(_mm512_loadu_ps(scores.as_ptr()), by, most);
+                let power = _mm512_mul_ps(below, log2_e);
+                // The second operand comes through when one is not a number.
+                let weights = exp2_lanes(_mm512_max_ps(lowest, power));
                 _mm512_storeu_ps(scores.as_mut_ptr(), weights);
                 sum = _mm512_add_ps(sum, weights);
             }
@@ -157,6 +243,22 @@ mod tests {
     }
 
     #[test]
+    fn soft_caps_are_right_to_the_last_places() {
+        let scores: Vec<f32> =
+            (-4000..4000).map(|i| i as f32 / 100.0).chain([f32::INFINITY, f32::NEG_INFINITY]).collect();
+        for isa in Isa::available() {
+            let mut capped = scores.clone();
+            capped.resize(scores.len().next_multiple_of(16), f32::NAN);
+            soft_cap(isa, 5.0, &mut capped);
+            for (got, score) in capped.iter().zip(&scores) {
+                let want = 5.0 * (f64::from(*score) / 5.0).tanh();
+                assert!((f64::from(*got) - want).abs() <= 3e-7 * want.abs(), "{isa} {score}: {got} is not {want}");
+            }
+            assert!(capped[scores.len()..].iter().all(|v| v.is_nan()), "{isa}");
+        }
+    }
+
+    #[test]
     fn a_softmax_in_steps_is_the_whole_one() {
         let scores: Vec<f32> = (0..64).map(|i| ((i * 37) % 64) as f32 / 5.0 - 6.0).collect();
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -166,19 +268,19 @@ mod tests {
             for part in scores.chunks(16) {
                 let mut part = part.to_vec();
                 let before = state;
-                let factor = state.step(isa, &mut part);
+                let factor = state.step(isa, 1.0, &mut part);
                 assert!((factor - (before.max - state.max).exp()).abs() < 1e-6);
             }
             assert_eq!(state.max, largest);
             assert!((f64::from(state.sum) / want - 1.0).abs() < 1e-6, "{isa}");
-            let unchanged = state.step(isa, &mut [f32::NEG_INFINITY; 16]);
+            let unchanged = state.step(isa, 1.0, &mut [f32::NEG_INFINITY; 16]);
             assert_eq!(unchanged, 1.0);
             let mut nothing = Online::EMPTY;
             let mut hidden = [f32::NEG_INFINITY; 32];
-            assert_eq!(nothing.step(isa, &mut hidden), 1.0);
+            assert_eq!(nothing.step(isa, 1.0, &mut hidden), 1.0);
             assert_eq!((hidden, nothing.sum), ([0.0; 32], 0.0));
             assert!({
-                state.step(isa, &mut [f32::NAN; 16]);
+                state.step(isa, 1.0, &mut [f32::NAN; 16]);
                 state.sum.is_nan()
             });
         }

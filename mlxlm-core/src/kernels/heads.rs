@@ -1,4 +1,4 @@
-//! Heads in memory, of any layout and floating-point type.
+//! Heads in memory, of any layout and type.
 
 use half::{bf16, f16};
 use mlx_rs::Dtype;
@@ -26,7 +26,9 @@ impl Heads {
             Dtype::Float32 => Self::of::<f32>(view, copy),
             Dtype::Float16 => Self::of::<f16>(view, copy),
             Dtype::Bfloat16 => Self::of::<bf16>(view, copy),
-            other => unreachable!("attention does not take {other:?}"),
+            Dtype::Uint32 => Self::of::<u32>(view, copy),
+            Dtype::Uint8 => Self::of::<u8>(view, copy),
+            other => unreachable!("heads are not {other:?}"),
         }
     }
 
@@ -48,25 +50,46 @@ impl Heads {
         Self { shape, strides: [head * shape[1] as isize, head, row], dtype, data: copy.as_ptr().cast() }
     }
 
-    /// Reads one row as f32.
-    pub(crate) fn read(&self, isa: Isa, [b, h, l]: [usize; 3], out: &mut [f32]) {
-        assert!(b < self.shape[0] && h < self.shape[1] && l < self.shape[2] && out.len() == self.shape[3]);
-        let [bs, hs, ls] = self.strides;
-        let offset = b as isize * bs + h as isize * hs + l as isize * ls;
-        // SAFETY: the row is inside the array, and its values are contiguous.
-        unsafe {
-            match self.dtype {
-                Dtype::Float32 => out.copy_from_slice(row::<f32>(self.data, offset, out.len())),
-                Dtype::Float16 => convert::from_f16(isa, row(self.data, offset, out.len()), out),
-                _ => convert::from_bf16(isa, row(self.data, offset, out.len()), out),
-            }
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Bytes from one row of a head to the next.
+    pub(crate) fn stride(&self) -> isize {
+        self.strides[2] * self.size() as isize
+    }
+
+    /// Bytes of a value.
+    pub(crate) fn size(&self) -> usize {
+        match self.dtype {
+            Dtype::Float32 | Dtype::Uint32 => 4,
+            Dtype::Uint8 => 1,
+            _ => 2,
         }
     }
-}
 
-/// # Safety
-/// `len` values of this type must lie at `offset` values from `data`.
-unsafe fn row<'a, T>(data: *const u8, offset: isize, len: usize) -> &'a [T] {
-    // SAFETY: passed on from the caller.
-    unsafe { std::slice::from_raw_parts(data.cast::<T>().offset(offset), len) }
+    /// Where a row lies.
+    pub(crate) fn at(&self, [b, h, l]: [usize; 3]) -> *const u8 {
+        assert!(b < self.shape[0] && h < self.shape[1] && l < self.shape[2]);
+        let [bs, hs, ls] = self.strides;
+        let offset = b as isize * bs + h as isize * hs + l as isize * ls;
+        // SAFETY: the row is inside the array.
+        unsafe { self.data.offset(offset * self.size() as isize) }
+    }
+
+    /// The values of a row.
+    pub(crate) fn row<T: Element>(&self, at: [usize; 3]) -> &[T] {
+        assert_eq!(self.dtype, T::DTYPE, "heads are read as another type");
+        // SAFETY: a row is contiguous, and MLX keeps it while the task runs.
+        unsafe { std::slice::from_raw_parts(self.at(at).cast(), self.shape[3]) }
+    }
+
+    /// Reads one row as f32.
+    pub(crate) fn read(&self, isa: Isa, at: [usize; 3], out: &mut [f32]) {
+        match self.dtype {
+            Dtype::Float32 => out.copy_from_slice(self.row(at)),
+            Dtype::Float16 => convert::from_f16(isa, self.row(at), out),
+            _ => convert::from_bf16(isa, self.row(at), out),
+        }
+    }
 }

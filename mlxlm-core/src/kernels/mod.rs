@@ -16,7 +16,7 @@
 #![allow(clippy::cast_ptr_alignment, reason = "arrays are aligned for their type, which is known at run time only")]
 
 mod amx;
-pub(crate) mod attention;
+mod attention;
 pub mod blas;
 mod convert;
 pub(crate) mod dense;
@@ -30,27 +30,7 @@ mod primitive;
 mod quantized;
 mod scratch;
 
-use mlx_rs::Array;
-use mlx_rs::error::Exception;
-use mlx_rs::fast::ScaledDotProductAttentionMask as Mask;
-
+pub(crate) use attention::attend;
 pub use isa::{ISA_VAR, Isa, IsaError};
+pub(crate) use primitive::on_cpu;
 pub(crate) use quantized::{gather_quantized_matmul, quantized_matmul};
-
-/// Attention as in [`crate::fast::scaled_dot_product_attention`], or `None` where MLX's own operation is to be taken.
-#[track_caller]
-pub(crate) fn attend(
-    q: &Array,
-    k: &Array,
-    v: &Array,
-    scale: f32,
-    mask: Option<&Mask<'_>>,
-    sinks: Option<&Array>,
-) -> Result<Option<Array>, Exception> {
-    let (rule, mask) = match mask {
-        None => (attention::Rule::All, None),
-        Some(Mask::Causal) => (attention::Rule::Causal, None),
-        Some(Mask::Array(mask)) => (attention::Rule::All, Some(*mask)),
-    };
-    attention::attend(q, k, v, attention::Spec { scale, rule, softcap: None }, mask, sinks)
-}

@@ -11,20 +11,42 @@ pub(crate) struct Line([f32; 16]);
 /// A thread's buffer. It is taken out while in use, so a nested use gets a fresh one and not an error.
 pub(crate) type Scratch = Cell<Vec<Line>>;
 
+/// Values of a thread's buffer, which gets them back in the end.
+pub(crate) struct Loan {
+    buffer: &'static LocalKey<Scratch>,
+    lines: Vec<Line>,
+    floats: usize,
+}
+
+impl Loan {
+    /// `floats` values of unspecified content from the thread's buffer.
+    pub(crate) fn new(buffer: &'static LocalKey<Scratch>, floats: usize) -> Self {
+        let mut lines = buffer.take();
+        let needed = floats.div_ceil(16);
+        if lines.len() < needed {
+            lines = vec![Line([0.0; 16]); needed];
+        }
+        Self { buffer, lines, floats }
+    }
+
+    pub(crate) fn as_mut(&mut self) -> &mut [f32] {
+        &mut self.lines.as_flattened_lines()[..self.floats]
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.buffer.set(std::mem::take(&mut self.lines));
+    }
+}
+
 /// Lends `floats` values of unspecified content from the thread's buffer to `body`.
 pub(crate) fn with_scratch<R>(
     buffer: &'static LocalKey<Scratch>,
     floats: usize,
     body: impl FnOnce(&mut [f32]) -> R,
 ) -> R {
-    let mut lines = buffer.take();
-    let needed = floats.div_ceil(16);
-    if lines.len() < needed {
-        lines = vec![Line([0.0; 16]); needed];
-    }
-    let result = body(&mut lines[..needed].as_flattened_lines()[..floats]);
-    buffer.set(lines);
-    result
+    body(Loan::new(buffer, floats).as_mut())
 }
 
 /// The memory of floats as bytes.

@@ -1,12 +1,16 @@
-//! Attention of some queries to the keys and values of a cache, read where they lie, whatever their layout: prefill, decode and
-//! speculative checks, with causal rules, windows, masks, sinks and soft-caps.
+//! Attention of some queries to the keys and values of a cache, read where they lie, whatever their layout and quantization:
+//! prefill, decode and speculative checks, with causal rules, windows, masks, sinks and soft-caps.
 //!
 //! What is unusual:
 //! - Scores exist for one block of keys at a time (`FlashAttention`, arXiv:2205.14135): memory does not grow with the product of
-//!   lengths, and a causal rule is no array.
-//! - Blocks begin at multiples of [`block::KEYS`], and a row passes over those that it sees in order. So a query has the same bits
-//!   alone and as one of several.
+//!   lengths, a rule is no array, and keys that no query sees are not read.
+//! - Keys are cut into [`job::CHUNK`]s, counted from the first key that is no padding. Each is a softmax of its own; all are
+//!   joined in order, by one task or by several (flash-decoding). So a query has the same bits alone, as one of several, in a
+//!   padded batch, and on any number of threads.
 //! - All sums are f32, also for bf16 and f16.
+//!
+//! One [`job`], three ways to compute a chunk: [`tiles`] for bf16 on AMX, [`few`] for a few queries on AVX-512, [`panels`] with the
+//! product of [`super::gemm`] for all else.
 
 use std::ffi::CStr;
 
@@ -16,83 +20,162 @@ use mlx_rs::{Array, Dtype, transforms};
 use super::convert::{self, Results};
 use super::heads::Heads;
 use super::isa::Isa;
-use super::pool;
 use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
+use crate::fast::{self, Causal, Sight, Stored, plain};
+use crate::quant::{Mode, Packed, Scheme};
 
-mod block;
+mod few;
+mod job;
+mod lanes;
 mod mask;
-mod plain;
+mod panels;
+mod rows;
+mod stored;
+mod tiles;
 
 use mask::MaskView;
-
-/// Which keys a query sees, beside a mask array.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rule {
-    /// All.
-    All,
-    /// The last query sees all keys, each one before it one key less.
-    Causal,
-}
-
-/// How to attend.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Spec {
-    pub(crate) scale: f32,
-    pub(crate) rule: Rule,
-    /// Scores become `cap · tanh(score / cap)`.
-    pub(crate) softcap: Option<f32>,
-}
+use stored::Tensor;
 
 /// Attention by our kernel, or `None` where MLX's own operation is to be taken: on a GPU, for types that differ, and for shapes
-/// that MLX will refuse.
-///
-/// # Shapes
-/// - `q`: `[B, H, L, d]`, `k`: `[B, K, S, d]`, `v`: `[B, K, S, e]`, `mask`: broadcast to `[B, H, L, S]`, `sinks`: `[H]`;
-///   result: `[B, H, L, e]`
+/// that MLX will refuse. Arguments are those of [`fast::attend`].
+#[track_caller]
 pub(crate) fn attend(
     q: &Array,
-    k: &Array,
-    v: &Array,
-    spec: Spec,
-    mask: Option<&Array>,
-    sinks: Option<&Array>,
+    keys: Stored<'_>,
+    values: Stored<'_>,
+    how: &fast::Attention<'_>,
 ) -> Result<Option<Array>, Exception> {
-    if !on_cpu() || !fits(q, k, v, spec, mask, sinks) {
+    if !on_cpu() {
         return Ok(None);
     }
     let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
-    let shape = [q.dim(0), q.dim(1), q.dim(2), v.dim(3)];
-    let inputs: Vec<&Array> = [q, k, v].into_iter().chain(mask).chain(sinks).collect();
-    let operation = Attention { spec, isa, has_mask: mask.is_some() };
-    apply_one(operation, &inputs, &shape, q.dtype()).map(Some)
+    attend_at(isa, q, keys, values, how)
 }
 
-fn fits(q: &Array, k: &Array, v: &Array, spec: Spec, mask: Option<&Array>, sinks: Option<&Array>) -> bool {
-    let (&[b, h, l, d], &[kb, kh, s, kd], &[vb, vh, vs, _]) = (q.shape(), k.shape(), v.shape()) else { return false };
-    let float = |dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
-    let mask_fits = mask.is_none_or(|mask| {
-        let wanted = [b, h, l, s];
-        let shape = mask.shape();
-        (float(mask.dtype()) || mask.dtype() == Dtype::Bool)
-            && shape.len() <= 4
-            && shape.iter().rev().zip(wanted.iter().rev()).all(|(have, want)| have == want || *have == 1)
+fn attend_at(
+    isa: Isa,
+    q: &Array,
+    keys: Stored<'_>,
+    values: Stored<'_>,
+    how: &fast::Attention<'_>,
+) -> Result<Option<Array>, Exception> {
+    let (Some(k), Some(v)) = (shape(keys, q.dtype()), shape(values, q.dtype())) else { return Ok(None) };
+    if !fits(q, k, v, how) {
+        return Ok(None);
+    }
+    let (rule, mask) = match &how.sight {
+        Sight::All => (None, None),
+        Sight::Causal(rule) => (Some(rule.clone()), None),
+        Sight::Mask(mask) => (None, Some(*mask)),
+    };
+    let mut inputs = vec![q];
+    for stored in [keys, values] {
+        match stored {
+            Stored::Plain(array) => inputs.push(array),
+            Stored::Packed(packed, _) => {
+                inputs.extend([&packed.weight, &packed.scales].into_iter().chain(&packed.biases));
+            }
+        }
+    }
+    inputs.extend(mask.into_iter().chain(how.sinks));
+    let schemes = [keys, values].map(|stored| match stored {
+        Stored::Plain(_) => None,
+        Stored::Packed(_, scheme) => Some(scheme),
     });
-    float(q.dtype())
-        && q.dtype() == k.dtype()
-        && q.dtype() == v.dtype()
-        && (kb, vb, kh, s, d) == (b, b, vh, vs, kd)
-        && [b, h, l, d, s, kh, v.dim(3)].iter().all(|&size| size > 0)
-        && h % kh == 0
-        && (spec.rule == Rule::All || l <= s)
-        && mask_fits
-        && sinks.is_none_or(|sinks| float(sinks.dtype()) && sinks.shape() == [h])
+    let spec = Spec { scale: how.scale, softcap: how.softcap, rule, schemes, has_mask: mask.is_some() };
+    apply_one(Attention { spec, isa }, &inputs, &[q.dim(0), q.dim(1), q.dim(2), v[3]], q.dtype()).map(Some)
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+}
+
+/// `[B, K, S, d]` of keys or values that the kernels can read.
+fn shape(stored: Stored<'_>, dtype: Dtype) -> Option<[i32; 4]> {
+    match stored {
+        Stored::Plain(array) => (array.dtype() == dtype).then(|| array.shape().try_into().ok()).flatten(),
+        Stored::Packed(Packed { weight, scales, biases }, scheme) => {
+            let [b, h, s, words]: [i32; 4] = weight.shape().try_into().ok()?;
+            let width = scales.dim(-1) * scheme.group_size;
+            let params = match (scheme.mode, biases) {
+                (Mode::Affine, Some(biases)) => {
+                    is_float(scales.dtype()) && scales.dtype() == biases.dtype() && biases.shape() == scales.shape()
+                }
+                (Mode::Affine, None) => false,
+                (_, biases) => scales.dtype() == Dtype::Uint8 && biases.is_none(),
+            };
+            let fits = params
+                && weight.dtype() == Dtype::Uint32
+                && Scheme::new(scheme.mode, scheme.bits, scheme.group_size).is_ok()
+                && scales.shape() == [b, h, s, scales.dim(-1)]
+                && words == scheme.packed_words(width);
+            fits.then_some([b, h, s, width])
+        }
+    }
+}
+
+fn fits(q: &Array, k: [i32; 4], v: [i32; 4], how: &fast::Attention<'_>) -> bool {
+    let &[b, h, l, d] = q.shape() else { return false };
+    let [_, kv_heads, s, _] = k;
+    let sight_fits = match &how.sight {
+        Sight::All => true,
+        Sight::Causal(rule) => l <= s && rule.fits(b),
+        Sight::Mask(mask) => {
+            let wanted = [b, h, l, s];
+            let shape = mask.shape();
+            (is_float(mask.dtype()) || mask.dtype() == Dtype::Bool)
+                && shape.len() <= 4
+                && shape.iter().rev().zip(wanted.iter().rev()).all(|(have, want)| have == want || *have == 1)
+        }
+    };
+    is_float(q.dtype())
+        && k == [b, kv_heads, s, d]
+        && v[..3] == k[..3]
+        && [b, h, l, d, s, kv_heads, v[3]].iter().all(|&size| size > 0)
+        && h % kv_heads == 0
+        && sight_fits
+        && how.sinks.is_none_or(|sinks| is_float(sinks.dtype()) && sinks.shape() == [h])
+}
+
+/// All about a call that is no array.
+#[derive(Debug, Clone)]
+struct Spec {
+    scale: f32,
+    softcap: Option<f32>,
+    /// `None`: a query sees all keys, or those of the mask.
+    rule: Option<Causal>,
+    /// How keys and values are quantized, if they are.
+    schemes: [Option<Scheme>; 2],
+    has_mask: bool,
+}
+
+/// What the inputs of the operation are, in their order.
+struct Inputs<'a, T> {
+    q: &'a T,
+    stored: [&'a [T]; 2],
+    mask: Option<&'a T>,
+    sinks: Option<&'a T>,
+}
+
+impl Spec {
+    fn sort<'a, T>(&self, inputs: &'a [T]) -> Inputs<'a, T> {
+        let parts = |scheme: Option<Scheme>| match scheme {
+            None => 1,
+            Some(scheme) if scheme.mode == Mode::Affine => 3,
+            Some(_) => 2,
+        };
+        let (q, rest) = (&inputs[0], &inputs[1..]);
+        let (keys, rest) = rest.split_at(parts(self.schemes[0]));
+        let (values, rest) = rest.split_at(parts(self.schemes[1]));
+        let (mask, rest) = rest.split_at(usize::from(self.has_mask));
+        Inputs { q, stored: [keys, values], mask: mask.first(), sinks: rest.first() }
+    }
 }
 
 #[derive(Debug)]
 struct Attention {
     spec: Spec,
     isa: Isa,
-    has_mask: bool,
 }
 
 impl Operation for Attention {
@@ -101,29 +184,58 @@ impl Operation for Attention {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let mut copies = [Vec::new(), Vec::new(), Vec::new()];
-        let [a, b, c] = &mut copies;
-        let (q, k, v) = (Heads::new(&inputs[0], a), Heads::new(&inputs[1], b), Heads::new(&inputs[2], c));
-        let mask = self.has_mask.then(|| MaskView::new(&inputs[3]));
-        let sinks = inputs.get(3 + usize::from(self.has_mask)).map(|view| {
+        let Inputs { q, stored: [keys, values], mask, sinks } = self.spec.sort(inputs);
+        let mut copies = [const { Vec::new() }; 7];
+        let [copy, rest @ ..] = &mut copies;
+        let (of_keys, of_values) = rest.split_at_mut(3);
+        let sinks = sinks.map(|view| {
             let mut sinks = vec![0.0; view.len()];
             convert::read(self.isa, view, &mut sinks);
             sinks
         });
-        let job = block::Job { isa: self.isa, spec: self.spec, q, k, v, mask, sinks };
-        let out = Results::new(&mut outputs[0]);
-        pool::parallel(job.tasks(), |task| job.run(task, &out));
+        let job = job::Job {
+            isa: self.isa,
+            scale: self.spec.scale,
+            softcap: self.spec.softcap,
+            rule: self.spec.rule.as_ref(),
+            q: Heads::new(q, copy),
+            keys: Tensor::new(self.spec.schemes[0], keys, of_keys),
+            values: Tensor::new(self.spec.schemes[1], values, of_values),
+            mask: mask.map(MaskView::new),
+            sinks,
+        };
+        job.run(&Results::new(&mut outputs[0]));
     }
 
     /// By way of MLX's own operations: training has a kernel of its own, this one is for what it does not cover.
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
-        let attend = |inputs: &[Array]| -> Result<Vec<Array>, Exception> {
-            let mask = self.has_mask.then(|| &inputs[3]);
-            let sinks = inputs.get(3 + usize::from(self.has_mask));
-            Ok(vec![plain::attend(&inputs[0], &inputs[1], &inputs[2], self.spec, mask, sinks)?])
+        let attend = |given: &[Array]| -> Result<Vec<Array>, Exception> {
+            let mut all = at.primals.clone();
+            for (&i, array) in at.argnums.iter().zip(given) {
+                all[i] = array.clone();
+            }
+            let Inputs { q, stored: [keys, values], mask, sinks } = self.spec.sort(&all);
+            let packed = [keys, values].map(|parts| match parts {
+                [weight, scales, biases @ ..] => {
+                    let biases = biases.first().cloned();
+                    Some(Packed { weight: weight.clone(), scales: scales.clone(), biases })
+                }
+                _ => None,
+            });
+            let stored = |i: usize, plain| match (&packed[i], self.spec.schemes[i]) {
+                (Some(packed), Some(scheme)) => Stored::Packed(packed, scheme),
+                _ => Stored::Plain(plain),
+            };
+            let sight = match (&self.spec.rule, mask) {
+                (Some(rule), _) => Sight::Causal(rule.clone()),
+                (None, Some(mask)) => Sight::Mask(mask),
+                (None, None) => Sight::All,
+            };
+            let how = fast::Attention { scale: self.spec.scale, softcap: self.spec.softcap, sight, sinks };
+            Ok(vec![plain::attend_by_hand(q, stored(0, &keys[0]), stored(1, &values[0]), &how)?])
         };
-        let (_, gradients) = transforms::fallible_vjp(attend, &at.primals, &at.cotangents)?;
-        Ok(at.argnums.iter().map(|&i| gradients[i].clone()).collect())
+        let wanted: Vec<Array> = at.argnums.iter().map(|&i| at.primals[i].clone()).collect();
+        Ok(transforms::fallible_vjp(attend, &wanted, &at.cotangents)?.1)
     }
 }
 

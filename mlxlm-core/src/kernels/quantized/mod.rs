@@ -26,8 +26,9 @@ mod unpack;
 mod weights;
 
 pub(crate) use gather::gather_quantized_matmul;
-use unpack::unpack;
-use weights::{Storage, Weights};
+pub(crate) use unpack::unpack;
+use weights::Storage;
+pub(crate) use weights::{Params, Weights};
 
 /// Rows up to which a row's result does not depend on how many others there are.
 pub(crate) const FEW: usize = 64;

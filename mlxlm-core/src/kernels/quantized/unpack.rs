@@ -10,7 +10,7 @@ use crate::kernels::isa::Isa;
 use crate::quant::Mode;
 
 /// Writes the weights of columns `from..from + len` of a row; both are multiples of 8, and only whole runs are fast.
-pub(super) fn unpack(isa: Isa, w: &Weights<'_>, row: usize, from: usize, out: &mut [f32]) {
+pub(crate) fn unpack(isa: Isa, w: &Weights<'_>, row: usize, from: usize, out: &mut [f32]) {
     assert!(isa <= Isa::best() && from + out.len() <= w.columns);
     if isa == Isa::Portable || !from.is_multiple_of(RUN) || !out.len().is_multiple_of(RUN) {
         return plain(w, row, from, out);

@@ -15,7 +15,7 @@ pub(super) const E2M1: [f32; 16] =
 
 /// One row's numbers for a group: `weight = scale · code + bias`.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Params<'a> {
+pub(crate) enum Params<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
@@ -56,7 +56,7 @@ impl<'a> Params<'a> {
     }
 
     #[inline]
-    pub(super) fn get(&self, i: usize) -> f32 {
+    pub(crate) fn get(&self, i: usize) -> f32 {
         match self {
             Self::F32(values) => values[i],
             Self::F16(values) => values[i].to_f32(),
@@ -78,13 +78,13 @@ pub(super) struct Buffers {
 
 /// A matrix of `rows` × `columns` weights.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Weights<'a> {
-    pub(super) scheme: Scheme,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) words: &'a [u32],
-    pub(super) scales: Params<'a>,
-    pub(super) biases: Option<Params<'a>>,
+pub(crate) struct Weights<'a> {
+    pub(crate) scheme: Scheme,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) words: &'a [u32],
+    pub(crate) scales: Params<'a>,
+    pub(crate) biases: Option<Params<'a>>,
 }
 
 /// Room for a whole matrix that is not contiguous.

@@ -1,0 +1,143 @@
+//! Attention in MLX's operations: its own kernel where that applies, else by hand (soft-capped scores, and quantized keys and
+//! values, which are multiplied packed).
+
+use mlx_rs::error::Exception;
+use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
+use mlx_rs::{Array, Dtype, ops};
+
+use crate::fast::{Attention, Causal, Chunk, Sight, Stored};
+use crate::quant;
+
+/// See [`crate::fast::attend`].
+#[track_caller]
+pub fn attend(q: &Array, keys: Stored<'_>, values: Stored<'_>, how: &Attention<'_>) -> Result<Array, Exception> {
+    let (Stored::Plain(k), Stored::Plain(v), None) = (keys, values, how.softcap) else {
+        return attend_by_hand(q, keys, values, how);
+    };
+    if let Sight::Causal(rule) = &how.sight
+        && rule.hides(k.dim(2))
+    {
+        let seen = seen(rule, q.dim(2), k.dim(2))?;
+        let mask = Some(ScaledDotProductAttentionMask::Array(&seen));
+        return fast::scaled_dot_product_attention(q, k, v, how.scale, mask, how.sinks);
+    }
+    let mask = match &how.sight {
+        Sight::All => None,
+        Sight::Causal(_) => Some(ScaledDotProductAttentionMask::Causal),
+        Sight::Mask(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
+    };
+    fast::scaled_dot_product_attention(q, k, v, how.scale, mask, how.sinks)
+}
+
+/// The rule as an array for `queries` queries, the last of `keys` keys: `[L, S]`, or `[B, 1, L, S]` with padding.
+#[track_caller]
+pub fn seen(rule: &Causal, queries: i32, keys: i32) -> Result<Array, Exception> {
+    let own = ops::arange::<i32, i32>(keys - queries, keys, None)?.expand_dims(1)?;
+    let keys = ops::arange::<i32, i32>(0, keys, None)?.expand_dims(0)?;
+    let mut last = own.clone();
+    let mut seen = None;
+    let mut both = |more: Array| -> Result<(), Exception> {
+        seen = Some(seen.take().map_or(Ok(more.clone()), |seen: Array| seen.logical_and(&more))?);
+        Ok(())
+    };
+    if let Some(window) = rule.window {
+        both(keys.add(Array::from_int(window))?.gt(&own)?)?;
+    }
+    if let Some(Chunk { size, first }) = rule.chunk {
+        // Where the chunk of the query begins.
+        let place = own.add(Array::from_int(first))?;
+        let start = place.floor_divide(Array::from_int(size))?.multiply(Array::from_int(size))?;
+        both(keys.add(Array::from_int(first))?.ge(start)?)?;
+    }
+    if !rule.padding.is_empty() {
+        let most = keys.dim(1) - 1;
+        let padding: Vec<i32> = rule.padding.iter().map(|&padding| padding.clamp(0, most)).collect();
+        let padding = Array::from_slice(&padding, &[padding.len() as i32, 1, 1, 1]);
+        both(keys.ge(&padding)?)?;
+        last = ops::maximum(last, &padding)?;
+    }
+    both(keys.le(last)?)?;
+    seen.ok_or_else(|| Exception::custom("a rule says nothing"))
+}
+
+/// Attention of products and a softmax, with scores `[B, K, H / K, L, S]`.
+#[track_caller]
+pub(crate) fn attend_by_hand(
+    q: &Array,
+    keys: Stored<'_>,
+    values: Stored<'_>,
+    how: &Attention<'_>,
+) -> Result<Array, Exception> {
+    let &[b, h, l, d] = q.shape() else { return Err(Exception::custom("queries must be [B, H, L, d]")) };
+    let (kv_heads, s) = (keys.first().dim(1), keys.first().dim(2));
+    let grouped = [b, kv_heads, h / kv_heads.max(1), l, s];
+    let scalar = |value: f32| Array::from_f32(value).as_dtype(q.dtype());
+    let scaled = q.multiply(scalar(how.scale)?)?.reshape(&[b, kv_heads, grouped[2], l, d])?;
+    let mut scores = multiply(&scaled, keys, Side::Keys)?;
+    if let Some(cap) = how.softcap {
+        scores = ops::tanh(scores.divide(scalar(cap)?)?)?.multiply(scalar(cap)?)?;
+    }
+    let hide = |scores: &Array, mask: &Array| {
+        let mask = ops::broadcast_to(mask, &[b, h, l, s])?.reshape(&grouped)?;
+        match mask.dtype() {
+            Dtype::Bool => ops::select(mask, scores, scalar(lowest(q.dtype()))?),
+            dtype => scores.add(mask.as_dtype(if dtype == Dtype::Float32 { dtype } else { q.dtype() })?),
+        }
+    };
+    scores = match &how.sight {
+        Sight::All => scores,
+        Sight::Causal(rule) => hide(&scores, &seen(rule, l, s)?)?,
+        Sight::Mask(mask) => hide(&scores, mask)?,
+    };
+    let weights = match how.sinks {
+        None => ops::softmax_axis(&scores, -1, true)?,
+        Some(sinks) => {
+            let sinks = sinks.as_dtype(scores.dtype())?.reshape(&[1, kv_heads, grouped[2], 1, 1])?;
+            let sinks = ops::broadcast_to(sinks, &[b, kv_heads, grouped[2], l, 1])?;
+            let all = ops::softmax_axis(ops::concatenate(&[sinks, scores], -1)?, -1, true)?;
+            ops::split_at_indices(&all, &[1], -1)?.swap_remove(1)
+        }
+    };
+    let out = multiply(&weights.as_dtype(q.dtype())?, values, Side::Values)?;
+    out.reshape(&[b, h, l, out.dim(-1)])
+}
+
+impl Stored<'_> {
+    /// An array whose first three axes are those of the whole.
+    fn first(&self) -> &Array {
+        match self {
+            Self::Plain(array) => array,
+            Self::Packed(packed, _) => &packed.weight,
+        }
+    }
+}
+
+/// What queries, or weights, are multiplied with.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Keys,
+    Values,
+}
+
+/// `x @ keys.T` or `x @ values`, of which each serves a group of heads.
+fn multiply(x: &Array, with: Stored<'_>, side: Side) -> Result<Array, Exception> {
+    match with {
+        Stored::Plain(array) if side == Side::Keys => x.matmul(array.expand_dims(2)?.swap_axes(-1, -2)?),
+        Stored::Plain(array) => x.matmul(array.expand_dims(2)?),
+        Stored::Packed(packed, scheme) => {
+            let biases = packed.biases.as_ref().map(|biases| biases.expand_dims(2)).transpose()?;
+            let grouped =
+                quant::Packed { weight: packed.weight.expand_dims(2)?, scales: packed.scales.expand_dims(2)?, biases };
+            quant::quantized_matmul(x, &grouped, scheme, side == Side::Keys)
+        }
+    }
+}
+
+/// The lowest finite number: a row of which nothing is seen stays finite.
+fn lowest(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::Float16 => -65_504.0,
+        Dtype::Bfloat16 => -3.389_531_4e38,
+        _ => f32::MIN,
+    }
+}

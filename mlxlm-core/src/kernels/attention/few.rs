@@ -1,0 +1,137 @@
+//! Chunks by rows of keys and values read in place, with AVX-512: the driver of [`lanes`].
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use half::bf16;
+use mlx_rs::Dtype;
+
+use super::job::{KEYS, Partial};
+use super::lanes::{Ahead, BF16, F16, F32, Scores, Source, Sums};
+use super::rows::Rows;
+use super::stored::Tensor;
+use crate::kernels::convert;
+use crate::kernels::scratch::{Loan, Scratch};
+
+/// Rows up to which a block is widened again for each few of them, which is less than to store it.
+const AGAIN: usize = 4;
+
+thread_local! {
+    static BUFFER: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// Some rows of queries, as the loops want them.
+pub(super) struct Few<'a> {
+    rows: &'a Rows<'a>,
+    /// Queries, scores, then a widened block.
+    buffer: Loan,
+    /// f32 between queries.
+    pitch: usize,
+    seen: Vec<Range<usize>>,
+}
+
+/// The type in which the loops read a tensor, if they read it in place.
+fn kind(tensor: &Tensor) -> Option<u8> {
+    match tensor {
+        Tensor::Plain(heads) if heads.dtype() == Dtype::Float32 => Some(F32),
+        Tensor::Plain(heads) if heads.dtype() == Dtype::Float16 => Some(F16),
+        Tensor::Plain(_) => Some(BF16),
+        Tensor::Packed { .. } => None,
+    }
+}
+
+/// A buffer of a block, of rows that are whole vectors.
+fn block(dims: usize) -> usize {
+    KEYS * dims.next_multiple_of(16)
+}
+
+impl<'a> Few<'a> {
+    pub(super) fn new(rows: &'a Rows<'a>) -> Self {
+        let (job, len) = (rows.job, rows.len());
+        let (d, e) = (job.q.shape[3], job.values.shape()[3]);
+        let padded = d.next_multiple_of(32);
+        let pairs = kind(&job.keys) == Some(BF16);
+        let pitch = if pairs { padded / 2 } else { padded };
+        let mut buffer = Loan::new(&BUFFER, len * (padded + KEYS) + block(d.max(e)));
+        let queries = &mut buffer.as_mut()[..len * padded];
+        rows.read_queries(padded, queries);
+        if pairs {
+            let wide = queries.to_vec();
+            // SAFETY: half as many bytes as the queries have; bf16 is plain bits.
+            let narrow = unsafe { std::slice::from_raw_parts_mut(queries.as_mut_ptr().cast::<bf16>(), wide.len()) };
+            convert::to_bf16(job.isa, &wide, narrow);
+        }
+        Self { rows, buffer, pitch, seen: Vec::with_capacity(len) }
+    }
+
+    /// Adds the keys of a chunk.
+    pub(super) fn add(&mut self, keys: Range<usize>, to: &mut Partial<'_>) {
+        let Self { rows, buffer, pitch, seen } = self;
+        let (job, len) = (rows.job, rows.len());
+        let (d, e, width) = (job.q.shape[3], job.values.shape()[3], job.width());
+        let (queries, rest) = buffer.as_mut().split_at_mut(len * d.next_multiple_of(32));
+        let (scores, wide) = rest.split_at_mut(len * KEYS);
+        for first in keys.clone().step_by(KEYS) {
+            let count = KEYS.min(keys.end - first);
+            seen.clear();
+            seen.extend((0..len).map(|row| rows.seen_of(row, first, KEYS)));
+            let of_keys = source(rows, &job.keys, first, count, wide);
+            // SAFETY: the level was checked when this way was chosen; buffers have room for the rows and for a block.
+            unsafe {
+                Scores {
+                    queries: queries.as_ptr(),
+                    pitch: *pitch,
+                    rows: len,
+                    keys: of_keys,
+                    count,
+                    d,
+                    out: scores.as_mut_ptr(),
+                    ahead: Ahead::new(rows, &job.values, first, KEYS),
+                }
+                .run();
+            }
+            for (row, state) in to.states.iter_mut().enumerate() {
+                let scores = &mut scores[row * KEYS..][..count.next_multiple_of(16)];
+                let factor = rows.weigh(row, first, KEYS, scores, state);
+                if factor.to_bits() != 1.0_f32.to_bits() {
+                    for sum in &mut to.sums[row * width..][..width] {
+                        *sum *= factor;
+                    }
+                }
+            }
+            let of_values = source(rows, &job.values, first, count, wide);
+            // SAFETY: as above.
+            unsafe {
+                Sums {
+                    weights: scores.as_ptr(),
+                    seen,
+                    values: of_values,
+                    e,
+                    to: to.sums.as_mut_ptr(),
+                    width,
+                    ahead: Ahead::new(rows, &job.keys, first + KEYS, KEYS),
+                }
+                .run();
+            }
+        }
+    }
+}
+
+/// A block of keys or values: in place, or widened if that must be, or pays.
+fn source(rows: &Rows<'_>, tensor: &Tensor, first: usize, count: usize, wide: &mut [f32]) -> Source {
+    let dims = tensor.shape()[3];
+    let at = |key| [rows.batch, rows.kv_head, key];
+    let is_keys = std::ptr::eq(tensor, &raw const rows.job.keys);
+    match (tensor, kind(tensor)) {
+        (Tensor::Plain(heads), Some(kind)) if rows.len() <= AGAIN || kind == F32 || (is_keys && kind == BF16) => {
+            Source { data: heads.at(at(first)), stride: heads.stride(), kind }
+        }
+        _ => {
+            let pitch = dims.next_multiple_of(16);
+            for (i, row) in wide.chunks_exact_mut(pitch).enumerate().take(count) {
+                tensor.read(rows.job.isa, at(first + i), &mut row[..dims]);
+            }
+            Source { data: wide.as_ptr().cast(), stride: 4 * pitch as isize, kind: F32 }
+        }
+    }
+}
