@@ -113,13 +113,14 @@ mod tests {
     use super::super::testing::{check, check_narrow, normal};
     use super::*;
 
+    type Attention = fn(&Array, &Array, &Array, f32) -> Result<Array, Exception>;
+
     #[test]
     fn causal_attention_is_the_plain_one() {
         let check_sizes = |len: i32, heads: i32, kv_heads: i32, dims: i32| {
             let kv = [2, len, kv_heads, dims];
             let inputs = [normal(&[2, len, heads, dims], 1), normal(&kv, 2), normal(&kv, 3)];
             let by_head = |x: &Array| x.transpose_axes(&[0, 2, 1, 3]);
-            type Attention = fn(&Array, &Array, &Array, f32) -> Result<Array, Exception>;
             let with = |f: Attention| {
                 move |x: &[Array]| by_head(&f(&by_head(&x[0])?, &by_head(&x[1])?, &by_head(&x[2])?, 0.3)?)
             };

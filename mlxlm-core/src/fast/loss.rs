@@ -17,6 +17,8 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array, Exception
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use mlx_rs::Dtype;
 
     use super::super::testing::{check, gradients, normal};
@@ -36,7 +38,7 @@ mod tests {
         for dtype in [Dtype::Float16, Dtype::Bfloat16] {
             let narrow = normal(&[2, 3, 37], 1).as_dtype(dtype).unwrap();
             let wide = narrow.as_dtype(Dtype::Float32).unwrap();
-            let (got, want) = (loss(&[narrow.clone()]).unwrap(), loss(&[wide.clone()]).unwrap());
+            let (got, want) = (loss(from_ref(&narrow)).unwrap(), loss(from_ref(&wide)).unwrap());
             assert_eq!(got.try_as_slice::<f32>().unwrap(), want.try_as_slice::<f32>().unwrap());
             let (got, want) = (gradients(loss_sum(&loss), &[narrow]), gradients(loss_sum(&loss), &[wide]));
             assert_eq!(got[0].dtype(), dtype);

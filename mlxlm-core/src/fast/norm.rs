@@ -44,7 +44,6 @@ mod tests {
         let inputs = [normal(&[5, 7, 40], 1).add(Array::from_f32(2.0)).unwrap(), normal(&[40], 2), normal(&[40], 3)];
         let (both, one) =
             (|x: &[Array]| (x.get(1).cloned(), x.get(2).cloned()), |x: &[Array]| (None, x.get(1).cloned()));
-        type Split = fn(&[Array]) -> (Option<Array>, Option<Array>);
         for (count, split) in [(3, both as Split), (2, both), (2, one), (1, both)] {
             let with = |f: Norm| {
                 move |x: &[Array]| {
@@ -56,6 +55,7 @@ mod tests {
         }
     }
 
+    type Split = fn(&[Array]) -> (Option<Array>, Option<Array>);
     type Norm = fn(&Array, Option<&Array>, Option<&Array>, f32) -> Result<Array, Exception>;
 
     #[test]

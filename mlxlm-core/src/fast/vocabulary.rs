@@ -80,6 +80,7 @@ pub fn categorical(logits: &Array, scale: f32, key: &Array) -> Result<Array, Exc
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "infinities, and a value that is copied")]
 mod tests {
     use mlx_rs::{Dtype, random};
     use proptest::prelude::*;

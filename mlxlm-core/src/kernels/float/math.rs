@@ -100,6 +100,12 @@ pub(super) fn sum(values: &[f32]) -> f32 {
     fold(values, 0.0, |_, value| value, |a, b| a + b)
 }
 
+/// The sum of the squares of the distances from `center`.
+#[inline(always)]
+pub(super) fn spread(values: &[f32], center: f32) -> f32 {
+    fold(values, 0.0, |_, value| (value - center) * (value - center), |a, b| a + b)
+}
+
 /// The sum of the products; `b` is at least as long as `a`.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {

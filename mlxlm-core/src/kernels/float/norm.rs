@@ -181,15 +181,13 @@ multiversion! {
     fn forward(centered: bool, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
         let dims = x.len();
         let (mean, out) = (mean(centered, x), &mut out[..dims]);
-        for i in 0..dims {
-            out[i] = x[i] - mean;
+        let r = 1.0 / (math::spread(x, mean) / dims as f32 + eps).sqrt();
+        match (weight.len() == dims, bias.len() == dims) {
+            (false, false) => (0..dims).for_each(|i| out[i] = (x[i] - mean) * r),
+            (true, false) => (0..dims).for_each(|i| out[i] = (x[i] - mean) * r * weight[i]),
+            (false, true) => (0..dims).for_each(|i| out[i] = (x[i] - mean) * r + bias[i]),
+            (true, true) => (0..dims).for_each(|i| out[i] = (x[i] - mean) * r * weight[i] + bias[i]),
         }
-        let r = 1.0 / (math::dot(out, out) / dims as f32 + eps).sqrt();
-        for out in out.iter_mut() {
-            *out *= r;
-        }
-        out.iter_mut().zip(weight).for_each(|(out, weight)| *out *= weight);
-        out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
     }
 }
 
@@ -202,13 +200,10 @@ multiversion! {
         let dims = x.len();
         let (mean_x, dy, dx, normal) = (mean(centered, x), &dy[..dims], &mut dx[..dims], &mut normal[..dims]);
         let (d_weight, d_bias) = sums.split_at_mut(dims);
-        for i in 0..dims {
-            normal[i] = x[i] - mean_x;
-        }
-        let r = 1.0 / (math::dot(normal, normal) / dims as f32 + eps).sqrt();
+        let r = 1.0 / (math::spread(x, mean_x) / dims as f32 + eps).sqrt();
         dx.copy_from_slice(dy);
         for i in 0..dims {
-            normal[i] *= r;
+            normal[i] = (x[i] - mean_x) * r;
             d_weight[i] += dy[i] * normal[i];
             d_bias[i] += dy[i];
         }

@@ -1,7 +1,7 @@
 //! A draw from one distribution over the vocabulary: the entry in which the cumulated probabilities pass a random share, as in
 //! MLX's `random::categorical` of one row.
 //!
-//! Unusual: probabilities are summed exactly, as those of [`super::keep`] are, and in blocks; only the block with the border is
+//! Unusual: probabilities are summed exactly, see [`super::mass`], and in blocks; only the block with the border is
 //! looked at entry by entry. MLX sums them in f32, so that a share that falls within some 1e-6 of a border may draw the
 //! neighbour there.
 
@@ -12,18 +12,12 @@ use half::{bf16, f16};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::super::{isa, math, multiversion, takes};
-use super::holds_nan;
-use super::keep::mass;
+use super::super::{isa, multiversion, takes};
+use super::mass::{BLOCK, largest, mass, masses};
 use crate::kernels::convert::{self, Copies, Values};
-use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
-use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one};
 use crate::kernels::scratch::{Scratch, with_scratch};
-
-/// Entries that are summed up together.
-const BLOCK: usize = 1024;
 
 thread_local! {
     static ROOM: Scratch = const { Cell::new(Vec::new()) };
@@ -93,10 +87,10 @@ fn round(isa: Isa, dtype: Dtype, values: &mut [f32]) {
 
 /// The first entry at which the probabilities up to it pass a share of all.
 fn entry_at(isa: Isa, logits: &mut [f32], share: f32) -> usize {
-    if holds_nan(isa, logits) {
+    let mut largest = largest(isa, logits);
+    if largest.is_nan() {
         return 0;
     }
-    let mut largest = math::max(logits);
     if largest.is_infinite() {
         for x in logits.iter_mut() {
             *x = if x.total_cmp(&largest).is_eq() { 0.0 } else { f32::NEG_INFINITY };
@@ -105,14 +99,7 @@ fn entry_at(isa: Isa, logits: &mut [f32], share: f32) -> usize {
     }
     let logits = &*logits;
     let block = |number: usize| &logits[number * BLOCK..logits.len().min((number + 1) * BLOCK)];
-    let mut masses = vec![0.0_f64; logits.len().div_ceil(BLOCK)];
-    let to = Shared(masses.as_mut_ptr());
-    pool::parallel_ranges(masses.len(), 8, masses.len().div_ceil(8), |from, end| {
-        for number in from..end {
-            // SAFETY: each block is summed up by one task.
-            unsafe { *to.get().add(number) = mass(isa, block(number), largest) };
-        }
-    });
+    let masses = masses(isa, logits, largest);
     let border = f64::from(share) * masses.iter().sum::<f64>();
     let (mut below, mut last) = (0.0, 0);
     for (number, sum) in masses.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
@@ -148,7 +135,7 @@ mod tests {
 
     /// [`entry_at`] by one sum from the first entry on.
     fn plain(logits: &[f32], share: f32) -> usize {
-        let largest = math::max(logits);
+        let largest = largest(Isa::Portable, logits);
         let weights = logits.iter().map(|x| mass(Isa::Portable, &[*x], largest));
         let border = f64::from(share) * weights.clone().sum::<f64>();
         let mut sum = 0.0;

@@ -3,6 +3,7 @@
 
 mod draw;
 mod keep;
+mod mass;
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -10,7 +11,7 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::{cross_entropy, isa, math, multiversion, takes};
+use super::{cross_entropy, isa, multiversion, takes};
 use crate::kernels::convert::{Copies, Results, Values};
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
@@ -65,12 +66,6 @@ fn each_row(view: &View<'_>, visit: impl Fn(usize, &[f32]) + Sync) {
     });
 }
 
-multiversion! {
-    fn holds_nan(row: &[f32]) -> bool {
-        row.iter().fold(false, |found, value| found | value.is_nan())
-    }
-}
-
 #[derive(Debug)]
 struct LogSumExp;
 
@@ -117,7 +112,7 @@ impl Operation for ArgMax {
 multiversion! {
     /// The index of the largest value, the first of equals; what is not a number counts as larger than all.
     fn first_largest(row: &[f32]) -> usize {
-        let (largest, nan) = (math::max(row), row.iter().fold(false, |found, value| found | value.is_nan()));
-        row.iter().position(|value| if nan { value.is_nan() } else { *value >= largest }).unwrap_or(0)
+        let largest = mass::largest_of(row);
+        row.iter().position(|value| if largest.is_nan() { value.is_nan() } else { *value >= largest }).unwrap_or(0)
     }
 }
