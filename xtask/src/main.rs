@@ -4,6 +4,7 @@
 //! A new command is a module with `Args` and `run`, and one line in each of the three lists below.
 #![expect(clippy::print_stderr, reason = "a program for the terminal")]
 
+mod bench;
 mod ci;
 mod demo;
 mod golden;
@@ -29,6 +30,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Args),
     #[command(hide = true)]
     Bindings(setup::bindings::Args),
     Ci(ci::Args),
@@ -42,6 +44,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Bindings(args) => setup::bindings::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::DemoModel(args) => demo::run(&args),

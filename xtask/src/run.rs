@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Builds the binary and returns its path. Standard output stays free for what the binary prints.
-fn build(mut cargo: Command) -> Result<PathBuf> {
+pub(crate) fn build(mut cargo: Command) -> Result<PathBuf> {
     let root = cargo.get_current_dir().unwrap_or(Path::new("."));
     let is_first = !root.join("target/release/mlxlm").is_file();
     cargo.args(["build", "--release", "--package", "mlxlm-cli", "--bin", "mlxlm"]);

@@ -28,7 +28,7 @@ use crate::process::{self, AR, CARGO, CXX};
 use crate::workspace;
 
 /// The MLX that the pinned `mlx-sys` binds; checked against its sources.
-const MLX_VERSION: &str = "0.32.2";
+pub(crate) const MLX_VERSION: &str = "0.32.2";
 /// Raise it when what setup produces changes.
 const RECIPE: u32 = 1;
 /// Cargo reads `include` in its configuration from 1.94 on.

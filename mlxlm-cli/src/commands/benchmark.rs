@@ -35,7 +35,7 @@ pub(super) fn run(args: &BenchmarkArgs) -> Result {
     let ready_s = begin.elapsed().as_secs_f64();
 
     random::seed(0).map_err(mlxlm_core::Error::from)?;
-    let setting = Setting {
+    let mut setting = Setting {
         model: &*model,
         prompts: random_prompts(&*model, args)?,
         context: context::filled(&*model, args.context_tokens)?,

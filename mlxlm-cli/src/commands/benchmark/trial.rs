@@ -9,14 +9,14 @@ use mlxlm_sample::decode::{BatchDecoding, BatchRow, Chooser, PlainDecoding};
 use mlxlm_sample::{GenerateOptions, ProcessorOptions, SamplerOptions};
 use serde_json::{Value, json};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 /// What is timed.
 pub(super) struct Setting<'a> {
     pub(super) model: &'a dyn CausalLm,
     /// Of one length; as many as there are sequences.
     pub(super) prompts: Vec<Vec<u32>>,
-    /// What every sequence has read before.
+    /// What every sequence has read before. A trial leaves it as it was.
     pub(super) context: Option<Caches>,
     /// Tokens that follow each prompt, at least one.
     pub(super) generation_tokens: usize,
@@ -57,26 +57,45 @@ impl Trial {
 
 impl Setting<'_> {
     /// Does it once, from what the context holds.
-    pub(super) fn run(&self) -> Result<Trial> {
+    pub(super) fn run(&mut self) -> Result<Trial> {
         // What the last trial left behind must not be timed here.
         device::synchronize()?;
         device::clear_cache()?;
         match &self.prompts[..] {
-            [prompt] => self.single(prompt),
+            [_] => self.single(),
             _ => self.batch(),
         }
     }
 
-    fn single(&self, prompt: &[u32]) -> Result<Trial> {
-        let mut context = self.context.clone();
+    fn single(&mut self) -> Result<Trial> {
+        let options = self.options();
+        // Where it can be emptied again, the context itself: a second one would be most of the peak memory.
+        let is_copied = !self.context.as_ref().is_some_and(Caches::is_trimmable);
+        let mut copy = if is_copied { self.context.clone() } else { None };
+        let context = if is_copied { copy.as_mut() } else { self.context.as_mut() };
         let begin = Instant::now();
-        let mut tokens = PlainDecoding::new(self.model, prompt, context.as_mut(), greedy()?, &self.options())?;
+        let mut tokens = PlainDecoding::new(self.model, &self.prompts[0], context, greedy()?, &options)?;
         tokens.next().transpose()?;
         let first = Instant::now();
         tokens.try_for_each(|token| token.map(drop))?;
+        drop(tokens);
         let trial = Trial::new(self, begin, first);
         device::synchronize()?;
+        if !is_copied {
+            self.forget()?;
+        }
         trial
+    }
+
+    /// Takes back what a trial added to the context.
+    fn forget(&mut self) -> Result {
+        let added = (self.prompts[0].len() + self.generation_tokens) as i32;
+        let taken_back = self.context.as_mut().map_or(added, |context| context.trim(added));
+        if taken_back == added {
+            return Ok(());
+        }
+        Err(Failure::new("a window of the model is full with this context and cannot be emptied again")
+            .hint("choose `--context-tokens` well above or below the model's window"))
     }
 
     fn batch(&self) -> Result<Trial> {

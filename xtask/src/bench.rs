@@ -1,0 +1,177 @@
+//! `cargo xtask bench`: how fast this machine is with models of real shapes, beside its own limits and other programs.
+//!
+//! - [`shape`] knows the models' sizes, [`folder`] makes them from a seed in `target/bench-models`;
+//! - [`plan`] runs `mlxlm benchmark` and the [`peers`] in turns, and [`measure`] keeps what they say;
+//! - [`goals`] compares, [`report`] writes `BENCHMARKS.md`.
+
+mod folder;
+mod goals;
+mod machine;
+mod measure;
+mod peers;
+mod plan;
+mod report;
+mod shape;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use self::measure::Journal;
+use self::peers::Peers;
+use self::plan::Bench;
+use self::report::About;
+use crate::process::{self, CARGO};
+use crate::{run, setup, workspace};
+
+/// Measure mlxlm and its peers on models of real shapes, and write BENCHMARKS.md
+///
+/// The first time it makes the models (10 GB in target/bench-models). A whole run takes about ten minutes, on a machine that
+/// should do nothing else; with `--quick` or `--only` the tables are printed and BENCHMARKS.md stays as it is.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {
+    /// Measure once only, and little but what the goals need
+    #[arg(long)]
+    quick: bool,
+
+    /// Measure these shapes only, as in `--only llama-3.2-1b,qwen3-4b`
+    #[arg(long, value_delimiter = ',', value_name = "SHAPE")]
+    only: Vec<String>,
+
+    /// Go on with a run that was interrupted
+    #[arg(long)]
+    resume: bool,
+
+    /// A Python that has mlx-lm
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+
+    /// A Python that has llama-cpp-python and gguf; once for each build of it
+    #[arg(long, value_name = "PATH")]
+    llama_python: Vec<PathBuf>,
+
+    /// First install mlx-lm, and llama.cpp compiled for this CPU, below target/bench-peers (a quarter of an hour)
+    #[arg(long)]
+    install_peers: bool,
+
+    /// Measure this binary instead of building one
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let begin = Instant::now();
+    for name in &args.only {
+        if shape::Shape::find(name).is_none() {
+            let known: Vec<&str> = shape::ALL.iter().map(|shape| shape.name).collect();
+            bail!("`--only`: there is no shape `{name}`\nhint: there are {}", known.join(", "));
+        }
+    }
+    setup::ensure()?;
+    let root = workspace::root();
+    let peers_home = root.join("target/bench-peers");
+    if args.install_peers {
+        peers::install(&peers_home)?;
+    }
+    let peers = Peers::find(args.python.as_deref(), &args.llama_python, &peers_home);
+    peers.absent.iter().for_each(|absent| eprintln!("note: {absent}"));
+    let models = plan::models(&root);
+    fs::create_dir_all(&models).with_context(|| format!("cannot create `{}`", models.display()))?;
+    let binary = binary(args, &models)?;
+    let supported = plan::model_types(&process::succeed(Command::new(&binary).arg("models"), CARGO)?);
+
+    let load = machine::load();
+    if load.is_some_and(|load| load > 0.5) {
+        eprintln!("note: this machine is busy, which makes all figures smaller");
+    }
+    let basis = basis(&binary, args.quick)?;
+    let journal = Journal::open(&models.join("measured.jsonl"), &basis, args.resume)?;
+    let (quick, only) = (args.quick, args.only.clone());
+    let bench = Bench { journal: &journal, binary, models, peers, quick, only, supported };
+    eprintln!("measuring; results so far are kept in target/bench-models, `--resume` goes on with them");
+    bench.run()?;
+
+    let about = About {
+        date: machine::today(),
+        command: command(std::env::args().skip(1)),
+        machine: machine::machine(),
+        version: machine::version(),
+        load,
+    };
+    let text = report::report(&bench, &about);
+    if args.quick || !args.only.is_empty() {
+        eprintln!("\n{text}");
+    } else {
+        let path = root.join("BENCHMARKS.md");
+        fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
+        eprintln!("wrote BENCHMARKS.md");
+    }
+    eprintln!("took {:.0} s", begin.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// A copy of the binary, which nobody builds anew while it is measured.
+fn binary(args: &Args, home: &Path) -> Result<PathBuf> {
+    let built = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => run::build(workspace::cargo())?,
+    };
+    let copy = home.join("mlxlm");
+    // One that runs cannot be written to, but it can be replaced.
+    drop(fs::remove_file(&copy));
+    fs::copy(&built, &copy).with_context(|| format!("cannot copy `{}`", built.display()))?;
+    Ok(copy)
+}
+
+/// What results depend on, and must be the same for `--resume`.
+fn basis(binary: &Path, quick: bool) -> Result<String> {
+    let bytes = fs::read(binary).with_context(|| format!("cannot read `{}`", binary.display()))?;
+    // A sum of the words, each turned by its place, is mark enough.
+    let words = bytes.chunks_exact(8).map(|word| word.iter().fold(0_u64, |all, byte| all << 8 | u64::from(*byte)));
+    let sum = words.fold(0_u64, |sum, word| sum.rotate_left(5) ^ word.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    Ok(format!("{sum:016x}, {}, quick: {quick}", machine::machine()))
+}
+
+/// The command as one would type it elsewhere: what follows is not the path of this machine.
+fn command(words: impl Iterator<Item = String>) -> String {
+    let mut shown = vec!["cargo".to_owned(), "xtask".to_owned()];
+    let mut is_path = false;
+    for word in words {
+        let option = word.split('=').next().unwrap_or_default();
+        let takes_path = ["--python", "--llama-python", "--binary"].contains(&option);
+        shown.push(match (is_path, takes_path && word.contains('=')) {
+            (true, _) => "PATH".to_owned(),
+            (_, true) => format!("{option}=PATH"),
+            _ => word.clone(),
+        });
+        is_path = !is_path && takes_path && !word.contains('=');
+    }
+    shown.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_names_no_path_of_this_machine() {
+        let words = ["bench", "--python", "/opt/a", "--llama-python=/opt/b", "--only", "qwen3-4b"];
+        let shown = command(words.iter().map(ToString::to_string));
+        assert_eq!(shown, "cargo xtask bench --python PATH --llama-python=PATH --only qwen3-4b");
+    }
+
+    #[test]
+    fn another_binary_is_another_basis() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            let path = folder.path().join("binary");
+            fs::write(&path, bytes).unwrap();
+            basis(&path, false).unwrap()
+        };
+        assert_ne!(of(&[1; 64]), of(&[2; 64]));
+        assert_eq!(of(&[1; 64]), of(&[1; 64]));
+    }
+}
