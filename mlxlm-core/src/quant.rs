@@ -297,6 +297,27 @@ pub fn gather_quantized_matmul(
     })
 }
 
+/// The rows of a packed matrix with these numbers, dense.
+///
+/// # Shapes
+/// - `ids`: `[…]`, result: `[…, in]`
+#[track_caller]
+pub fn quantized_rows(w: &Packed, scheme: Scheme, ids: &Array) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::quantized_rows(w, scheme, ids));
+    mlx_quantized_rows(w, scheme, ids)
+}
+
+/// [`quantized_rows`] by MLX's own operations.
+#[track_caller]
+pub(crate) fn mlx_quantized_rows(w: &Packed, scheme: Scheme, ids: &Array) -> Result<Array, Exception> {
+    let rows = Packed {
+        weight: w.weight.take_axis(ids, 0)?,
+        scales: w.scales.take_axis(ids, 0)?,
+        biases: w.biases.as_ref().map(|biases| biases.take_axis(ids, 0)).transpose()?,
+    };
+    dequantize(&rows, scheme, None)
+}
+
 fn options(scheme: Scheme) -> (mlx_sys::mlx_optional_int, mlx_sys::mlx_optional_int) {
     let some = |value| mlx_sys::mlx_optional_int { value, has_value: true };
     (some(scheme.group_size), some(scheme.bits))

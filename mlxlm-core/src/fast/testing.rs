@@ -26,7 +26,32 @@ pub(super) fn gradients(loss: impl Fn(&[Array]) -> Result<Array, Exception>, inp
     transforms::value_and_grad_with_argnums(loss, numbers.as_slice())(inputs).unwrap().1
 }
 
-/// Holds values and gradients of a function of `f32` against those of its plain version.
+/// The sum of the products of all entries.
+fn along(x: &Array, direction: &Array) -> f32 {
+    x.multiply(direction).unwrap().sum(None).unwrap().try_item_exact::<f32>().unwrap()
+}
+
+/// Holds gradients of `loss` against the differences that a step along a random direction makes.
+fn check_differences(loss: impl Fn(&[Array]) -> Array, inputs: &[Array], gradients: &[Array]) {
+    const STEP: f32 = 1.0 / 128.0;
+    for (i, gradient) in gradients.iter().enumerate() {
+        let direction = normal(inputs[i].shape(), 7 + i as u64);
+        let at = |step: f32| {
+            let mut inputs = inputs.to_vec();
+            inputs[i] = inputs[i].add(direction.multiply(Array::from_f32(step)).unwrap()).unwrap();
+            loss(&inputs).try_item_exact::<f32>().unwrap()
+        };
+        let (got, want) = ((at(STEP) - at(-STEP)) / (2.0 * STEP), along(gradient, &direction));
+        // The gradient's length is what a random direction makes of it.
+        let scale = along(gradient, gradient).sqrt();
+        assert!(
+            (got - want).abs() <= 0.03 * (scale + 1.0),
+            "gradient {i}: {want} along a direction, a step makes {got}"
+        );
+    }
+}
+
+/// Holds values and gradients of a function of `f32` against those of its plain version, and gradients against differences.
 pub(super) fn check(
     inputs: &[Array],
     fast: impl Fn(&[Array]) -> Result<Array, Exception>,
@@ -35,10 +60,12 @@ pub(super) fn check(
     let got = fast(inputs).unwrap();
     close(&got, &plain(inputs).unwrap(), "value");
     let direction = normal(got.shape(), 99);
-    let along = |f: Function<'_>| gradients(|x| f(x)?.multiply(&direction)?.sum(None), inputs);
-    for (i, (got, want)) in along(&fast).iter().zip(along(&plain)).enumerate() {
+    let gradients_of = |f: Function<'_>| gradients(|x| f(x)?.multiply(&direction)?.sum(None), inputs);
+    let got = gradients_of(&fast);
+    for (i, (got, want)) in got.iter().zip(gradients_of(&plain)).enumerate() {
         close(got, &want, &format!("gradient {i}"));
     }
+    check_differences(|x| fast(x).unwrap().multiply(&direction).unwrap().sum(None).unwrap(), inputs, &got);
 }
 
 /// Holds the value in 16 bits against that in `f32`, and the type of its gradient.

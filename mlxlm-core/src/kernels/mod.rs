@@ -33,4 +33,4 @@ mod scratch;
 pub(crate) use attention::attend;
 pub use isa::{ISA_VAR, Isa, IsaError};
 pub(crate) use primitive::on_cpu;
-pub(crate) use quantized::{gather_quantized_matmul, quantized_matmul};
+pub(crate) use quantized::{gather_quantized_matmul, quantized_matmul, quantized_rows};

@@ -57,14 +57,7 @@ impl Matrix {
     pub fn rows(&self, ids: &Array) -> Result<Array, Exception> {
         match self {
             Self::Dense(weight) => weight.take_axis(ids, 0),
-            Self::Packed(packed, scheme) => {
-                let rows = Packed {
-                    weight: packed.weight.take_axis(ids, 0)?,
-                    scales: packed.scales.take_axis(ids, 0)?,
-                    biases: packed.biases.as_ref().map(|biases| biases.take_axis(ids, 0)).transpose()?,
-                };
-                quant::dequantize(&rows, *scheme, None)
-            }
+            Self::Packed(packed, scheme) => quant::quantized_rows(packed, *scheme, ids),
         }
     }
 

@@ -350,3 +350,30 @@ multiversion! {
         ds_hidden.fill(0.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::{each_level, numbers};
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_level_gives_the_same_bits(x in numbers(64..600), seen in 1..20_usize) {
+            let rows = seen.min(x.len() / seen);
+            let scores = &x[..rows * seen];
+            each_level(scores.len() + rows, |isa, out| {
+                let (out, normalizers) = out.split_at_mut(scores.len());
+                out.copy_from_slice(scores);
+                softmax(isa, out, seen, seen - rows, normalizers);
+            })?;
+            each_level(2 * x.len(), |isa, out| {
+                let (p, ds) = out.split_at_mut(x.len());
+                p.copy_from_slice(&x);
+                ds.copy_from_slice(&x);
+                softmax_gradient(isa, p, ds, x.len() / 2, 3.0, 0.5, 0.25);
+            })?;
+        }
+    }
+}

@@ -146,3 +146,19 @@ multiversion! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::{each_level, numbers};
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_level_gives_the_same_bits(x in numbers(1..600)) {
+            each_level(1, |isa, out| out[0] = log_sum_exp(isa, &x))?;
+            each_level(x.len(), |isa, out| scaled_softmax(isa, &x, 3.0, x[0], out))?;
+        }
+    }
+}

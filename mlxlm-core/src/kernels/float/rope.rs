@@ -213,3 +213,21 @@ multiversion! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::{each_level, numbers};
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_level_gives_the_same_bits(x in numbers(8..300), direction in prop::sample::select(vec![1.0_f32, -1.0])) {
+            let half = x.len() / 4;
+            let (cos, sin) = (&x[..half], &x[half..2 * half]);
+            each_level(2 * half, |isa, out| rotate_halves(isa, &x[..2 * half], cos, sin, direction, out))?;
+            each_level(2 * half, |isa, out| rotate_neighbours(isa, &x[..2 * half], cos, sin, direction, out))?;
+        }
+    }
+}

@@ -22,10 +22,12 @@ mod dot;
 mod fixed;
 mod gather;
 mod lanes;
+mod rows;
 mod unpack;
 mod weights;
 
 pub(crate) use gather::gather_quantized_matmul;
+pub(crate) use rows::quantized_rows;
 pub(crate) use unpack::unpack;
 use weights::Storage;
 pub(crate) use weights::{Params, Weights};

@@ -1,0 +1,160 @@
+//! Rows of a quantized matrix by their numbers, as an embedding needs them: unpacked where they lie, rounded once.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype, transforms};
+
+use super::{Storage, Weights, unpack};
+use crate::kernels::convert::Results;
+use crate::kernels::isa::Isa;
+use crate::kernels::pool;
+use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
+use crate::kernels::scratch::{Scratch, with_scratch};
+use crate::quant::{self, Mode, Packed, Scheme};
+
+thread_local! {
+    /// A row as f32.
+    static ROOM: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// Weights that a task unpacks at least.
+const CHUNK: usize = 1 << 14;
+
+/// The rows `ids` of a matrix, or `None` where MLX's own operations are to be taken. Numbers below zero count from the end; the
+/// evaluation fails for those that are no row's.
+///
+/// # Shapes
+/// - `ids`: `[…]` of `u32` or `i32`, result: `[…, in]` of the type of the scales, or bf16 if they are no floats
+pub(crate) fn quantized_rows(w: &Packed, scheme: Scheme, ids: &Array) -> Result<Option<Array>, Exception> {
+    let (&[rows, words], &[of_rows, groups]) = (w.weight.shape(), w.scales.shape()) else { return Ok(None) };
+    let columns = groups * scheme.group_size;
+    let dtype = match (scheme.mode, &w.biases) {
+        (Mode::Affine, Some(biases)) if biases.shape() == w.scales.shape() && biases.dtype() == w.scales.dtype() => {
+            w.scales.dtype()
+        }
+        (Mode::Affine, _) | (_, Some(_)) => return Ok(None),
+        (_, None) if w.scales.dtype() == Dtype::Uint8 => Dtype::Bfloat16,
+        (_, None) => return Ok(None),
+    };
+    let fits = rows == of_rows
+        && words == scheme.packed_words(columns)
+        && Scheme::new(scheme.mode, scheme.bits, scheme.group_size).is_ok()
+        && w.weight.dtype() == Dtype::Uint32
+        && matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+        && matches!(ids.dtype(), Dtype::Uint32 | Dtype::Int32);
+    if !fits || !on_cpu() {
+        return Ok(None);
+    }
+    let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
+    let shape: Vec<i32> = ids.shape().iter().copied().chain([columns]).collect();
+    let inputs: Vec<&Array> = [ids, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
+    apply_one(Rows { scheme, isa }, &inputs, &shape, dtype).map(Some)
+}
+
+#[derive(Debug)]
+struct Rows {
+    scheme: Scheme,
+    isa: Isa,
+}
+
+impl Operation for Rows {
+    fn name(&self) -> &'static CStr {
+        c"QuantizedRows"
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let mut storage = Storage::default();
+        let w = Weights::new(self.scheme, &inputs[1..], &mut storage);
+        let ids: Vec<i64> = match inputs[0].dtype {
+            Dtype::Int32 => inputs[0].contiguous::<i32>(&mut Vec::new()).iter().map(|&id| i64::from(id)).collect(),
+            _ => inputs[0].contiguous::<u32>(&mut Vec::new()).iter().map(|&id| i64::from(id)).collect(),
+        };
+        let row_of = |id: i64| {
+            let row = if id < 0 { id + w.rows as i64 } else { id };
+            usize::try_from(row).ok().filter(|row| *row < w.rows)
+        };
+        let (out, columns) = (Results::new(&mut outputs[0]), w.columns);
+        pool::parallel_ranges(ids.len(), 1, (ids.len() * columns).div_ceil(CHUNK), |from, to| {
+            with_scratch(&ROOM, columns, |room| {
+                for (i, &id) in (from..).zip(&ids[from..to]) {
+                    let Some(row) = row_of(id) else { panic!("{id} is no row of {}", w.rows) };
+                    let fill = |out: &mut [f32]| unpack(self.isa, &w, row, 0, out);
+                    // SAFETY: rows are written by one task each.
+                    unsafe { out.part(self.isa, i * columns, (i + 1) * columns, room, fill) };
+                }
+            });
+        });
+    }
+
+    /// That of the scales and the biases, by way of MLX's own operations.
+    fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        if at.argnums.iter().any(|of| *of < 2) {
+            return Err(Exception::custom(
+                "the codes of a quantized matrix and the numbers of its rows have no gradient",
+            ));
+        }
+        let rows = |params: &[Array]| -> Result<Vec<Array>, Exception> {
+            let (scales, biases) = (params[0].clone(), params.get(1).cloned());
+            let w = Packed { weight: at.primals[1].clone(), scales, biases };
+            Ok(vec![quant::mlx_quantized_rows(&w, self.scheme, &at.primals[0])?])
+        };
+        let (_, gradients) = transforms::fallible_vjp(rows, &at.primals[2..], &at.cotangents)?;
+        Ok(at.argnums.iter().map(|&of| gradients[of - 2].clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_rs::random;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn schemes() -> impl Strategy<Value = Scheme> {
+        let affine = (prop::sample::select(vec![2, 3, 4, 5, 6, 8]), prop::sample::select(vec![32, 64, 128]))
+            .prop_map(|(bits, group)| (Mode::Affine, bits, group));
+        let float = prop::sample::select(vec![(Mode::Mxfp4, 4, 32), (Mode::Mxfp8, 8, 32), (Mode::Nvfp4, 4, 16)]);
+        prop_oneof![affine, float].prop_map(|(mode, bits, group)| Scheme::new(mode, bits, group).unwrap())
+    }
+
+    fn wide(a: &Array) -> Vec<f32> {
+        a.as_dtype(Dtype::Float32).unwrap().to_vec_exact::<f32>().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn rows_are_the_plain_ones(
+            scheme in schemes(),
+            ids in prop::collection::vec(-20..20_i32, 1..9),
+            dtype in prop::sample::select(vec![Dtype::Float32, Dtype::Float16, Dtype::Bfloat16]),
+        ) {
+            let table = random::normal::<f32>(&[20, 256], None, None, &random::key(1).unwrap()).unwrap();
+            let w = quant::quantize(&table.as_dtype(dtype).unwrap(), scheme).unwrap();
+            let ids = Array::from_slice(&ids, &[1, ids.len() as i32]);
+            let want = quant::mlx_quantized_rows(&w, scheme, &ids).unwrap();
+            for isa in Isa::available() {
+                let inputs: Vec<&Array> = [&ids, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
+                let got = apply_one(Rows { scheme, isa }, &inputs, want.shape(), want.dtype()).unwrap();
+                // MLX rounds 16-bit weights twice.
+                let steps = if want.dtype() == Dtype::Bfloat16 { 0.02 } else { 0.003 };
+                let near = wide(&got).iter().zip(wide(&want)).all(|(got, want)| (got - want).abs() <= steps * (1.0 + want.abs()));
+                prop_assert!(near, "{} {}", isa, scheme);
+            }
+            let got = quant::quantized_rows(&w, scheme, &ids).unwrap();
+            prop_assert_eq!((got.shape(), got.dtype()), (want.shape(), want.dtype()));
+        }
+    }
+
+    #[test]
+    fn a_number_of_no_row_fails() {
+        let scheme = Mode::Affine.default_scheme();
+        let w = quant::quantize(&mlx_rs::ops::ones::<f32>(&[4, 64]).unwrap(), scheme).unwrap();
+        let rows = |id: i32| quant::quantized_rows(&w, scheme, &Array::from_slice(&[id], &[1])).unwrap();
+        assert!(rows(3).eval().is_ok());
+        assert!(rows(4).eval().unwrap_err().to_string().contains("`QuantizedRows` failed"));
+    }
+}
