@@ -3,6 +3,8 @@
 use std::arch::x86_64::*;
 use std::f32::consts::{LN_2, LOG2_E};
 
+use half::bf16;
+
 use super::isa::Isa;
 
 const LN2_HIGH: f32 = 0.693_359_4;
@@ -142,13 +144,13 @@ impl Online {
         if self.max.to_bits() == max.to_bits() { 1.0 } else { exp(self.max - max) }
     }
 
-    /// Turns a multiple of 16 scores, which are multiplied with `scale` first, into weights relative to the new maximum, and returns the factor for what was summed up
-    /// under the old one. Scores of minus infinity weigh nothing.
+    /// Turns a multiple of 16 scores, which are multiplied with `scale` first, into weights relative to the new maximum, and
+    /// returns the factor for what was summed up under the old one. Scores of minus infinity weigh nothing.
     pub(crate) fn step(&mut self, isa: Isa, scale: f32, scores: &mut [f32]) -> f32 {
         assert!(scores.len().is_multiple_of(16) && isa <= Isa::best());
         if isa >= Isa::Avx512 {
             // SAFETY: the level was checked.
-            return unsafe { self.step_lanes(scale, scores) };
+            return unsafe { self.step_lanes::<false>(scale, scores, &mut []) };
         }
         for score in scores.iter_mut() {
             *score *= scale;
@@ -175,8 +177,15 @@ impl Online {
         factor
     }
 
-    #[target_feature(enable = "avx512f,avx512dq")]
-    fn step_lanes(&mut self, scale: f32, scores: &mut [f32]) -> f32 {
+    /// [`step`](Self::step) with AVX-512 and BF16, with the weights in bf16; the scores keep no value.
+    pub(crate) fn step_narrow(&mut self, scale: f32, scores: &mut [f32], weights: &mut [bf16]) -> f32 {
+        assert!(scores.len().is_multiple_of(16) && weights.len() == scores.len() && Isa::best() >= Isa::Avx512);
+        // SAFETY: the level was checked.
+        unsafe { self.step_lanes::<true>(scale, scores, weights) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512dq,avx512bf16")]
+    fn step_lanes<const NARROW: bool>(&mut self, scale: f32, scores: &mut [f32], narrow: &mut [bf16]) -> f32 {
         let by = _mm512_set1_ps(scale);
         let mut largest = _mm512_set1_ps(f32::NEG_INFINITY);
         let mut unordered = 0;
@@ -189,21 +198,26 @@ impl Online {
         let max = if unordered != 0 { f32::NAN } else { self.max.max(_mm512_reduce_max_ps(largest)) };
         if max == f32::NEG_INFINITY {
             scores.fill(0.0);
+            narrow.fill(bf16::ZERO);
             return 1.0;
         }
         let factor = self.factor(max);
         let (most, log2_e, lowest) = (_mm512_set1_ps(max), _mm512_set1_ps(LOG2_E), _mm512_set1_ps(-150.0));
         let mut sum = _mm512_setzero_ps();
-        for scores in scores.chunks_exact_mut(16) {
+        for (i, scores) in scores.chunks_exact_mut(16).enumerate() {
             // SAFETY: 16 values are read and written of 16.
             unsafe {
                 // The lowest number less itself is zero, its multiple would be infinite.
                 let below = _mm512_fmsub_ps(_mm512_loadu_ps(scores.as_ptr()), by, most);
-                let power = _mm512_mul_ps(below, log2_e);
                 // The second operand comes through when one is not a number.
-                let weights = exp2_lanes(_mm512_max_ps(lowest, power));
-                _mm512_storeu_ps(scores.as_mut_ptr(), weights);
+                let weights = exp2_lanes(_mm512_max_ps(lowest, _mm512_mul_ps(below, log2_e)));
                 sum = _mm512_add_ps(sum, weights);
+                if NARROW {
+                    let weights = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(weights));
+                    _mm256_storeu_si256(narrow[i * 16..][..16].as_mut_ptr().cast(), weights);
+                } else {
+                    _mm512_storeu_ps(scores.as_mut_ptr(), weights);
+                }
             }
         }
         *self = Self { max, sum: self.sum * factor + _mm512_reduce_add_ps(sum) };

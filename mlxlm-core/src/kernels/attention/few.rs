@@ -75,6 +75,8 @@ impl<'a> Few<'a> {
             let count = KEYS.min(keys.end - first);
             seen.clear();
             seen.extend((0..len).map(|row| rows.seen_of(row, first, KEYS)));
+            let mut ahead = Ahead::new(rows, first + KEYS, KEYS);
+            let lines = ahead.lines().div_ceil(2 * KEYS);
             let of_keys = source(rows, &job.keys, first, count, wide);
             // SAFETY: the level was checked when this way was chosen; buffers have room for the rows and for a block.
             unsafe {
@@ -86,7 +88,8 @@ impl<'a> Few<'a> {
                     count,
                     d,
                     out: scores.as_mut_ptr(),
-                    ahead: Ahead::new(rows, &job.values, first, KEYS),
+                    ahead: &mut ahead,
+                    lines,
                 }
                 .run();
             }
@@ -109,7 +112,8 @@ impl<'a> Few<'a> {
                     e,
                     to: to.sums.as_mut_ptr(),
                     width,
-                    ahead: Ahead::new(rows, &job.keys, first + KEYS, KEYS),
+                    ahead: &mut ahead,
+                    lines,
                 }
                 .run();
             }

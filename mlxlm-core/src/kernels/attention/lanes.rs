@@ -34,44 +34,65 @@ impl Source {
     }
 }
 
-/// Rows that will be needed soon, to be fetched into the second-level cache while others are computed with.
-#[derive(Debug, Clone, Copy)]
+/// Keys and values that will be needed soon, to be fetched into the second-level cache a few lines at a time, between other work:
+/// a processor has few requests under way, and those of others wait behind them.
+#[derive(Debug)]
 pub(super) struct Ahead {
-    data: *const u8,
-    stride: isize,
-    rows: usize,
-    bytes: usize,
+    /// First byte, bytes from row to row, rows, bytes of a row.
+    parts: [(*const u8, isize, usize, usize); 2],
+    part: usize,
+    row: usize,
+    at: usize,
 }
 
 impl Ahead {
-    /// The keys or values from `first` on, at most `most` of them.
-    pub(super) fn new(rows: &Rows<'_>, tensor: &Tensor, first: usize, most: usize) -> Self {
+    /// The keys and values from `first` on, at most `most` of them.
+    pub(super) fn new(rows: &Rows<'_>, first: usize, most: usize) -> Self {
         let count = most.min(rows.job.key_count().saturating_sub(first));
-        match tensor {
-            Tensor::Plain(heads) if count > 0 => Self {
-                data: heads.at([rows.batch, rows.kv_head, first]),
-                stride: heads.stride(),
-                rows: count,
-                bytes: heads.shape[3] * heads.size(),
-            },
-            _ => Self { data: std::ptr::null(), stride: 0, rows: 0, bytes: 0 },
-        }
+        let part = |tensor: &Tensor| match tensor {
+            Tensor::Plain(heads) if count > 0 => {
+                let (from, bytes) = (heads.at([rows.batch, rows.kv_head, first]), heads.shape[3] * heads.size());
+                // Rows that lie one after the other are one.
+                if heads.stride() == bytes as isize {
+                    (from, 0, 1, count * bytes)
+                } else {
+                    (from, heads.stride(), count, bytes)
+                }
+            }
+            _ => (std::ptr::null(), 0, 0, 0),
+        };
+        Self { parts: [part(&rows.job.keys), part(&rows.job.values)], part: 0, row: 0, at: 0 }
     }
 
+    /// The lines of 64 bytes of all keys and values.
+    pub(super) fn lines(&self) -> usize {
+        self.parts.iter().map(|(_, _, rows, bytes)| rows * bytes.div_ceil(64)).sum()
+    }
+
+    /// Asks for the next lines.
     #[inline]
-    pub(super) fn fetch(&self, row: usize) {
-        if row < self.rows {
-            for at in (0..self.bytes).step_by(64) {
-                let line = self.data.wrapping_offset(row as isize * self.stride).wrapping_add(at);
-                // SAFETY: a prefetch of any address is allowed.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+    pub(super) fn fetch(&mut self, lines: usize) {
+        let mut lines = lines;
+        while lines > 0 && self.part < 2 {
+            let (data, stride, rows, bytes) = self.parts[self.part];
+            if self.row == rows {
+                (self.part, self.row, self.at) = (self.part + 1, 0, 0);
+                continue;
             }
+            let end = bytes.min(self.at + 64 * lines);
+            let row = data.wrapping_offset(self.row as isize * stride);
+            for at in (self.at..end).step_by(64) {
+                // SAFETY: any address may be prefetched.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast()) };
+            }
+            lines -= (end - self.at).div_ceil(64);
+            (self.row, self.at) = if end == bytes { (self.row + 1, 0) } else { (self.row, end) };
         }
     }
 }
 
 /// The scores of a block of keys.
-pub(super) struct Scores {
+pub(super) struct Scores<'a> {
     /// `rows` queries, `pitch` f32 apart: numbers in pairs of bf16 for bf16 keys, else in f32, with zeros behind them.
     pub(super) queries: *const f32,
     pub(super) pitch: usize,
@@ -82,15 +103,17 @@ pub(super) struct Scores {
     pub(super) d: usize,
     /// Scores as `[rows][KEYS]`, of which whole vectors are written.
     pub(super) out: *mut f32,
-    pub(super) ahead: Ahead,
+    /// Fetched from by so many lines for each key.
+    pub(super) ahead: &'a mut Ahead,
+    pub(super) lines: usize,
 }
 
-impl Scores {
+impl Scores<'_> {
     /// Computes them.
     ///
     /// # Safety
     /// The machine must have AVX-512 with BF16, and all pointers be valid for what they stand for.
-    pub(super) unsafe fn run(&self) {
+    pub(super) unsafe fn run(&mut self) {
         // SAFETY: passed on from the caller.
         unsafe {
             match self.keys.kind {
@@ -102,7 +125,7 @@ impl Scores {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn of<const T: u8>(&self) {
+    unsafe fn of<const T: u8>(&mut self) {
         let fours = self.rows / 4 * 4;
         // SAFETY: passed on from the caller.
         unsafe {
@@ -120,7 +143,7 @@ impl Scores {
 
     /// Rows from one to another, a multiple of `R`, against all keys, `N` at a time; `R · N` is 16.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn sweep<const T: u8, const R: usize, const N: usize>(&self, from: usize, to: usize) {
+    unsafe fn sweep<const T: u8, const R: usize, const N: usize>(&mut self, from: usize, to: usize) {
         let Source { data, stride, .. } = self.keys;
         for key in (0..self.count).step_by(N) {
             let mut keys = [data; N];
@@ -129,9 +152,7 @@ impl Scores {
                 *row = data.wrapping_offset((key + n).min(self.count - 1) as isize * stride);
             }
             if from == 0 {
-                for n in 0..N {
-                    self.ahead.fetch(key + n);
-                }
+                self.ahead.fetch(N * self.lines);
             }
             for row in (from..to).step_by(R) {
                 // SAFETY: rows are inside the queries; whole groups of keys fit into a row of scores.
@@ -264,7 +285,9 @@ pub(super) struct Sums<'a> {
     /// `[rows][width]`.
     pub(super) to: *mut f32,
     pub(super) width: usize,
-    pub(super) ahead: Ahead,
+    /// Fetched from by so many lines for each key.
+    pub(super) ahead: &'a mut Ahead,
+    pub(super) lines: usize,
 }
 
 impl Sums<'_> {
@@ -272,7 +295,7 @@ impl Sums<'_> {
     ///
     /// # Safety
     /// The machine must have AVX-512 with BF16, and all pointers be valid for what they stand for.
-    pub(super) unsafe fn run(&self) {
+    pub(super) unsafe fn run(&mut self) {
         // SAFETY: passed on from the caller.
         unsafe {
             match self.values.kind {
@@ -284,7 +307,7 @@ impl Sums<'_> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn of<const T: u8>(&self) {
+    unsafe fn of<const T: u8>(&mut self) {
         let (rows, fours) = (self.seen.len(), self.seen.len() / 4 * 4);
         // SAFETY: passed on from the caller.
         unsafe {
@@ -302,7 +325,7 @@ impl Sums<'_> {
 
     /// `R` rows: the values that all of them see together, those that only some see one by one.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn rows<const T: u8, const R: usize>(&self, row: usize) {
+    unsafe fn rows<const T: u8, const R: usize>(&mut self, row: usize) {
         let seen = &self.seen[row..row + R];
         let from = seen.iter().map(|keys| keys.start).max().unwrap_or(0);
         let to = seen.iter().map(|keys| keys.end).min().unwrap_or(0).max(from);
@@ -319,7 +342,7 @@ impl Sums<'_> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn columns<const T: u8, const R: usize>(&self, row: usize, keys: Range<usize>) {
+    unsafe fn columns<const T: u8, const R: usize>(&mut self, row: usize, keys: Range<usize>) {
         if keys.is_empty() {
             return;
         }
@@ -340,7 +363,7 @@ impl Sums<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn tile<const T: u8, const R: usize, const V: usize>(
-        &self,
+        &mut self,
         row: usize,
         column: usize,
         keys: Range<usize>,
@@ -352,7 +375,8 @@ impl Sums<'_> {
         // SAFETY: rows and columns are inside the sums, keys inside the block, and masked columns are not read.
         unsafe {
             let weights = self.weights.add(row * KEYS);
-            let at = |r: usize, v: usize| self.to.add((row + r) * self.width + column + v * 16);
+            let (to, width) = (self.to, self.width);
+            let at = |r: usize, v: usize| to.add((row + r) * width + column + v * 16);
             for (r, sums) in sums.iter_mut().enumerate() {
                 for (v, sum) in sums.iter_mut().enumerate() {
                     *sum = _mm512_loadu_ps(at(r, v));
@@ -361,7 +385,7 @@ impl Sums<'_> {
             for key in keys {
                 let from = self.values.data.wrapping_offset(key as isize * self.values.stride);
                 if fetch {
-                    self.ahead.fetch(key);
+                    self.ahead.fetch(self.lines);
                 }
                 let mut values = [_mm512_setzero_ps(); V];
                 for (v, value) in values.iter_mut().enumerate() {

@@ -13,13 +13,14 @@ pub(super) struct Rows<'a> {
     pub(super) batch: usize,
     pub(super) kv_head: usize,
     pub(super) positions: Range<usize>,
-    /// The keys that the queries of each position see, by the rule.
-    seen: Vec<Range<usize>>,
+    /// The keys that each row sees, by the rule.
+    seen: Vec<(usize, usize)>,
 }
 
 impl<'a> Rows<'a> {
     pub(super) fn new(job: &'a Job<'a>, batch: usize, kv_head: usize, positions: Range<usize>) -> Self {
-        let seen = positions.clone().map(|position| job.seen(batch, position)).collect();
+        let of = |position| std::iter::repeat_n(job.seen(batch, position), job.group());
+        let seen = positions.clone().flat_map(of).map(|keys| (keys.start, keys.end)).collect();
         Self { job, batch, kv_head, positions, seen }
     }
 
@@ -33,22 +34,16 @@ impl<'a> Rows<'a> {
         (self.positions.start + row / group, self.kv_head * group + row % group)
     }
 
-    /// The keys that a row sees by the rule.
-    pub(super) fn seen(&self, row: usize) -> Range<usize> {
-        self.seen[row / self.job.group()].clone()
-    }
-
     /// The keys that any row sees, and maybe some between them.
     pub(super) fn reach(&self) -> Range<usize> {
-        let first = self.seen.iter().map(|keys| keys.start).min().unwrap_or(0);
-        first..self.seen.iter().map(|keys| keys.end).max().unwrap_or(0)
+        let first = self.seen.iter().map(|keys| keys.0).min().unwrap_or(0);
+        first..self.seen.iter().map(|keys| keys.1).max().unwrap_or(0)
     }
 
     /// The keys of the block of `count` from `first` on that a row sees, counted from there.
     pub(super) fn seen_of(&self, row: usize, first: usize, count: usize) -> Range<usize> {
-        let keys = self.seen(row);
-        let [from, to] = [keys.start, keys.end].map(|key| key.saturating_sub(first).min(count));
-        from..to
+        let (start, end) = self.seen[row];
+        start.saturating_sub(first).min(count)..end.saturating_sub(first).min(count)
     }
 
     /// All rows of queries as f32, `width` values apart.
@@ -69,15 +64,13 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Turns a row's products with the block of `count` keys from `first` on into weights, and returns the factor for the sums so far. Scores of keys
-    /// that it does not see become zero; the length of `scores` is a multiple of 16.
-    pub(super) fn weigh(&self, row: usize, first: usize, count: usize, scores: &mut [f32], state: &mut Online) -> f32 {
+    /// Makes a row's products with the block of `count` keys from `first` on scores, to be multiplied with what is returned. Those
+    /// of keys that it does not see become minus infinity; `None` if it sees none.
+    pub(super) fn score(&self, row: usize, first: usize, count: usize, scores: &mut [f32]) -> Option<f32> {
         let Job { scale, softcap, mask, isa, .. } = self.job;
         let seen = self.seen_of(row, first, count);
         if seen.is_empty() {
-            // This row must not even be multiplied by one.
-            scores.fill(0.0);
-            return 1.0;
+            return None;
         }
         let mut scale = *scale;
         if softcap.is_some() || mask.is_some() {
@@ -89,14 +82,24 @@ impl<'a> Rows<'a> {
         if let Some(cap) = softcap {
             soft_cap(*isa, *cap, scores);
         }
-        let start = seen.start;
-        scores[..start].fill(f32::NEG_INFINITY);
+        scores[..seen.start].fill(f32::NEG_INFINITY);
         scores[seen.end..].fill(f32::NEG_INFINITY);
         if let Some(mask) = mask {
             let (position, head) = self.place(row);
-            mask.apply([self.batch, head, position, first + start], &mut scores[seen]);
+            mask.apply([self.batch, head, position, first + seen.start], &mut scores[seen]);
         }
-        state.step(*isa, scale, scores)
+        Some(scale)
+    }
+
+    /// Turns a row's products with the block of `count` keys from `first` on into weights, and returns the factor for the sums so
+    /// far. Those of keys that it does not see become zero; the length of `scores` is a multiple of 16.
+    pub(super) fn weigh(&self, row: usize, first: usize, count: usize, scores: &mut [f32], state: &mut Online) -> f32 {
+        let Some(scale) = self.score(row, first, count, scores) else {
+            // This row must not even be multiplied by one.
+            scores.fill(0.0);
+            return 1.0;
+        };
+        state.step(self.job.isa, scale, scores)
     }
 
     /// Writes the sums of all rows, which are `width` apart, divided by those of their weights.
