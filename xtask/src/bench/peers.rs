@@ -142,9 +142,11 @@ pub(super) fn install(home: &Path) -> Result<()> {
         for flag in BUILDS[2].1 {
             cmake.push(format!("-DGGML_{flag}={}", if flags.contains(flag) { "ON" } else { "OFF" }));
         }
-        let tiles = workspace::root().join("xtask/src/bench/tiles.h");
-        let mend = format!("-include {}", tiles.display());
-        let variables = [("CMAKE_ARGS", cmake.join(" ")), ("FORCE_CMAKE", "1".to_owned()), ("CXXFLAGS", mend)];
+        let mut variables = vec![("CMAKE_ARGS", cmake.join(" ")), ("FORCE_CMAKE", "1".to_owned())];
+        if flags.contains(&"AMX_TILE") {
+            let tiles = workspace::root().join("xtask/src/bench/tiles.h");
+            variables.push(("CXXFLAGS", format!("-include {}", tiles.display())));
+        }
         eprintln!("compiling llama.cpp for `{name}`; this takes some minutes");
         let packages = ["--no-cache-dir", "--no-binary", "llama-cpp-python", "llama-cpp-python", "gguf"];
         environment(home, name, &variables, &packages)?;

@@ -129,6 +129,8 @@ fn notes(bench: &Bench) -> String {
         - Each figure is a median, of processes of their own; what is compared ran in turns. Files are in the page cache.\n\
         - Decoding is timed after the first token, greedy, through the same loop as `mlxlm generate`. llama.cpp and mlx-lm \
         are timed in the same way, llama.cpp without sampling.\n\
+        - `--install-peers` compiles llama.cpp's AMX build with a mend (`xtask/src/bench/tiles.h`): as it is, what GCC 12 makes \
+        of it dies of an illegal instruction at its first prompt.\n\
         - A context is random keys and values, which cost the same to attend to as those of a prompt.\n\
         - The read bandwidth is the best of all passes of the run, with AVX2 loads, prefetching and huge pages.\n\
         - What a step costs outside of the kernels is that of a model with the same layers and matrices of 64 × 64: an upper \
