@@ -3,11 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::avx512::accumulate;
+use super::rows::{COLUMNS, ROWS};
 use super::{LANES, PAIR, Tile};
 use crate::kernels::amx::{Config, Tiles, dot_signed_unsigned, load, store, zero};
-
-/// Rows of activations in a tile.
-const ROWS: usize = 16;
 
 /// Sums of one group, `[panel][high or low][row][LANES]`, written by the tiles and read by vectors.
 #[repr(align(64))]
@@ -19,21 +17,23 @@ struct Dots([[[[i32; LANES]; ROWS]; 2]; PAIR]);
 /// The machine must have the level, and the tile must have been checked.
 pub(super) unsafe fn add(tile: &Tile<'_>, panels: usize, sums: &mut [f32]) {
     let rows = sums.len() / (PAIR * LANES);
-    let blocks = rows.div_ceil(ROWS);
-    // All blocks have the same height, so that the tiles keep their shape; the last may reach into the rows beyond.
-    let height = rows.div_ceil(blocks);
-    let depth = tile.rows.group.min(64);
-    let (sum, activations, codes) = ((height, 4 * LANES), (height, depth), (depth / 4, 4 * LANES));
-    let shapes = [sum, sum, sum, sum, activations, activations, codes, codes];
-    // SAFETY: passed on from the caller; rows beyond the last can be read.
-    unsafe {
-        let _tiles = Tiles::configure(&Config::new(shapes));
-        for from in (0..rows).step_by(height) {
-            let some = height.min(rows - from);
-            let sums = &mut sums[from * PAIR * LANES..][..some * PAIR * LANES];
-            match panels {
-                1 => block_of::<1>(tile, tile.first + from, sums),
-                _ => block_of::<2>(tile, tile.first + from, sums),
+    let whole = rows / ROWS * ROWS;
+    let (full, rest) = sums.split_at_mut(whole * PAIR * LANES);
+    for (first, height, sums) in [(0, ROWS, full), (whole, rows - whole, rest)] {
+        if sums.is_empty() {
+            continue;
+        }
+        let depth = tile.rows.group.min(COLUMNS);
+        let (sum, activations, codes) = ((height, 4 * LANES), (height, depth), (depth / 4, 4 * LANES));
+        let shapes = [sum, sum, sum, sum, activations, activations, codes, codes];
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let _tiles = Tiles::configure(&Config::new(shapes));
+            for (i, sums) in sums.chunks_exact_mut(height * PAIR * LANES).enumerate() {
+                match panels {
+                    1 => block_of::<1>(tile, tile.first + first + i * ROWS, sums),
+                    _ => block_of::<2>(tile, tile.first + first + i * ROWS, sums),
+                }
             }
         }
     }
@@ -67,7 +67,7 @@ unsafe fn block_of<const P: usize>(tile: &Tile<'_>, row: usize, sums: &mut [f32]
 #[inline(always)]
 unsafe fn multiply<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
     let rows = tile.rows;
-    let depth = rows.group.min(64);
+    let depth = rows.group.min(COLUMNS);
     let begin = group * rows.group;
     // SAFETY: passed on from the caller.
     unsafe {
@@ -78,9 +78,9 @@ unsafe fn multiply<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
             zero::<3>();
         }
         for column in (begin..begin + rows.group).step_by(depth) {
-            let at = row * rows.columns + column;
-            load::<4>(rows.high.as_ptr().add(at), rows.columns);
-            load::<5>(rows.low.as_ptr().add(at), rows.columns);
+            let at = rows.at(row, column);
+            load::<4>(rows.high.as_ptr().add(at), COLUMNS);
+            load::<5>(rows.low.as_ptr().add(at), COLUMNS);
             let codes = tile.codes.as_ptr().add((column - tile.from) * LANES);
             load::<6>(codes, 4 * LANES);
             dot_signed_unsigned::<0, 4, 6>();

@@ -36,7 +36,7 @@ unsafe fn lanes_of<const WIDE: bool>(tile: &Tile<'_>, row: usize, panel: usize, 
     // SAFETY: `Tile::add` checked that this row, these columns, groups and panels exist.
     unsafe {
         let byte = |bytes: &[u8], column: usize| {
-            _mm256_set1_epi32(bytes.as_ptr().add(row * rows.columns + column).cast::<i32>().read_unaligned())
+            _mm256_set1_epi32(bytes.as_ptr().add(rows.at(row, column)).cast::<i32>().read_unaligned())
         };
         let dot = |sum: __m256i, codes: __m256i, x: __m256i| {
             _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), ones))

@@ -13,9 +13,7 @@ const ROWS: usize = 6;
 /// The machine must have the level, and the tile must have been checked.
 pub(super) unsafe fn add(tile: &Tile<'_>, panels: usize, sums: &mut [f32]) {
     let rows = sums.len() / (PAIR * LANES);
-    let blocks = rows.div_ceil(ROWS);
-    for block in 0..blocks {
-        let (from, to) = (block * rows / blocks, (block + 1) * rows / blocks);
+    for (from, to) in (0..rows).step_by(super::rows::ROWS).flat_map(|first| blocks(first, rows)) {
         let sums = sums[from * PAIR * LANES..].as_mut_ptr();
         macro_rules! rows {
             ($($rows:literal / $chains:literal),*) => {
@@ -32,6 +30,13 @@ pub(super) unsafe fn add(tile: &Tile<'_>, panels: usize, sums: &mut [f32]) {
     }
 }
 
+/// Blocks of nearly the same height of the rows of a tile.
+fn blocks(first: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let some = super::rows::ROWS.min(rows - first);
+    let blocks = some.div_ceil(ROWS);
+    (0..blocks).map(move |i| (first + i * some / blocks, first + (i + 1) * some / blocks))
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn block_of<const P: usize, const R: usize, const C: usize>(tile: &Tile<'_>, row: usize, sums: *mut f32) {
     let rows = tile.rows;
@@ -39,7 +44,7 @@ unsafe fn block_of<const P: usize, const R: usize, const C: usize>(tile: &Tile<'
     // SAFETY: `Tile::add` checked that these rows, columns, groups and panels exist.
     unsafe {
         let byte = |bytes: &[u8], r: usize, column: usize| {
-            let at = bytes.as_ptr().add((row + r) * rows.columns + column);
+            let at = bytes.as_ptr().add(column + r * super::rows::COLUMNS);
             _mm512_set1_epi32(at.cast::<i32>().read_unaligned())
         };
         for group in tile.groups() {
@@ -51,8 +56,9 @@ unsafe fn block_of<const P: usize, const R: usize, const C: usize>(tile: &Tile<'
                     let at = column + 4 * c;
                     let codes: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_epi32(codes.add(p * tile.plane + at * LANES).cast()));
+                    let place = rows.at(row, begin + at);
                     for r in 0..R {
-                        let (h, l) = (byte(rows.high, r, begin + at), byte(rows.low, r, begin + at));
+                        let (h, l) = (byte(rows.high, r, place), byte(rows.low, r, place));
                         for p in 0..P {
                             high[r][p][c] = _mm512_dpbusd_epi32(high[r][p][c], codes[p], h);
                             low[r][p][c] = _mm512_dpbusd_epi32(low[r][p][c], codes[p], l);
@@ -91,20 +97,27 @@ impl Params {
     }
 }
 
-/// Adds a group to the sums of a row: its integer sum times step and scale, and the sum of activations times the bias.
+/// Adds a group to the sums of a row in memory.
+///
+/// # Safety
+/// The machine must have AVX-512, and there must be 16 sums.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) unsafe fn accumulate(
-    to: *mut f32,
-    high: __m512i,
-    low: __m512i,
+pub(super) unsafe fn accumulate(to: *mut f32, high: __m512i, low: __m512i, params: (__m512, __m512), x: (f32, f32)) {
+    let dots = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), low);
+    // SAFETY: passed on from the caller.
+    unsafe { _mm512_storeu_ps(to, with_group(_mm512_loadu_ps(to), dots, params, x)) };
+}
+
+/// The sums with one more group: its integer sum times step and scale, and the sum of its activations times the bias.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn with_group(
+    total: __m512,
+    dots: __m512i,
     (scale, bias): (__m512, __m512),
     (step, sum): (f32, f32),
-) {
-    let dots = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low));
-    // SAFETY: the caller has 16 sums there.
-    unsafe {
-        let total = _mm512_fmadd_ps(_mm512_mul_ps(dots, _mm512_set1_ps(step)), scale, _mm512_loadu_ps(to));
-        _mm512_storeu_ps(to, _mm512_fmadd_ps(bias, _mm512_set1_ps(sum), total));
-    }
+) -> __m512 {
+    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(step));
+    _mm512_fmadd_ps(bias, _mm512_set1_ps(sum), _mm512_fmadd_ps(scaled, scale, total))
 }

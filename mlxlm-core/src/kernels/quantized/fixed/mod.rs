@@ -24,6 +24,7 @@ use crate::quant::Mode;
 mod amx;
 mod avx2;
 mod avx512;
+mod few;
 mod panel;
 mod plain;
 mod rows;
@@ -58,7 +59,7 @@ pub(super) fn covers(w: &Weights<'_>) -> bool {
 
 /// Some rows of activations and the matrix that they meet.
 pub(super) struct Segment<'a> {
-    /// In the rows that [`multiply`] is given.
+    /// The rows' numbers, which `multiply` passes to `source` and `place`.
     pub(super) rows: Range<usize>,
     pub(super) w: Weights<'a>,
 }
@@ -73,16 +74,28 @@ pub(super) fn multiply(
     place: &(dyn Fn(usize) -> usize + Sync),
     out: &Results,
 ) -> Vec<usize> {
-    let Some(first) = segments.first() else { return Vec::new() };
-    let (columns, outputs) = (first.w.columns, first.w.rows);
-    let m = segments.iter().map(|segment| segment.rows.end).max().unwrap_or(0);
-    rows::with_rows(isa, x, source, m, &first.w, |rows, odd| {
-        let tasks = tasks(segments, m * outputs * columns < SERIAL);
+    let Some(Segment { w, .. }) = segments.first() else { return Vec::new() };
+    // Each segment's rows begin a tile.
+    let mut numbers = Vec::new();
+    let mut firsts = Vec::new();
+    for segment in segments {
+        firsts.push(numbers.len());
+        numbers.extend(segment.rows.clone().map(Some));
+        numbers.resize(numbers.len().next_multiple_of(rows::ROWS), None);
+    }
+    let chosen: Vec<_> = numbers.iter().map(|number| number.map(source)).collect();
+    let real = chosen.iter().flatten().count();
+    rows::with_rows(isa, x, &chosen, w, |rows, odd| {
+        let tasks = tasks(segments, real * w.rows * w.columns < SERIAL);
+        let numbers = &numbers;
         pool::parallel(tasks.len(), |i| {
-            let task = &tasks[i];
-            Job { isa, rows, segment: &segments[task.segment], odd, place, out }.run(task.panels.clone());
+            let Task { segment, panels } = &tasks[i];
+            let first = firsts[*segment];
+            let Segment { rows: own, w } = &segments[*segment];
+            let job = Job { isa, rows, w, numbers, odd, place, out };
+            job.run(first..first + own.len(), panels.clone());
         });
-        (0..m).filter(|&row| odd[row]).collect()
+        numbers.iter().zip(odd).filter_map(|(number, odd)| number.filter(|_| *odd)).collect()
     })
 }
 
@@ -110,15 +123,20 @@ fn tasks(segments: &[Segment<'_>], serial: bool) -> Vec<Task> {
 struct Job<'a> {
     isa: Isa,
     rows: &'a Rows<'a>,
-    segment: &'a Segment<'a>,
+    w: &'a Weights<'a>,
+    /// For each of the rows its number, and whether it is left out.
+    numbers: &'a [Option<usize>],
     odd: &'a [bool],
     place: &'a (dyn Fn(usize) -> usize + Sync),
     out: &'a Results,
 }
 
 impl Job<'_> {
-    fn run(&self, panels: Range<usize>) {
-        let all = self.segment.rows.clone();
+    fn run(&self, all: Range<usize>, panels: Range<usize>) {
+        if self.isa >= Isa::Avx512 && all.len() <= few::ROWS {
+            // SAFETY: the level was checked, and the rows and panels are there.
+            return unsafe { self.few(&all, panels) };
+        }
         for from in all.clone().step_by(MANY) {
             let rows = from..(from + MANY).min(all.end);
             let span = PAIR * if rows.len() > FEW { SPAN } else { 1 };
@@ -128,9 +146,33 @@ impl Job<'_> {
         }
     }
 
+    /// One or two rows against some panels.
+    ///
+    /// # Safety
+    /// The machine must have AVX-512.
+    unsafe fn few(&self, rows: &Range<usize>, panels: Range<usize>) {
+        let (w, size) = (self.w, self.w.groups() * LANES);
+        let lines = few::Lines::new(self.rows, rows, w.bits());
+        let mut sums = [0.0; few::ROWS * PAIR * LANES];
+        with_scratch(&PARAMS, 2 * size, |params| {
+            with_scratch(&CODES, 16 * lines.room(w), |room| {
+                let (scales, biases) = params.split_at_mut(size);
+                for pair in panels.clone().step_by(PAIR) {
+                    for (i, panel) in (pair..panels.end).take(PAIR).enumerate() {
+                        panel::params(self.isa, w, panel * LANES, scales, biases);
+                        let target = few::Target { sums: &mut sums[i * LANES..], room };
+                        // SAFETY: passed on from the caller.
+                        unsafe { lines.multiply(w, panel * LANES, &few::Params { scales, biases }, target) };
+                    }
+                    self.finish(rows, pair * LANES, &mut sums[..rows.len() * PAIR * LANES]);
+                }
+            });
+        });
+    }
+
     /// Some rows against some panels: block of columns by block, so that the rows' part of it is read from a near cache.
     fn span(&self, rows: &Range<usize>, panels: Range<usize>) {
-        let w = &self.segment.w;
+        let w = self.w;
         let (groups, width) = (w.groups(), PAIR * LANES);
         let pairs = panels.len().div_ceil(PAIR);
         with_scratch(&SUMS, pairs * rows.len() * width, |sums| {
@@ -176,12 +218,12 @@ impl Job<'_> {
 
     /// Writes the results of a pair whose first row of weights is `first`.
     fn finish(&self, rows: &Range<usize>, first: usize, sums: &mut [f32]) {
-        let outputs = self.segment.w.rows;
+        let outputs = self.w.rows;
         let width = (outputs - first).min(PAIR * LANES);
         for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(PAIR * LANES)) {
-            if !self.odd[row] {
+            if let (Some(number), false) = (self.numbers[row], self.odd[row]) {
                 // SAFETY: a row's part of these columns is written by this task only.
-                unsafe { self.out.write(self.isa, (self.place)(row) * outputs + first, &mut sums[..width]) };
+                unsafe { self.out.write(self.isa, (self.place)(number) * outputs + first, &mut sums[..width]) };
             }
         }
     }
@@ -206,18 +248,22 @@ struct Tile<'a> {
 impl Tile<'_> {
     /// Adds the products to the sums, which are `[row][panel][LANES]` with room for two panels.
     fn add(&self, isa: Isa, panels: usize, sums: &mut [f32]) {
-        let (rows, groups) = (sums.len() / (PAIR * LANES), self.rows.groups);
+        let (count, groups) = (sums.len() / (PAIR * LANES), self.rows.groups);
         assert!(isa <= Isa::best() && (1..=PAIR).contains(&panels));
         assert!(self.codes.len() >= panels * self.plane && self.plane >= self.columns * LANES);
         assert!(self.scales.len() >= panels * groups * LANES && self.biases.len() >= panels * groups * LANES);
-        assert!(self.first + rows <= self.rows.len && self.from + self.columns <= self.rows.columns);
+        assert!(
+            self.first.is_multiple_of(rows::ROWS)
+                && self.first + count <= self.rows.len
+                && self.from + self.columns <= self.rows.columns
+        );
         // SAFETY: the level and all sizes were checked.
         unsafe {
             match isa {
                 Isa::Portable => plain::add(self, panels, sums),
                 Isa::Avx2 => avx2::add(self, panels, sums),
-                Isa::Amx if rows > 1 => amx::add(self, panels, sums),
-                Isa::Avx512 | Isa::Amx => avx512::add(self, panels, sums),
+                Isa::Amx => amx::add(self, panels, sums),
+                Isa::Avx512 => avx512::add(self, panels, sums),
             }
         }
     }

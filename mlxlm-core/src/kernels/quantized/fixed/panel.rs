@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::lanes::load_params;
-use super::super::weights::{Weights, code};
+use super::super::weights::{Params, Weights, code};
 use super::LANES;
 use crate::kernels::gemm::avx512::transposed;
 use crate::kernels::isa::Isa;
@@ -43,7 +43,7 @@ impl Order {
 }
 
 /// The 4-bit floats (e2m1) are halves of these, less 6.
-const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+pub(super) const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// What a scale becomes, and the bias in scales, when codes are `E2M1`.
 const HALF: f32 = 0.5;
@@ -141,30 +141,51 @@ unsafe fn ahead(w: &Weights<'_>, first: usize, at: usize, length: usize) {
     }
 }
 
-/// Fields that cross words: 3, 5 or 6 bits, 64 columns at a time.
+/// Fields that cross words, 3, 5 or 6 bits: the first `8 · bits` bytes of a vector become 64 codes.
+#[derive(Clone, Copy)]
+pub(super) struct Spread {
+    bytes: __m512i,
+    shifts: __m512i,
+    ones: __m512i,
+}
+
+impl Spread {
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn new(bits: usize) -> Self {
+        // The 8 columns of each 64-bit lane begin with byte `lane · bits`, and their fields follow each other.
+        let bytes: [u8; 64] = std::array::from_fn(|i| (i / 8 * bits + i % 8) as u8);
+        let shifts: [u8; 64] = std::array::from_fn(|i| (i % 8 * bits) as u8);
+        // SAFETY: both have 64 bytes.
+        let [bytes, shifts] = [bytes, shifts].map(|table| unsafe { _mm512_loadu_epi8(table.as_ptr().cast()) });
+        Self { bytes, shifts, ones: _mm512_set1_epi8(((1_u32 << bits) - 1) as i8) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vbmi")]
+    #[inline]
+    pub(super) fn apply(&self, packed: __m512i) -> __m512i {
+        let spread = _mm512_permutexvar_epi8(self.bytes, packed);
+        _mm512_and_si512(_mm512_multishift_epi64_epi8(self.shifts, spread), self.ones)
+    }
+}
+
+/// Fields that cross words, 64 columns at a time.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 unsafe fn fields(w: &Weights<'_>, first: usize, from: usize, columns: usize, out: &mut [u8]) {
     const COLUMNS: usize = 64;
     let bits = w.bits();
-    // The 8 columns of each 64-bit lane begin with byte `lane · bits`, and their fields follow each other.
-    let bytes: [u8; 64] = std::array::from_fn(|i| (i / 8 * bits + i % 8) as u8);
-    let shifts: [u8; 64] = std::array::from_fn(|i| (i % 8 * bits) as u8);
+    let spread = Spread::new(bits);
     let (length, steps) = (w.columns * bits / 8, w.rows - 1 - first);
-    // SAFETY: masked lanes lie inside their rows; every 64 columns have their place in `out`.
-    unsafe {
-        let (bytes, shifts) = (_mm512_loadu_epi8(bytes.as_ptr().cast()), _mm512_loadu_epi8(shifts.as_ptr().cast()));
-        let ones = _mm512_set1_epi8(((1_u32 << bits) - 1) as i8);
-        let mut to = out.as_mut_ptr();
-        for column in (0..columns).step_by(COLUMNS) {
-            let present = (1_u64 << (COLUMNS.min(columns - column) * bits / 8)) - 1;
-            let mut rows = [_mm512_setzero_ps(); LANES];
+    let mut to = out.as_mut_ptr();
+    for column in (0..columns).step_by(COLUMNS) {
+        let present = (1_u64 << (COLUMNS.min(columns - column) * bits / 8)) - 1;
+        let mut rows = [_mm512_setzero_ps(); LANES];
+        // SAFETY: masked lanes lie inside their rows; every 64 columns have their place in `out`.
+        unsafe {
             for (lane, row) in rows.iter_mut().enumerate() {
                 let at = (first + lane.min(steps)) * length + (from + column) * bits / 8;
                 let at = w.words.as_ptr().cast::<i8>().add(at);
                 _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(LANES * length));
-                let spread = _mm512_permutexvar_epi8(bytes, _mm512_maskz_loadu_epi8(present, at));
-                let fields = _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, spread), ones);
-                *row = _mm512_castsi512_ps(fields);
+                *row = _mm512_castsi512_ps(spread.apply(_mm512_maskz_loadu_epi8(present, at)));
             }
             for codes in transposed(&rows) {
                 _mm512_storeu_ps(to.cast(), codes);
@@ -198,34 +219,64 @@ pub(super) fn params(isa: Isa, w: &Weights<'_>, first: usize, scales: &mut [f32]
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn wide_params(w: &Weights<'_>, first: usize, scales: &mut [f32], biases: &mut [f32]) {
-    let groups = w.groups();
-    let lanes = LANES.min(w.rows - first);
-    for from in (0..groups).step_by(LANES) {
-        let some = LANES.min(groups - from);
-        let (mut scale_rows, mut bias_rows) = ([_mm512_setzero_ps(); LANES], [_mm512_setzero_ps(); LANES]);
-        for lane in 0..lanes {
-            let at = (first + lane) * groups + from;
-            // SAFETY: these are groups of this row.
-            unsafe {
-                scale_rows[lane] = load_params(&w.scales, at, some);
-                if let Some(biases) = &w.biases {
-                    bias_rows[lane] = load_params(biases, at, some);
+    // SAFETY: passed on from the caller.
+    unsafe {
+        across(&w.scales, w, first, scales);
+        match (&w.biases, w.scheme.mode) {
+            (Some(params), Mode::Affine) => across(params, w, first, biases),
+            _ => {
+                for (scale, bias) in scales.iter_mut().zip(biases) {
+                    *bias = CENTRE * *scale;
+                    *scale *= HALF;
                 }
             }
         }
-        let (scale_rows, bias_rows) = (transposed(&scale_rows), transposed(&bias_rows));
-        for i in 0..some {
-            let (scale, bias) = match w.scheme.mode {
-                Mode::Affine => (scale_rows[i], bias_rows[i]),
-                _ => {
-                    let times = |factor: f32| _mm512_mul_ps(scale_rows[i], _mm512_set1_ps(factor));
-                    (times(HALF), times(CENTRE))
+    }
+}
+
+/// Writes what 16 rows have of scales or biases as `[group][LANES]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn across(params: &Params<'_>, w: &Weights<'_>, first: usize, out: &mut [f32]) {
+    let groups = w.groups();
+    let lanes = LANES.min(w.rows - first);
+    // Neighbours in bf16 are transposed as one word.
+    let pairs = match params {
+        Params::Bf16(values) if groups.is_multiple_of(2) => Some(values.as_ptr().cast::<i32>()),
+        _ => None,
+    };
+    let per_word = if pairs.is_some() { 2 } else { 1 };
+    for from in (0..groups).step_by(LANES * per_word) {
+        let some = (LANES * per_word).min(groups - from);
+        let mut rows = [_mm512_setzero_ps(); LANES];
+        for (lane, row) in rows.iter_mut().enumerate().take(lanes) {
+            let at = (first + lane) * groups + from;
+            // SAFETY: these are groups of this row.
+            *row = unsafe {
+                match pairs {
+                    Some(words) if some == 2 * LANES => _mm512_castsi512_ps(_mm512_loadu_epi32(words.add(at / 2))),
+                    Some(words) => {
+                        let mask = (1 << (some / 2)) - 1;
+                        _mm512_castsi512_ps(_mm512_maskz_loadu_epi32(mask, words.add(at / 2)))
+                    }
+                    None => load_params(params, at, some),
                 }
             };
-            // SAFETY: each group has 16 values in both.
-            unsafe {
-                _mm512_storeu_ps(scales.as_mut_ptr().add((from + i) * LANES), scale);
-                _mm512_storeu_ps(biases.as_mut_ptr().add((from + i) * LANES), bias);
+        }
+        let columns = transposed(&rows);
+        let mut put = |i: usize, v: __m512| {
+            if i < some {
+                // SAFETY: each group has 16 values.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add((from + i) * LANES), v) };
+            }
+        };
+        for (i, column) in columns.into_iter().enumerate() {
+            if pairs.is_some() {
+                let words = _mm512_castps_si512(column);
+                put(2 * i, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)));
+                let high = _mm512_and_si512(words, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+                put(2 * i + 1, _mm512_castsi512_ps(high));
+            } else {
+                put(i, column);
             }
         }
     }

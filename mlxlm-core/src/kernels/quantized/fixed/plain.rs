@@ -9,7 +9,7 @@ pub(super) fn add(tile: &Tile<'_>, panels: usize, sums: &mut [f32]) {
         for group in tile.groups() {
             let x: Vec<i32> = (group * rows.group..(group + 1) * rows.group)
                 .map(|column| {
-                    let at = row * rows.columns + column;
+                    let at = rows.at(row, column);
                     i32::from(rows.high[at] as i8) * 256 + i32::from(rows.low[at] as i8)
                 })
                 .collect();

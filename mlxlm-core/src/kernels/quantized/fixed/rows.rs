@@ -1,4 +1,7 @@
 //! Activations in fixed point: within each group of columns `x = step · (256 · high + low)`.
+//!
+//! Bytes lie as the tiles of AMX take them, `[16 rows][64 columns]` one after the other: rows that are a power of two apart would
+//! drive each other out of the caches.
 
 use std::cell::Cell;
 
@@ -12,26 +15,29 @@ use crate::kernels::scratch::{Scratch, bytes_of, with_scratch};
 
 /// The largest numbers have this many bits and a sign: what two signed bytes hold with room for rounding the lower one.
 const BITS: i32 = 14;
-/// Rows that a tile may read beyond the last one.
-const SPARE: usize = 16;
+/// Rows and columns of a tile.
+pub(super) const ROWS: usize = 16;
+pub(super) const COLUMNS: usize = 64;
 /// Values that are worth a task.
 const STEP: usize = 1 << 14;
 
 thread_local! {
     static BYTES: Scratch = const { Cell::new(Vec::new()) };
     static STEPS: Scratch = const { Cell::new(Vec::new()) };
+    static ROW: Scratch = const { Cell::new(Vec::new()) };
     static WIDE: Scratch = const { Cell::new(Vec::new()) };
 }
 
 /// Rows of activations, in the order of columns that the codes have.
 pub(super) struct Rows<'a> {
+    /// Room for rows: a multiple of 16.
     pub(super) len: usize,
     pub(super) columns: usize,
     pub(super) group: usize,
     pub(super) groups: usize,
     /// Whether codes have so many bits that two products of bytes do not fit 16.
     pub(super) wide: bool,
-    /// `[row][column]`, with some rows of anything after the last.
+    /// `[row / 16][column / 64][row % 16][column % 64]`.
     pub(super) high: &'a [u8],
     pub(super) low: &'a [u8],
     /// `[row][group]`: powers of two.
@@ -40,48 +46,71 @@ pub(super) struct Rows<'a> {
     pub(super) sums: &'a [f32],
 }
 
-/// Calls `body` with the `m` rows of `x` that `source` tells, and for each whether it holds a number that is not finite.
+impl Rows<'_> {
+    /// Where the byte of a row and a column lies.
+    #[inline(always)]
+    pub(super) fn at(&self, row: usize, column: usize) -> usize {
+        place(self.columns, row, column)
+    }
+}
+
+#[inline(always)]
+fn place(columns: usize, row: usize, column: usize) -> usize {
+    let (tiles, tile) = (columns.div_ceil(COLUMNS), column / COLUMNS);
+    ((row / ROWS * tiles + tile) * ROWS + row % ROWS) * COLUMNS + column % COLUMNS
+}
+
+/// Calls `body` with rows of `x`: `chosen` tells for each which one it is, or `None` if nothing reads it; and for each whether it
+/// holds a number that is not finite.
 pub(super) fn with_rows<R>(
     isa: Isa,
     x: &Values<'_>,
-    source: &(dyn Fn(usize) -> usize + Sync),
-    m: usize,
+    chosen: &[Option<usize>],
     w: &Weights<'_>,
     body: impl FnOnce(&Rows<'_>, &[bool]) -> R,
 ) -> R {
     let (columns, group, groups) = (w.columns, w.group(), w.groups());
-    let order = Order::of(w);
-    let plane = (m + SPARE) * columns;
+    let (order, len) = (Order::of(w), chosen.len());
+    assert!(len.is_multiple_of(ROWS));
+    let plane = len * columns.next_multiple_of(COLUMNS);
     with_scratch(&BYTES, 2 * plane / 4, |bytes| {
-        with_scratch(&STEPS, 2 * m * groups, |steps| {
+        with_scratch(&STEPS, 2 * len * groups, |steps| {
             let (high, low) = bytes_of(bytes).split_at_mut(plane);
-            let (steps, sums) = steps.split_at_mut(m * groups);
-            let mut odd = vec![false; m];
+            let (steps, sums) = steps.split_at_mut(len * groups);
+            let mut odd = vec![false; len];
             let to = (Shared(high.as_mut_ptr()), Shared(low.as_mut_ptr()));
             let scales = (Shared(steps.as_mut_ptr()), Shared(sums.as_mut_ptr()), Shared(odd.as_mut_ptr()));
-            pool::parallel_ranges(m, 1, (m * columns).div_ceil(STEP), |from, end| {
+            let fix_row = |row: usize, source: usize| {
                 with_scratch(&WIDE, columns, |wide| {
-                    for row in from..end {
-                        x.read(isa, source(row) * columns, wide);
+                    with_scratch(&ROW, columns.div_ceil(2), |bytes| {
+                        let (high, low) = bytes_of(bytes)[..2 * columns].split_at_mut(columns);
+                        x.read(isa, source * columns, wide);
                         // SAFETY: rows have places of their own in all five.
                         unsafe {
-                            let bytes =
-                                |all: Shared<u8>| std::slice::from_raw_parts_mut(all.get().add(row * columns), columns);
                             let floats =
                                 |all: Shared<f32>| std::slice::from_raw_parts_mut(all.get().add(row * groups), groups);
-                            let fixed = Fixed {
-                                high: bytes(to.0),
-                                low: bytes(to.1),
-                                steps: floats(scales.0),
-                                sums: floats(scales.1),
-                            };
+                            let fixed = Fixed { high, low, steps: floats(scales.0), sums: floats(scales.1) };
                             *scales.2.get().add(row) = !fix(isa, wide, group, order, fixed);
+                            for column in (0..columns).step_by(COLUMNS) {
+                                let (at, some) = (place(columns, row, column), COLUMNS.min(columns - column));
+                                for (from, to) in [(&*high, to.0), (&*low, to.1)] {
+                                    to.get().add(at).copy_from_nonoverlapping(from.as_ptr().add(column), some);
+                                }
+                            }
                         }
-                    }
+                    });
                 });
+            };
+            let real = chosen.iter().flatten().count();
+            pool::parallel_ranges(len, 1, (real * columns).div_ceil(STEP), |from, end| {
+                for row in from..end {
+                    if let Some(source) = chosen[row] {
+                        fix_row(row, source);
+                    }
+                }
             });
             let wide = w.bits() > 7;
-            body(&Rows { len: m, columns, group, groups, wide, high, low, steps, sums }, &odd)
+            body(&Rows { len, columns, group, groups, wide, high, low, steps, sums }, &odd)
         })
     })
 }
