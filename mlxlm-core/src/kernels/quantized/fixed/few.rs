@@ -14,6 +14,8 @@ use super::{LANES, PAIR};
 use crate::kernels::gemm::avx512::transposed;
 use crate::quant::Mode;
 
+/// Bytes of weights that are fetched before they are needed.
+const AHEAD: usize = 1536;
 /// Rows of activations.
 pub(super) const ROWS: usize = 2;
 
@@ -30,16 +32,18 @@ pub(super) struct Lines<'a> {
 impl<'a> Lines<'a> {
     pub(super) fn new(rows: &'a Rows<'a>, range: &Range<usize>, bits: usize) -> Self {
         let fields = fields(bits);
-        let (len, chunk) = (range.len(), 64 * fields);
-        let mut bytes = vec![[0; 16]; rows.columns.div_ceil(chunk) * fields * len * 2];
-        for (i, quad) in (0..rows.columns).step_by(4).enumerate() {
-            let (chunk, lane, field) = (quad / chunk, i / fields % 16, i % fields);
-            for r in 0..len {
-                let at = rows.at(range.start + r, quad);
-                let line = ((chunk * fields + field) * len + r) * 2;
-                for (which, from) in [rows.high, rows.low].into_iter().enumerate() {
-                    let four = [from[at], from[at + 1], from[at + 2], from[at + 3]];
-                    bytes[line + which][lane] = i32::from_ne_bytes(four);
+        let (len, chunks) = (range.len(), rows.columns.div_ceil(64 * fields));
+        let mut bytes = vec![[0; 16]; chunks * fields * len * 2];
+        for (r, row) in range.clone().enumerate() {
+            for (which, from) in [rows.high, rows.low].into_iter().enumerate() {
+                for column in (0..rows.columns).step_by(64) {
+                    let (at, some) = (rows.at(row, column), 64.min(rows.columns - column));
+                    // Words of 64 columns go in turn to the fields of their chunk.
+                    let (chunk, begin) = (column / 64 / fields, column / 64 % fields * 16 / fields);
+                    for (i, word) in from[at..at + some].chunks_exact(4).enumerate() {
+                        let line = ((chunk * fields + i % fields) * len + r) * 2 + which;
+                        bytes[line][begin + i / fields] = i32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
+                    }
                 }
             }
         }
@@ -48,7 +52,7 @@ impl<'a> Lines<'a> {
 
     /// Vectors that [`Self::multiply`] needs room for.
     pub(super) fn room(&self, w: &Weights<'_>) -> usize {
-        self.len * self.chunks() * if self.lanes(w) < 4 { LANES } else { 4 }
+        self.len * self.chunks() * if self.lanes(w) < 4 { LANES } else { 4 + 4 }
     }
 
     fn chunks(&self) -> usize {
@@ -95,18 +99,20 @@ impl<'a> Lines<'a> {
         let room = room.as_mut_ptr().cast::<__m512i>();
         // SAFETY: the room was measured; rows beyond the last repeat it.
         unsafe {
-            // Four rows at a time, which memory can follow.
-            for four in 0..4 {
+            // One row after the other, as memory likes it; then the fours.
+            let fresh = room.add(self.chunks() * R * kept);
+            for row in 0..LANES {
                 for (chunk, lines) in self.bytes.chunks_exact(step).enumerate() {
-                    let dots: [[__m512i; R]; 4] = std::array::from_fn(|i| codes.dots::<R>(4 * four + i, chunk, lines));
-                    for r in 0..R {
-                        let to = room.add((chunk * R + r) * kept);
-                        let dots: [__m512i; 4] = std::array::from_fn(|i| dots[i][r]);
-                        if lanes < 4 {
-                            (0..4).for_each(|i| to.add(4 * four + i).write(dots[i]));
-                        } else {
-                            to.add(four).write(sum_of_fours(&dots));
-                        }
+                    for (r, dots) in codes.dots::<R>(row, chunk, lines).into_iter().enumerate() {
+                        let line = chunk * R + r;
+                        if lanes < 4 { room.add(line * LANES + row) } else { fresh.add(line * 4 + row % 4) }
+                            .write(dots);
+                    }
+                }
+                if lanes >= 4 && row % 4 == 3 {
+                    for line in 0..self.chunks() * R {
+                        let dots = fresh.add(4 * line).cast::<[__m512i; 4]>().read();
+                        room.add(line * 4 + row / 4).write(sum_of_fours(&dots));
                     }
                 }
             }
@@ -226,7 +232,7 @@ impl<'a, const BITS: usize> Codes<'a, BITS> {
         let bytes = 8 * BITS * fields(BITS);
         let row = (self.first + row).min(self.w.rows - 1);
         let at = self.w.words.as_ptr().cast::<i8>().wrapping_add(row * length + chunk * bytes);
-        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(4 * length));
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD));
         let left = length - chunk * bytes;
         // SAFETY: whole vectors and masked lanes lie inside the row.
         unsafe {

@@ -87,13 +87,22 @@ pub(super) fn multiply(
     let real = chosen.iter().flatten().count();
     rows::with_rows(isa, x, &chosen, w, |rows, odd| {
         let tasks = tasks(segments, real * w.rows * w.columns < SERIAL);
+        let job = |first: usize, segment: &'_ Segment<'_>| {
+            let own = first..first + segment.rows.len();
+            let lines = (isa >= Isa::Avx512 && own.len() <= few::ROWS).then(|| few::Lines::new(rows, &own, w.bits()));
+            (own, lines)
+        };
+        let jobs: Vec<_> = firsts.iter().zip(segments).map(|(&first, segment)| job(first, segment)).collect();
         let numbers = &numbers;
         pool::parallel(tasks.len(), |i| {
             let Task { segment, panels } = &tasks[i];
-            let first = firsts[*segment];
-            let Segment { rows: own, w } = &segments[*segment];
-            let job = Job { isa, rows, w, numbers, odd, place, out };
-            job.run(first..first + own.len(), panels.clone());
+            let (own, lines) = &jobs[*segment];
+            let job = Job { isa, rows, w: &segments[*segment].w, numbers, odd, place, out };
+            match lines {
+                // SAFETY: the level was checked, and these are the rows of the lines.
+                Some(lines) => unsafe { job.few(own, lines, panels.clone()) },
+                None => job.run(own.clone(), panels.clone()),
+            }
         });
         numbers.iter().zip(odd).filter_map(|(number, odd)| number.filter(|_| *odd)).collect()
     })
@@ -133,10 +142,6 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&self, all: Range<usize>, panels: Range<usize>) {
-        if self.isa >= Isa::Avx512 && all.len() <= few::ROWS {
-            // SAFETY: the level was checked, and the rows and panels are there.
-            return unsafe { self.few(&all, panels) };
-        }
         for from in all.clone().step_by(MANY) {
             let rows = from..(from + MANY).min(all.end);
             let span = PAIR * if rows.len() > FEW { SPAN } else { 1 };
@@ -150,9 +155,8 @@ impl Job<'_> {
     ///
     /// # Safety
     /// The machine must have AVX-512.
-    unsafe fn few(&self, rows: &Range<usize>, panels: Range<usize>) {
+    unsafe fn few(&self, rows: &Range<usize>, lines: &few::Lines<'_>, panels: Range<usize>) {
         let (w, size) = (self.w, self.w.groups() * LANES);
-        let lines = few::Lines::new(self.rows, rows, w.bits());
         let mut sums = [0.0; few::ROWS * PAIR * LANES];
         with_scratch(&PARAMS, 2 * size, |params| {
             with_scratch(&CODES, 16 * lines.room(w), |room| {

@@ -250,6 +250,7 @@ unsafe fn across(params: &Params<'_>, w: &Weights<'_>, first: usize, out: &mut [
         let mut rows = [_mm512_setzero_ps(); LANES];
         for (lane, row) in rows.iter_mut().enumerate().take(lanes) {
             let at = (first + lane) * groups + from;
+            params.prefetch(at + LANES * groups);
             // SAFETY: these are groups of this row.
             *row = unsafe {
                 match pairs {
