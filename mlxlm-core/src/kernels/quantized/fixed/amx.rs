@@ -1,8 +1,9 @@
 //! Bytes times bytes by the tiles of AMX: 16 rows of activations against two panels at a time.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::avx512::accumulate;
+use super::avx512::with_group;
 use super::rows::{COLUMNS, ROWS};
 use super::{LANES, PAIR, Tile};
 use crate::kernels::amx::{Config, Tiles, dot_signed_unsigned, load, store, zero};
@@ -11,55 +12,60 @@ use crate::kernels::amx::{Config, Tiles, dot_signed_unsigned, load, store, zero}
 #[repr(align(64))]
 struct Dots([[[[i32; LANES]; ROWS]; 2]; PAIR]);
 
-/// See [`Tile::add`].
+/// Groups that the tiles multiply before vectors add them up.
+const BATCH: usize = 4;
+
+/// See [`Tile::add`]. Each block of rows stays in the first-level cache while all panels pass by.
 ///
 /// # Safety
 /// The machine must have the level, and the tile must have been checked.
-pub(super) unsafe fn add(tile: &Tile<'_>, panels: usize, sums: &mut [f32]) {
-    let rows = sums.len() / (PAIR * LANES);
+pub(super) unsafe fn add(tile: &Tile<'_>, sums: &mut [f32]) {
+    let (rows, own) = (tile.count, tile.sums());
+    let depth = tile.rows.group.min(COLUMNS);
     let whole = rows / ROWS * ROWS;
-    let (full, rest) = sums.split_at_mut(whole * PAIR * LANES);
-    for (first, height, sums) in [(0, ROWS, full), (whole, rows - whole, rest)] {
-        if sums.is_empty() {
+    for (blocks, height) in [(0..whole, ROWS), (whole..rows, rows - whole)] {
+        if blocks.is_empty() {
             continue;
         }
-        let depth = tile.rows.group.min(COLUMNS);
         let (sum, activations, codes) = ((height, 4 * LANES), (height, depth), (depth / 4, 4 * LANES));
         let shapes = [sum, sum, sum, sum, activations, activations, codes, codes];
         // SAFETY: passed on from the caller.
         unsafe {
             let _tiles = Tiles::configure(&Config::new(shapes));
-            for (i, sums) in sums.chunks_exact_mut(height * PAIR * LANES).enumerate() {
-                match panels {
-                    1 => block_of::<1>(tile, tile.first + first + i * ROWS, sums),
-                    _ => block_of::<2>(tile, tile.first + first + i * ROWS, sums),
+            for block in blocks.step_by(ROWS) {
+                for (i, sums) in sums.chunks_exact_mut(own).enumerate() {
+                    let (tile, panels) = tile.pair(i);
+                    let sums = &mut sums[block * PAIR * LANES..][..height * PAIR * LANES];
+                    match panels {
+                        1 => block_of::<1>(&tile, tile.first + block, sums),
+                        _ => block_of::<2>(&tile, tile.first + block, sums),
+                    }
                 }
             }
         }
     }
 }
 
-/// A block of rows: while the tiles multiply a group, vectors add up the group before.
+/// A block of rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn block_of<const P: usize>(tile: &Tile<'_>, row: usize, sums: &mut [f32]) {
-    let mut dots = [const { Dots([[[[0; LANES]; ROWS]; 2]; PAIR]) }; 2];
+    let mut dots = [const { Dots([[[[0; LANES]; ROWS]; 2]; PAIR]) }; BATCH];
     let groups = tile.groups();
-    // SAFETY: passed on from the caller.
-    unsafe {
-        for group in groups.clone() {
-            multiply::<P>(tile, row, group);
-            if group > groups.start {
-                collect::<P>(tile, row, group - 1, &dots[(group - 1) % 2], sums);
+    for from in groups.clone().step_by(BATCH) {
+        let batch = from..(from + BATCH).min(groups.end);
+        // SAFETY: passed on from the caller.
+        unsafe {
+            for (group, Dots(to)) in batch.clone().zip(&mut dots) {
+                multiply::<P>(tile, row, group);
+                store::<0>(to[0][0].as_mut_ptr().cast(), 4 * LANES);
+                store::<1>(to[0][1].as_mut_ptr().cast(), 4 * LANES);
+                if P == 2 {
+                    store::<2>(to[1][0].as_mut_ptr().cast(), 4 * LANES);
+                    store::<3>(to[1][1].as_mut_ptr().cast(), 4 * LANES);
+                }
             }
-            let to = &mut dots[group % 2].0;
-            store::<0>(to[0][0].as_mut_ptr().cast(), 4 * LANES);
-            store::<1>(to[0][1].as_mut_ptr().cast(), 4 * LANES);
-            if P == 2 {
-                store::<2>(to[1][0].as_mut_ptr().cast(), 4 * LANES);
-                store::<3>(to[1][1].as_mut_ptr().cast(), 4 * LANES);
-            }
+            collect::<P>(tile, row, batch, &dots, sums);
         }
-        collect::<P>(tile, row, groups.end - 1, &dots[(groups.end - 1) % 2], sums);
     }
 }
 
@@ -94,24 +100,35 @@ unsafe fn multiply<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
     }
 }
 
-/// Adds a group's integer sums to the sums of all rows.
+/// Adds some groups' integer sums to the sums of all rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn collect<const P: usize>(tile: &Tile<'_>, row: usize, group: usize, dots: &Dots, sums: &mut [f32]) {
+unsafe fn collect<const P: usize>(
+    tile: &Tile<'_>,
+    row: usize,
+    groups: Range<usize>,
+    dots: &[Dots; BATCH],
+    sums: &mut [f32],
+) {
     let rows = tile.rows;
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let params: [(__m512, __m512); P] = std::array::from_fn(|p| {
-            let at = (p * rows.groups + group) * LANES;
-            (_mm512_loadu_ps(tile.scales.as_ptr().add(at)), _mm512_loadu_ps(tile.biases.as_ptr().add(at)))
-        });
-        for r in 0..sums.len() / (PAIR * LANES) {
-            let at = (row + r) * rows.groups + group;
-            let activations = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-            for (p, params) in params.iter().enumerate() {
-                let part = |which: usize| _mm512_loadu_epi32(dots.0[p][which][r].as_ptr());
-                let to = sums.as_mut_ptr().add((r * PAIR + p) * LANES);
-                accumulate(to, part(0), part(1), *params, activations);
+    for p in 0..P {
+        for (r, sums) in sums.chunks_exact_mut(PAIR * LANES).enumerate() {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let to = sums.as_mut_ptr().add(p * LANES);
+                let mut total = _mm512_loadu_ps(to);
+                for (group, dots) in groups.clone().zip(dots) {
+                    let (params, at) = ((p * rows.groups + group) * LANES, (row + r) * rows.groups + group);
+                    let params = (
+                        _mm512_loadu_ps(tile.scales.as_ptr().add(params)),
+                        _mm512_loadu_ps(tile.biases.as_ptr().add(params)),
+                    );
+                    let activations = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
+                    let part = |which: usize| _mm512_loadu_epi32(dots.0[p][which][r].as_ptr());
+                    let dots = _mm512_add_epi32(_mm512_slli_epi32::<8>(part(0)), part(1));
+                    total = with_group(total, dots, params, activations);
+                }
+                _mm512_storeu_ps(to, total);
             }
         }
     }

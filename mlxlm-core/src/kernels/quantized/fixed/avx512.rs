@@ -103,7 +103,7 @@ impl Params {
 /// The machine must have AVX-512, and there must be 16 sums.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) unsafe fn accumulate(to: *mut f32, high: __m512i, low: __m512i, params: (__m512, __m512), x: (f32, f32)) {
+unsafe fn accumulate(to: *mut f32, high: __m512i, low: __m512i, params: (__m512, __m512), x: (f32, f32)) {
     let dots = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), low);
     // SAFETY: passed on from the caller.
     unsafe { _mm512_storeu_ps(to, with_group(_mm512_loadu_ps(to), dots, params, x)) };

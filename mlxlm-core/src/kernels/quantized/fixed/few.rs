@@ -14,8 +14,6 @@ use super::{LANES, PAIR};
 use crate::kernels::gemm::avx512::transposed;
 use crate::quant::Mode;
 
-/// Bytes of weights that are fetched before they are needed.
-const AHEAD: usize = 1536;
 /// Rows of activations.
 pub(super) const ROWS: usize = 2;
 
@@ -52,7 +50,7 @@ impl<'a> Lines<'a> {
 
     /// Vectors that [`Self::multiply`] needs room for.
     pub(super) fn room(&self, w: &Weights<'_>) -> usize {
-        self.len * self.chunks() * if self.lanes(w) < 4 { LANES } else { 4 + 4 }
+        self.len * self.chunks() * if self.lanes(w) < 4 { LANES } else { 4 }
     }
 
     fn chunks(&self) -> usize {
@@ -99,20 +97,18 @@ impl<'a> Lines<'a> {
         let room = room.as_mut_ptr().cast::<__m512i>();
         // SAFETY: the room was measured; rows beyond the last repeat it.
         unsafe {
-            // One row after the other, as memory likes it; then the fours.
-            let fresh = room.add(self.chunks() * R * kept);
-            for row in 0..LANES {
+            for four in 0..4 {
                 for (chunk, lines) in self.bytes.chunks_exact(step).enumerate() {
-                    for (r, dots) in codes.dots::<R>(row, chunk, lines).into_iter().enumerate() {
-                        let line = chunk * R + r;
-                        if lanes < 4 { room.add(line * LANES + row) } else { fresh.add(line * 4 + row % 4) }
-                            .write(dots);
-                    }
-                }
-                if lanes >= 4 && row % 4 == 3 {
-                    for line in 0..self.chunks() * R {
-                        let dots = fresh.add(4 * line).cast::<[__m512i; 4]>().read();
-                        room.add(line * 4 + row / 4).write(sum_of_fours(&dots));
+                    codes.fetch(4 * four, chunk);
+                    let dots: [[__m512i; R]; 4] = std::array::from_fn(|i| codes.dots::<R>(4 * four + i, chunk, lines));
+                    for r in 0..R {
+                        let to = room.add((chunk * R + r) * kept);
+                        let dots: [__m512i; 4] = std::array::from_fn(|i| dots[i][r]);
+                        if lanes < 4 {
+                            (0..4).for_each(|i| to.add(4 * four + i).write(dots[i]));
+                        } else {
+                            to.add(four).write(sum_of_fours(&dots));
+                        }
                     }
                 }
             }
@@ -224,6 +220,17 @@ impl<'a, const BITS: usize> Codes<'a, BITS> {
         Self { w, first, affine: w.scheme.mode == Mode::Affine, spread: Spread::new(BITS), ones, table }
     }
 
+    /// Fetches a part of the next four rows, which follow these in memory, line by line.
+    #[inline(always)]
+    fn fetch(&self, row: usize, chunk: usize) {
+        let (length, part) = (self.w.columns * BITS / 8, 4 * 8 * BITS * fields(BITS));
+        let from = self.w.words.as_ptr().cast::<i8>().wrapping_add((self.first + row + 4) * length + chunk * part);
+        for line in 0..part.div_ceil(64) {
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64 * line)) };
+        }
+    }
+
     /// The bytes of a row's chunk; zeros beyond its end.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
     #[inline]
@@ -232,7 +239,6 @@ impl<'a, const BITS: usize> Codes<'a, BITS> {
         let bytes = 8 * BITS * fields(BITS);
         let row = (self.first + row).min(self.w.rows - 1);
         let at = self.w.words.as_ptr().cast::<i8>().wrapping_add(row * length + chunk * bytes);
-        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD));
         let left = length - chunk * bytes;
         // SAFETY: whole vectors and masked lanes lie inside the row.
         unsafe {

@@ -189,29 +189,26 @@ impl Job<'_> {
                 }
                 for from in (0..w.columns).step_by(BLOCK) {
                     let columns = BLOCK.min(w.columns - from);
-                    for (pair, sums) in sums.chunks_exact_mut(rows.len() * width).enumerate() {
-                        let first = pair * PAIR;
-                        let some = PAIR.min(panels.len() - first);
-                        with_scratch(&CODES, PAIR * BLOCK * LANES / 4, |codes| {
-                            let codes = bytes_of(codes);
-                            let plane = columns.next_multiple_of(panel::CHUNK) * LANES;
-                            for i in 0..some {
-                                let panel = (panels.start + first + i) * LANES;
-                                panel::codes(self.isa, w, panel, from, columns, &mut codes[i * plane..][..plane]);
-                            }
-                            let tile = Tile {
-                                rows: self.rows,
-                                first: rows.start,
-                                from,
-                                columns,
-                                codes,
-                                plane,
-                                scales: &scales[first * groups * LANES..],
-                                biases: &biases[first * groups * LANES..],
-                            };
-                            tile.add(self.isa, some, sums);
-                        });
-                    }
+                    let plane = columns.next_multiple_of(panel::CHUNK) * LANES;
+                    with_scratch(&CODES, panels.len() * plane / 4, |codes| {
+                        let codes = bytes_of(codes);
+                        for (panel, codes) in panels.clone().zip(codes.chunks_exact_mut(plane)) {
+                            panel::codes(self.isa, w, panel * LANES, from, columns, codes);
+                        }
+                        let tile = Tile {
+                            rows: self.rows,
+                            first: rows.start,
+                            count: rows.len(),
+                            panels: panels.len(),
+                            from,
+                            columns,
+                            codes,
+                            plane,
+                            scales,
+                            biases,
+                        };
+                        tile.add(self.isa, sums);
+                    });
                 }
             });
             for (pair, sums) in sums.chunks_exact_mut(rows.len() * width).enumerate() {
@@ -233,11 +230,13 @@ impl Job<'_> {
     }
 }
 
-/// One block of columns of one or two panels, and the rows of activations that it meets.
+/// One block of columns of some panels, and the rows of activations that it meets.
 struct Tile<'a> {
     rows: &'a Rows<'a>,
-    /// The first of the rows.
+    /// The first of the rows, which begins a tile, and how many there are.
     first: usize,
+    count: usize,
+    panels: usize,
     /// The first column, which begins a group, and how many there are.
     from: usize,
     columns: usize,
@@ -249,27 +248,52 @@ struct Tile<'a> {
     biases: &'a [f32],
 }
 
-impl Tile<'_> {
-    /// Adds the products to the sums, which are `[row][panel][LANES]` with room for two panels.
-    fn add(&self, isa: Isa, panels: usize, sums: &mut [f32]) {
-        let (count, groups) = (sums.len() / (PAIR * LANES), self.rows.groups);
-        assert!(isa <= Isa::best() && (1..=PAIR).contains(&panels));
-        assert!(self.codes.len() >= panels * self.plane && self.plane >= self.columns * LANES);
-        assert!(self.scales.len() >= panels * groups * LANES && self.biases.len() >= panels * groups * LANES);
-        assert!(
-            self.first.is_multiple_of(rows::ROWS)
-                && self.first + count <= self.rows.len
-                && self.from + self.columns <= self.rows.columns
-        );
+impl<'a> Tile<'a> {
+    /// Adds the products to the sums, which are `[pair of panels][row][panel][LANES]`.
+    fn add(&self, isa: Isa, sums: &mut [f32]) {
+        let groups = self.rows.groups;
+        assert!(isa <= Isa::best() && sums.len() == self.pairs() * self.sums());
+        assert!(self.codes.len() >= self.panels * self.plane && self.plane >= self.columns * LANES);
+        assert!(self.scales.len() >= self.panels * groups * LANES && self.biases.len() >= self.panels * groups * LANES);
+        assert!(self.first.is_multiple_of(rows::ROWS) && self.first + self.count <= self.rows.len);
+        assert!(self.from + self.columns <= self.rows.columns);
         // SAFETY: the level and all sizes were checked.
         unsafe {
-            match isa {
-                Isa::Portable => plain::add(self, panels, sums),
-                Isa::Avx2 => avx2::add(self, panels, sums),
-                Isa::Amx => amx::add(self, panels, sums),
-                Isa::Avx512 => avx512::add(self, panels, sums),
+            if isa == Isa::Amx {
+                return amx::add(self, sums);
+            }
+            for (i, sums) in sums.chunks_exact_mut(self.sums()).enumerate() {
+                let (tile, panels) = self.pair(i);
+                match isa {
+                    Isa::Portable => plain::add(&tile, panels, sums),
+                    Isa::Avx2 => avx2::add(&tile, panels, sums),
+                    Isa::Avx512 | Isa::Amx => avx512::add(&tile, panels, sums),
+                }
             }
         }
+    }
+
+    fn pairs(&self) -> usize {
+        self.panels.div_ceil(PAIR)
+    }
+
+    /// Sums of a pair.
+    fn sums(&self) -> usize {
+        self.count * PAIR * LANES
+    }
+
+    /// A pair, and how many panels it has.
+    fn pair(&self, i: usize) -> (Tile<'a>, usize) {
+        let (first, params) = (PAIR * i, PAIR * i * self.rows.groups * LANES);
+        let panels = PAIR.min(self.panels - first);
+        let tile = Tile {
+            panels,
+            codes: &self.codes[first * self.plane..],
+            scales: &self.scales[params..],
+            biases: &self.biases[params..],
+            ..*self
+        };
+        (tile, panels)
     }
 
     fn groups(&self) -> Range<usize> {

@@ -56,8 +56,10 @@ pub(super) fn codes(isa: Isa, w: &Weights<'_>, first: usize, from: usize, column
     assert!(
         out.len() >= columns.next_multiple_of(CHUNK) * LANES && from.is_multiple_of(32) && columns.is_multiple_of(16)
     );
-    if isa < Isa::Avx512 {
-        return plain_codes(w, first, from, columns, out);
+    match isa {
+        Isa::Portable => return plain_codes(w, first, from, columns, out),
+        Isa::Avx2 => return narrow_codes(w, first, from, columns, out),
+        Isa::Avx512 | Isa::Amx => {}
     }
     // SAFETY: the level and the sizes were checked.
     unsafe {
@@ -79,6 +81,36 @@ fn plain_codes(w: &Weights<'_>, first: usize, from: usize, columns: usize, out: 
             let code = code(row, w.bits(), from + column);
             let place = order.place(column);
             out[(place / 4 * LANES + lane) * 4 + place % 4] = if affine { code as u8 } else { E2M1[code as usize] };
+        }
+    }
+}
+
+/// By words of 32 bits: four codes at once become four bytes.
+fn narrow_codes(w: &Weights<'_>, first: usize, from: usize, columns: usize, out: &mut [u8]) {
+    let bits = w.bits();
+    let table = (w.scheme.mode != Mode::Affine).then_some(E2M1);
+    for lane in 0..LANES {
+        let row = w.row((first + lane).min(w.rows - 1));
+        let words = &row[from * bits / 32..(from + columns) * bits / 32];
+        let places = out[4 * lane..].chunks_mut(4 * LANES);
+        if 32 % bits == 0 {
+            let (fields, ones) = (8 / bits, ((1_u32 << bits) - 1) * 0x0101_0101);
+            let codes = words.iter().flat_map(|word| (0..fields).map(move |field| word >> (field * bits) & ones));
+            for (to, codes) in places.zip(codes) {
+                let codes = codes.to_le_bytes();
+                to[..4].copy_from_slice(&table.map_or(codes, |table| codes.map(|code| table[usize::from(code)])));
+            }
+        } else {
+            let ones = (1 << bits) - 1;
+            let four = |i: usize| {
+                let (word, shift) = (4 * i * bits / 32, 4 * i * bits % 32);
+                let both = u64::from(words[word]) | u64::from(words.get(word + 1).copied().unwrap_or(0)) << 32;
+                let field = |code: usize| (both >> (shift + code * bits) & ones) as u8;
+                [field(0), field(1), field(2), field(3)]
+            };
+            for (i, to) in places.take(columns / 4).enumerate() {
+                to[..4].copy_from_slice(&four(i));
+            }
         }
     }
 }
