@@ -14,6 +14,8 @@ use crate::kernels::pool;
 /// Rows of `x` in a tile, and of the matrix: 24 sums.
 const TILE: usize = 6;
 const ROWS: usize = 4;
+/// Numbers of a row that are fetched before they are needed.
+const AHEAD: usize = 512;
 /// Below this many multiply-adds another core is not worth waking.
 const SERIAL: usize = 100_000;
 
@@ -101,6 +103,9 @@ impl Job {
                         _mm512_castps_si512(_mm512_cvtph_ps(halves))
                     }
                 };
+                for j in 0..N {
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(j * k + at + AHEAD).cast());
+                }
                 let weights: [__m512i; N] = std::array::from_fn(|j| load(w.wrapping_add(j * k)));
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let x = load(x.wrapping_add(i * k));

@@ -227,7 +227,10 @@ impl<'a, const BITS: usize> Codes<'a, BITS> {
         let from = self.w.words.as_ptr().cast::<i8>().wrapping_add((self.first + row + 4) * length + chunk * part);
         for line in 0..part.div_ceil(64) {
             // SAFETY: a prefetch never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64 * line)) };
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64 * line));
+                _mm_prefetch::<_MM_HINT_T2>(from.wrapping_add(64 * line + 12 * length));
+            }
         }
     }
 
