@@ -1,7 +1,6 @@
 //! Bytes times bytes by the tiles of AMX: 16 rows of activations against two panels at a time.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::avx512::with_group;
 use super::rows::{COLUMNS, ROWS};
@@ -64,7 +63,12 @@ unsafe fn block_of<const P: usize>(tile: &Tile<'_>, row: usize, sums: &mut [f32]
                     store::<3>(to[1][1].as_mut_ptr().cast(), 4 * LANES);
                 }
             }
-            collect::<P>(tile, row, batch, &dots, sums);
+            match batch.len() {
+                1 => collect::<P, 1>(tile, row, from, &dots, sums),
+                2 => collect::<P, 2>(tile, row, from, &dots, sums),
+                3 => collect::<P, 3>(tile, row, from, &dots, sums),
+                _ => collect::<P, BATCH>(tile, row, from, &dots, sums),
+            }
         }
     }
 }
@@ -100,35 +104,40 @@ unsafe fn multiply<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
     }
 }
 
-/// Adds some groups' integer sums to the sums of all rows.
+/// Adds the integer sums of `B` groups to the sums of all rows, which the first group begins.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn collect<const P: usize>(
+unsafe fn collect<const P: usize, const B: usize>(
     tile: &Tile<'_>,
     row: usize,
-    groups: Range<usize>,
+    first: usize,
     dots: &[Dots; BATCH],
     sums: &mut [f32],
 ) {
     let rows = tile.rows;
-    for p in 0..P {
-        for (r, sums) in sums.chunks_exact_mut(PAIR * LANES).enumerate() {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                let to = sums.as_mut_ptr().add(p * LANES);
-                let mut total = _mm512_loadu_ps(to);
-                for (group, dots) in groups.clone().zip(dots) {
-                    let (params, at) = ((p * rows.groups + group) * LANES, (row + r) * rows.groups + group);
-                    let params = (
-                        _mm512_loadu_ps(tile.scales.as_ptr().add(params)),
-                        _mm512_loadu_ps(tile.biases.as_ptr().add(params)),
-                    );
-                    let activations = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-                    let part = |which: usize| _mm512_loadu_epi32(dots.0[p][which][r].as_ptr());
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let params: [[(__m512, __m512); P]; B] = std::array::from_fn(|b| {
+            std::array::from_fn(|p| {
+                let at = (p * rows.groups + first + b) * LANES;
+                (_mm512_loadu_ps(tile.scales.as_ptr().add(at)), _mm512_loadu_ps(tile.biases.as_ptr().add(at)))
+            })
+        });
+        let (steps, totals) = (rows.steps.as_ptr(), rows.sums.as_ptr());
+        for r in 0..sums.len() / (PAIR * LANES) {
+            let (at, to) = ((row + r) * rows.groups + first, sums.as_mut_ptr().add(r * PAIR * LANES));
+            let begun = |p: usize| if first == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(to.add(p * LANES)) };
+            let mut sums: [__m512; P] = std::array::from_fn(begun);
+            for b in 0..B {
+                let activations = (*steps.add(at + b), *totals.add(at + b));
+                for p in 0..P {
+                    let part = |which: usize| _mm512_loadu_epi32(dots[b].0[p][which][r].as_ptr());
                     let dots = _mm512_add_epi32(_mm512_slli_epi32::<8>(part(0)), part(1));
-                    total = with_group(total, dots, params, activations);
+                    sums[p] = with_group(sums[p], dots, params[b][p], activations);
                 }
-                _mm512_storeu_ps(to, total);
+            }
+            for (p, sums) in sums.into_iter().enumerate() {
+                _mm512_storeu_ps(to.add(p * LANES), sums);
             }
         }
     }

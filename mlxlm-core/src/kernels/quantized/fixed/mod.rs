@@ -180,7 +180,9 @@ impl Job<'_> {
         let (groups, width) = (w.groups(), PAIR * LANES);
         let pairs = panels.len().div_ceil(PAIR);
         with_scratch(&SUMS, pairs * rows.len() * width, |sums| {
-            sums.fill(0.0);
+            if self.isa < Isa::Amx {
+                sums.fill(0.0);
+            }
             with_scratch(&PARAMS, 2 * panels.len() * groups * LANES, |params| {
                 let (scales, biases) = params.split_at_mut(panels.len() * groups * LANES);
                 for (i, panel) in panels.clone().enumerate() {
@@ -249,7 +251,7 @@ struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// Adds the products to the sums, which are `[pair of panels][row][panel][LANES]`.
+    /// Adds the products to the sums, which are `[pair of panels][row][panel][LANES]`. With AMX the first column begins them.
     fn add(&self, isa: Isa, sums: &mut [f32]) {
         let groups = self.rows.groups;
         assert!(isa <= Isa::best() && sums.len() == self.pairs() * self.sums());
