@@ -15,6 +15,9 @@ pub(crate) struct Cli {
     /// Compute on the CPU, even where there is a GPU.
     #[arg(long, global = true)]
     pub(crate) cpu: bool,
+    /// Threads that compute on the CPU of a Linux machine [default: its cores].
+    #[arg(long, global = true)]
+    pub(crate) threads: Option<NonZeroUsize>,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,

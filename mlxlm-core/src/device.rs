@@ -1,5 +1,7 @@
 //! The device that computes, and its memory.
 
+use std::num::NonZeroUsize;
+
 use mlx_rs::{Device, memory};
 
 use crate::{Result, raw};
@@ -8,6 +10,22 @@ use crate::{Result, raw};
 pub fn use_cpu() {
     raw::install_error_handler();
     Device::set_default(&Device::cpu());
+}
+
+/// Sets how many threads our CPU kernels use (`--threads`), the calling one included, and checks `MLXLM_THREADS` and `MLXLM_ISA`,
+/// which kernels themselves do not complain about. Must come before anything is computed.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub fn configure_kernels(threads: Option<NonZeroUsize>) -> Result<()> {
+    use crate::kernels::{Isa, pool};
+    Isa::active()?;
+    pool::threads_from_env()?;
+    Ok(threads.map_or(Ok(()), |threads| pool::set_threads(threads.get()))?)
+}
+
+/// Here the kernels are MLX's own, whose threads cannot be set.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub fn configure_kernels(threads: Option<NonZeroUsize>) -> Result<()> {
+    if threads.is_some() { Err(crate::Error::NoThreads) } else { Ok(()) }
 }
 
 /// The most memory that arrays have taken since the start or the last reset, in bytes, with the files that weights are

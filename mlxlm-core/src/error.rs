@@ -51,6 +51,20 @@ pub enum Error {
     #[error(transparent)]
     Quant(#[from] QuantError),
 
+    /// The number of kernel threads is none, or comes too late.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[error(transparent)]
+    Threads(#[from] crate::kernels::pool::ThreadsError),
+
+    /// The instructions that were asked for are not there.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[error(transparent)]
+    Isa(#[from] crate::kernels::IsaError),
+
+    /// The number of threads was set where it cannot be.
+    #[error("the number of threads can be set for CPU kernels on Linux on x86-64 only")]
+    NoThreads,
+
     /// A tokenizer or a chat template.
     #[cfg(feature = "text")]
     #[error(transparent)]

@@ -19,6 +19,7 @@ pub(crate) fn run(cli: Cli) -> Result {
     if cli.cpu {
         mlxlm_core::device::use_cpu();
     }
+    mlxlm_core::device::configure_kernels(cli.threads)?;
     match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),

@@ -193,3 +193,21 @@ fn options_for_a_template_that_is_not_used_are_warned_of() {
         .map(|option| format!("warning: `{option}` changes nothing, because the chat template is ignored\n"));
     assert_eq!(ran.stderr, warnings.concat());
 }
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn threads_and_instructions_change_no_text_and_are_checked_at_the_start() {
+    let bench = Bench::new();
+    let plain = bench.text(&["--prompt", TEXT, "-m", "8"]);
+    let args = ["--threads", "3", "generate", "--model", "tiny", "-p", TEXT, "-m", "8", "--verbose=false"];
+    let ran = bench.run(&args);
+    assert_eq!((ran.code, ran.stdout), (Some(0), plain), "{}", ran.stderr);
+    for (name, value, refused) in [
+        ("MLXLM_ISA", "sse", "`MLXLM_ISA` is `sse`, expected one of"),
+        ("MLXLM_THREADS", "0", "`MLXLM_THREADS` is `0`, expected a number from 1 to 1024"),
+    ] {
+        let output = bench.command().env(name, value).arg("models").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(refused), "{said}");
+    }
+}
