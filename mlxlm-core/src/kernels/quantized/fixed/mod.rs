@@ -180,7 +180,7 @@ impl Job<'_> {
         let (groups, width) = (w.groups(), PAIR * LANES);
         let pairs = panels.len().div_ceil(PAIR);
         with_scratch(&SUMS, pairs * rows.len() * width, |sums| {
-            if self.isa < Isa::Amx {
+            if self.isa < Isa::Amx || w.columns == 0 {
                 sums.fill(0.0);
             }
             with_scratch(&PARAMS, 2 * panels.len() * groups * LANES, |params| {
