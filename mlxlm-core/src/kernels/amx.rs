@@ -181,7 +181,7 @@ mod tests {
                 let byte = |k: usize| i32::from(a[8 * row + k]) * i32::from(b[k / 4 * 8 + 4 * column + k % 4]);
                 assert_eq!(bytes[row][column], (0..8).map(byte).sum::<i32>());
                 let half = |k: usize| i32::from(a[8 * row + k]) * (k as i32 / 2 * 4 + 2 * column as i32 + k as i32 % 2);
-                assert_eq!(halves[row][column], (0..8).map(half).sum::<i32>() as f32);
+                assert_eq!(halves[row][column] as i32, (0..8).map(half).sum::<i32>());
             }
         }
     }

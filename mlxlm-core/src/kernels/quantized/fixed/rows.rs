@@ -89,8 +89,8 @@ pub(super) fn with_rows<R>(
                         unsafe {
                             let floats =
                                 |all: Shared<f32>| std::slice::from_raw_parts_mut(all.get().add(row * groups), groups);
-                            let fixed = Fixed { high, low, steps: floats(scales.0), sums: floats(scales.1) };
-                            *scales.2.get().add(row) = !fix(isa, wide, group, order, fixed);
+                            let mut fixed = Fixed { high, low, steps: floats(scales.0), sums: floats(scales.1) };
+                            *scales.2.get().add(row) = !fix(isa, wide, group, order, &mut fixed);
                             for column in (0..columns).step_by(COLUMNS) {
                                 let (at, some) = (place(columns, row, column), COLUMNS.min(columns - column));
                                 for (from, to) in [(&*high, to.0), (&*low, to.1)] {
@@ -103,9 +103,9 @@ pub(super) fn with_rows<R>(
             };
             let real = chosen.iter().flatten().count();
             pool::parallel_ranges(len, 1, (real * columns).div_ceil(STEP), |from, end| {
-                for row in from..end {
-                    if let Some(source) = chosen[row] {
-                        fix_row(row, source);
+                for (row, source) in (from..end).zip(&chosen[from..end]) {
+                    if let Some(source) = source {
+                        fix_row(row, *source);
                     }
                 }
             });
@@ -124,7 +124,7 @@ struct Fixed<'a> {
 }
 
 /// Fixes a row; `false` if a number is not finite.
-fn fix(isa: Isa, x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
+fn fix(isa: Isa, x: &[f32], group: usize, order: Order, to: &mut Fixed<'_>) -> bool {
     assert!(isa <= Isa::best());
     // SAFETY: the level was checked.
     unsafe {
@@ -137,17 +137,17 @@ fn fix(isa: Isa, x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn avx2(x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
+fn avx2(x: &[f32], group: usize, order: Order, to: &mut Fixed<'_>) -> bool {
     in_order(x, group, order, to)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
-fn avx512(x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
+fn avx512(x: &[f32], group: usize, order: Order, to: &mut Fixed<'_>) -> bool {
     in_order(x, group, order, to)
 }
 
 #[inline(always)]
-fn in_order(x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
+fn in_order(x: &[f32], group: usize, order: Order, to: &mut Fixed<'_>) -> bool {
     match order {
         Order::Natural => body::<0>(x, group, to),
         Order::Nibbles => body::<1>(x, group, to),
@@ -157,7 +157,7 @@ fn in_order(x: &[f32], group: usize, order: Order, to: Fixed<'_>) -> bool {
 
 /// The one body of all levels, which the compiler makes vectors of.
 #[inline(always)]
-fn body<const ORDER: usize>(x: &[f32], group: usize, to: Fixed<'_>) -> bool {
+fn body<const ORDER: usize>(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
     for (g, x) in x.chunks_exact(group).enumerate() {
         let most = x.iter().fold(0, |most, v| (v.to_bits() & 0x7FFF_FFFF).max(most));
         if most >= f32::INFINITY.to_bits() {
@@ -235,8 +235,8 @@ mod tests {
                 for isa in Isa::available() {
                     let (mut high, mut low, mut steps, mut sums) =
                         (vec![0; 64], vec![0; 64], vec![0.0; 2], vec![0.0; 2]);
-                    let to = Fixed { high: &mut high, low: &mut low, steps: &mut steps, sums: &mut sums };
-                    assert!(fix(isa, x, 32, order, to));
+                    let mut to = Fixed { high: &mut high, low: &mut low, steps: &mut steps, sums: &mut sums };
+                    assert!(fix(isa, x, 32, order, &mut to));
                     for (i, (h, l)) in high.iter().zip(&low).enumerate() {
                         let column = i / 16 * 16 + PLACES[order as usize][i % 16];
                         let back =
@@ -263,8 +263,8 @@ mod tests {
                 let mut x = [1.0; 64];
                 x[40] = bad;
                 let (mut high, mut low, mut steps, mut sums) = ([0; 64], [0; 64], [0.0; 2], [0.0; 2]);
-                let to = Fixed { high: &mut high, low: &mut low, steps: &mut steps, sums: &mut sums };
-                assert!(!fix(isa, &x, 32, Order::Natural, to));
+                let mut to = Fixed { high: &mut high, low: &mut low, steps: &mut steps, sums: &mut sums };
+                assert!(!fix(isa, &x, 32, Order::Natural, &mut to));
             }
         }
     }
