@@ -7,8 +7,8 @@
 //! What is unusual:
 //! - Integer sums do not depend on their order, and the chain of f32 operations is fixed. So a row has the same bits alone and in
 //!   any company, and at every level: one vector instruction (VNNI), a matrix tile (AMX) and a plain loop give the same.
-//! - Of the activations of a group, those larger than 1/64 of the largest (1/8 in f16) are exact in bf16, the others lose less than
-//!   2⁻¹⁵ of the largest: far below what rounding the result to 16 bits costs.
+//! - Of the activations of a group, those larger than 1/64 of the largest in bf16 (1/8 in f16) are exact; the others are off by
+//!   2⁻¹⁴ of the largest at most, half a step.
 //! - Weights stay as they are in the file and pass through the first-level cache as bytes, 16 rows at a time.
 
 use std::cell::Cell;
