@@ -37,6 +37,7 @@ pub mod io;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kernels;
 pub mod nn;
+mod pages;
 pub mod quant;
 mod raw;
 #[cfg(feature = "text")]

@@ -95,8 +95,9 @@ fn load(args: &BenchmarkArgs) -> Result<Box<dyn CausalLm>> {
     let name = args.model.model.as_deref().unwrap_or(DEFAULT_MODEL);
     let source = resolve(name, args.model.revision.as_deref())?;
     let options = LoadOptions { adapter_path: args.model.adapter_path.clone(), ..LoadOptions::default() };
-    let (model, _, warnings) = load_model(source.folder, &options)?;
+    let (mut model, _, warnings) = load_model(source.folder, &options)?;
     warnings.iter().for_each(warn);
+    nn::arrange(&mut *model).map_err(mlxlm_core::Error::from)?;
     Ok(model)
 }
 

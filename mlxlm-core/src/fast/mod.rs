@@ -42,3 +42,11 @@ macro_rules! by_kernel {
 }
 
 pub(crate) use by_kernel;
+
+/// Whether operations made now on this thread may be computed by our kernels.
+pub(crate) fn has_kernels() -> bool {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    return crate::kernels::on_cpu();
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    false
+}

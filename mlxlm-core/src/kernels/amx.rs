@@ -2,10 +2,15 @@
 //!
 //! The compiler knows nothing of tiles and never uses them, so between [`Tiles::configure`] and its drop they keep what these
 //! functions put there, like memory that only this thread sees.
+//!
+//! Tests run kernels of tiles on every machine that has AVX-512: where there is no AMX, they take [`emulated`] tiles.
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::marker::PhantomData;
+
+#[cfg(test)]
+mod emulated;
 
 /// Bytes in a row of a full tile; a full tile has 16 rows.
 pub(crate) const ROW: usize = 64;
@@ -77,6 +82,11 @@ impl Tiles {
     /// # Safety
     /// The machine must have AMX ([`super::Isa::Amx`]), and no other `Tiles` may live on this thread.
     pub(crate) unsafe fn configure(config: &Config) -> Self {
+        #[cfg(test)]
+        if emulated::instead() {
+            emulated::configure(config);
+            return Self(PhantomData);
+        }
         // SAFETY: the configuration is one that `Config::new` checked; the instruction reads its 64 bytes.
         unsafe { asm!("ldtilecfg [{}]", in(reg) config, options(nostack, readonly, preserves_flags)) };
         Self(PhantomData)
@@ -85,6 +95,10 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
+        #[cfg(test)]
+        if emulated::instead() {
+            return;
+        }
         // SAFETY: the tiles were configured on this thread; without this, every switch of threads would save them.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
     }
@@ -96,6 +110,10 @@ impl Drop for Tiles {
 /// [`Tiles`] must live on this thread; so for all functions here.
 #[inline(always)]
 pub(crate) unsafe fn zero<const T: u8>() {
+    #[cfg(test)]
+    if emulated::instead() {
+        return emulated::zero(T.into());
+    }
     // SAFETY: passed on from the caller.
     unsafe { asm!("tilezero tmm{}", const T, options(nostack, preserves_flags)) };
 }
@@ -106,6 +124,11 @@ pub(crate) unsafe fn zero<const T: u8>() {
 /// The tile's rows must be readable there.
 #[inline(always)]
 pub(crate) unsafe fn load<const T: u8>(from: *const u8, stride: usize) {
+    #[cfg(test)]
+    if emulated::instead() {
+        // SAFETY: passed on from the caller.
+        return unsafe { emulated::load(T.into(), from, stride) };
+    }
     // SAFETY: passed on from the caller.
     unsafe {
         asm!("tileloadd tmm{}, [{} + {}*1]", const T, in(reg) from, in(reg) stride, options(nostack, readonly, preserves_flags));
@@ -118,6 +141,11 @@ pub(crate) unsafe fn load<const T: u8>(from: *const u8, stride: usize) {
 /// The tile's rows must be writable there.
 #[inline(always)]
 pub(crate) unsafe fn store<const T: u8>(to: *mut u8, stride: usize) {
+    #[cfg(test)]
+    if emulated::instead() {
+        // SAFETY: passed on from the caller.
+        return unsafe { emulated::store(T.into(), to, stride) };
+    }
     // SAFETY: passed on from the caller.
     unsafe {
         asm!("tilestored [{} + {}*1], tmm{}", in(reg) to, in(reg) stride, const T, options(nostack, preserves_flags));
@@ -130,6 +158,10 @@ pub(crate) unsafe fn store<const T: u8>(to: *mut u8, stride: usize) {
 /// The tiles' shapes must fit each other.
 #[inline(always)]
 pub(crate) unsafe fn dot_signed_unsigned<const C: u8, const A: u8, const B: u8>() {
+    #[cfg(test)]
+    if emulated::instead() {
+        return emulated::dot(emulated::bytes, C.into(), A.into(), B.into());
+    }
     // SAFETY: passed on from the caller.
     unsafe { asm!("tdpbsud tmm{}, tmm{}, tmm{}", const C, const A, const B, options(nostack, preserves_flags)) };
 }
@@ -140,6 +172,10 @@ pub(crate) unsafe fn dot_signed_unsigned<const C: u8, const A: u8, const B: u8>(
 /// The tiles' shapes must fit each other.
 #[inline(always)]
 pub(crate) unsafe fn dot_bf16<const C: u8, const A: u8, const B: u8>() {
+    #[cfg(test)]
+    if emulated::instead() {
+        return emulated::dot(emulated::halves, C.into(), A.into(), B.into());
+    }
     // SAFETY: passed on from the caller.
     unsafe { asm!("tdpbf16ps tmm{}, tmm{}, tmm{}", const C, const A, const B, options(nostack, preserves_flags)) };
 }
@@ -152,7 +188,7 @@ mod tests {
     #[test]
     fn tiles_multiply_bytes_and_halves() {
         if Isa::best() < Isa::Amx {
-            return;
+            return; // not even emulated
         }
         // A is 3 × 8, B 8 × 2, with four (or two) of its rows side by side.
         let config = Config::new([(3, 8), (3, 8), (2, 8), (3, 8), (3, 16), (4, 8), (1, 4), (1, 4)]);

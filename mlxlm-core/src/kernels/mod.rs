@@ -33,4 +33,6 @@ mod scratch;
 pub(crate) use attention::attend;
 pub use isa::{ISA_VAR, Isa, IsaError};
 pub(crate) use primitive::on_cpu;
-pub(crate) use quantized::{gather_quantized_matmul, quantized_matmul, quantized_rows};
+pub(crate) use quantized::{
+    arrange, gather_panels_matmul, gather_quantized_matmul, panels_matmul, panels_rows, quantized_matmul, quantized_rows,
+};

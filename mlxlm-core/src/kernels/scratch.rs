@@ -55,6 +55,12 @@ pub(crate) fn bytes_of(floats: &mut [f32]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 4 * floats.len()) }
 }
 
+/// The memory of floats as words.
+pub(crate) fn words_of(floats: &mut [f32]) -> &mut [u32] {
+    // SAFETY: a float is as long as a word, and any word is a float.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
+}
+
 trait AsFlattenedLines {
     fn as_flattened_lines(&mut self) -> &mut [f32];
 }

@@ -57,6 +57,11 @@ impl ExpertLinear {
 
     pub(super) fn parameters(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
         self.weight.parameters(visit);
+        self.others(visit);
+    }
+
+    /// All parameters but those of the matrix.
+    pub(super) fn others(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
         if let Some(bias) = &mut self.bias {
             visit("bias", bias);
         }

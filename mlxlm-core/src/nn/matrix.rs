@@ -3,7 +3,8 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, ops};
 
-use crate::quant::{self, Packed, Scheme};
+use crate::pages::Arena;
+use crate::quant::{self, Packed, Panels, Scheme};
 use crate::weights::{Init, Weights};
 use crate::{Result, fast};
 
@@ -14,6 +15,8 @@ pub enum Matrix {
     Dense(Array),
     /// Quantized rows.
     Packed(Packed, Scheme),
+    /// Quantized, in the order in which the CPU's kernels read it.
+    Panels(Panels),
 }
 
 impl Matrix {
@@ -34,6 +37,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => fast::linear(x, weight),
             Self::Packed(packed, scheme) => quant::quantized_matmul(x, packed, *scheme, true),
+            Self::Panels(panels) => panels.matmul(x, true),
         }
     }
 
@@ -46,6 +50,7 @@ impl Matrix {
         match self {
             Self::Dense(stack) => ops::gather_mm(x, stack.swap_axes(-1, -2)?, None, indices, sorted),
             Self::Packed(packed, scheme) => quant::gather_quantized_matmul(x, packed, *scheme, indices, sorted),
+            Self::Panels(panels) => panels.gather_matmul(x, indices, sorted),
         }
     }
 
@@ -58,6 +63,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.take_axis(ids, 0),
             Self::Packed(packed, scheme) => quant::quantized_rows(packed, *scheme, ids),
+            Self::Panels(panels) => panels.rows(ids),
         }
     }
 
@@ -67,7 +73,19 @@ impl Matrix {
         match self {
             Self::Dense(weight) => Ok(weight.clone()),
             Self::Packed(packed, scheme) => quant::dequantize(packed, *scheme, None),
+            Self::Panels(panels) => quant::dequantize(&panels.restore()?, panels.scheme(), None),
         }
+    }
+
+    /// Puts a packed matrix into the order in which the CPU's kernels read it fastest, in the memory of `arena`. Any other
+    /// stays as it is.
+    pub(super) fn arrange(&mut self, arena: &mut Arena) -> Result<(), Exception> {
+        if let Self::Packed(packed, scheme) = self
+            && let Some(panels) = Panels::arrange(packed, *scheme, arena)?
+        {
+            *self = Self::Panels(panels);
+        }
+        Ok(())
     }
 
     /// The scheme, if packed.
@@ -75,6 +93,7 @@ impl Matrix {
         match self {
             Self::Dense(_) => None,
             Self::Packed(_, scheme) => Some(*scheme),
+            Self::Panels(panels) => Some(panels.scheme()),
         }
     }
 
@@ -83,6 +102,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.dim(-1),
             Self::Packed(packed, scheme) => packed.scales.dim(-1) * scheme.group_size,
+            Self::Panels(panels) => panels.shape().last().copied().unwrap_or(0),
         }
     }
 
@@ -91,8 +111,20 @@ impl Matrix {
         let stored = match self {
             Self::Dense(weight) => weight.shape(),
             Self::Packed(packed, _) => packed.weight.shape(),
+            Self::Panels(panels) => return panels.shape(),
         };
         stored[..stored.len() - 1].iter().copied().chain([self.input_dims()]).collect()
+    }
+
+    /// The bytes that the matrix takes in a file.
+    pub fn nbytes(&self) -> usize {
+        match self {
+            Self::Dense(weight) => weight.nbytes(),
+            Self::Packed(Packed { weight, scales, biases }, _) => {
+                weight.nbytes() + scales.nbytes() + biases.as_ref().map_or(0, Array::nbytes)
+            }
+            Self::Panels(panels) => panels.nbytes(),
+        }
     }
 
     /// Packs a dense matrix; one that is packed stays as it is.
@@ -122,11 +154,18 @@ impl Matrix {
             Self::Dense(weight) => weight.dtype(),
             Self::Packed(Packed { biases: Some(biases), .. }, _) => biases.dtype(),
             Self::Packed(..) => Dtype::Bfloat16,
+            Self::Panels(panels) => panels.dtype(),
         }
     }
 
+    /// Shows the arrays that a checkpoint has, into which panels are turned back.
     pub(super) fn parameters(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+        if let Self::Panels(panels) = self {
+            let packed = panels.restore().expect("panels are in memory");
+            *self = Self::Packed(packed, panels.scheme());
+        }
         match self {
+            Self::Panels(_) => unreachable!("panels were turned back"),
             Self::Dense(weight) => visit("weight", weight),
             Self::Packed(packed, _) => {
                 visit("weight", &mut packed.weight);

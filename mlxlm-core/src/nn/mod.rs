@@ -18,5 +18,5 @@ pub use expert_linear::ExpertLinear;
 pub use linear::Linear;
 pub use low_rank::LowRankAdapter;
 pub use matrix::Matrix;
-pub use module::{Leaf, Module, join, parameters, size};
+pub use module::{Leaf, Module, arrange, join, parameters, size};
 pub use norm::Norm;

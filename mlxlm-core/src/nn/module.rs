@@ -1,8 +1,11 @@
 //! Walking a model: every leaf under its path, which is its checkpoint name.
 
 use mlx_rs::Array;
+use mlx_rs::error::Exception;
 
 use super::{Conv1d, Embedding, ExpertLinear, Linear, Matrix, Norm};
+use crate::fast;
+use crate::pages::Arena;
 
 /// A leaf of a model, open to change.
 #[derive(Debug)]
@@ -25,7 +28,8 @@ pub enum Leaf<'a> {
 impl Leaf<'_> {
     /// The leaf's parameters by the names that they have in a checkpoint.
     ///
-    /// Those of an adapter are `lora_a`, `lora_b` and `m` beside the leaf's own.
+    /// Those of an adapter are `lora_a`, `lora_b` and `m` beside the leaf's own. A matrix that was [arranged](arrange) is turned
+    /// back into the arrays of a checkpoint, and stays so.
     pub fn parameters(self, path: &str, visit: &mut dyn FnMut(String, &mut Array)) {
         let mut visit = |name: &str, array: &mut Array| visit(join(path, name), array);
         match self {
@@ -37,9 +41,7 @@ impl Leaf<'_> {
             Self::Parameter(array) => visit("", array),
         }
     }
-}
 
-impl Leaf<'_> {
     /// The leaf's weight matrix or stack of them, if it has one that can be packed.
     pub fn matrix(&mut self) -> Option<&mut Matrix> {
         match self {
@@ -47,6 +49,19 @@ impl Leaf<'_> {
             Self::Embedding(leaf) => Some(&mut leaf.weight),
             Self::Experts(leaf) => Some(&mut leaf.weight),
             Self::Norm(_) | Self::Conv1d(_) | Self::Parameter(_) => None,
+        }
+    }
+
+    /// The leaf's parameters but those of its [matrix](Self::matrix).
+    fn others(self, visit: &mut dyn FnMut(&Array)) {
+        let mut visit = |_: &str, array: &mut Array| visit(array);
+        match self {
+            Self::Linear(leaf) => leaf.others(&mut visit),
+            Self::Embedding(leaf) => leaf.others(&mut visit),
+            Self::Experts(leaf) => leaf.others(&mut visit),
+            Self::Norm(leaf) => leaf.parameters(&mut visit),
+            Self::Conv1d(leaf) => leaf.parameters(&mut visit),
+            Self::Parameter(array) => visit("", array),
         }
     }
 }
@@ -64,22 +79,38 @@ pub fn parameters<M: Module + ?Sized>(model: &mut M) -> Vec<(String, Array)> {
     all
 }
 
-/// How many weights a model has, packed ones counted as they were before packing, and the bytes that they take.
+/// How many weights a model has, packed ones counted as they were before packing, and the bytes that they take in a file.
 pub fn size<M: Module + ?Sized>(model: &mut M) -> (u64, u64) {
     let (mut count, mut bytes) = (0, 0);
-    model.walk("", &mut |path, mut leaf| {
-        let packed = leaf.matrix().filter(|matrix| matrix.scheme().is_some());
-        let unpacked: Option<u64> = packed.map(|matrix| matrix.shape().iter().map(|&n| n as u64).product());
-        count += unpacked.unwrap_or(0);
-        leaf.parameters(path, &mut |name, array| {
-            let of_packed = ["weight", "scales", "biases"].iter().any(|part| name.ends_with(part));
-            if unpacked.is_none() || !of_packed {
-                count += array.size() as u64;
-            }
+    model.walk("", &mut |_, mut leaf| {
+        if let Some(matrix) = leaf.matrix() {
+            count += matrix.shape().iter().map(|&n| n as u64).product::<u64>();
+            bytes += matrix.nbytes() as u64;
+        }
+        leaf.others(&mut |array| {
+            count += array.size() as u64;
             bytes += array.nbytes() as u64;
         });
     });
     (count, bytes)
+}
+
+/// Puts the packed matrices of a model into the order in which the CPU's kernels read them, and into huge pages: what to do
+/// once before text is generated. Results stay the same, bit by bit.
+///
+/// A matrix takes as much memory as before, and what it took before is given back (that of a mapped file too) before the next
+/// one is arranged. Where there are no kernels of ours, nothing is done.
+pub fn arrange<M: Module + ?Sized>(model: &mut M) -> Result<(), Exception> {
+    let (mut arena, mut result) = (Arena::default(), Ok(()));
+    if !fast::has_kernels() {
+        return result;
+    }
+    model.walk("", &mut |_, mut leaf| {
+        if let (Some(matrix), Ok(())) = (leaf.matrix(), &result) {
+            result = matrix.arrange(&mut arena);
+        }
+    });
+    result
 }
 
 /// `path.name`, or the one of the two that is not empty.

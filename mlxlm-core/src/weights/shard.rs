@@ -96,6 +96,31 @@ fn contents(map: &MmapRaw) -> &[u8] {
     unsafe { std::slice::from_raw_parts(map.as_ptr(), map.len()) }
 }
 
+/// The bytes of a mapping over which an array lies.
+struct Part {
+    map: Arc<MmapRaw>,
+    start: usize,
+    end: usize,
+}
+
+/// When the array is gone, its memory is given back to the system, though other arrays keep the mapping: a matrix that was put
+/// into another order is not held twice.
+#[cfg(target_os = "linux")]
+impl Drop for Part {
+    fn drop(&mut self) {
+        /// No system has larger pages.
+        const PAGE: usize = 64 << 10;
+        let base = self.map.as_ptr().addr();
+        let from = (base + self.start).next_multiple_of(PAGE) - base;
+        let to = ((base + self.end) / PAGE * PAGE).saturating_sub(base);
+        if from < to {
+            #[allow(unsafe_code, reason = "giving back memory that nobody reads")]
+            // SAFETY: these whole pages belong to the array alone, which is gone; who reads them later reads the file.
+            drop(unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from) });
+        }
+    }
+}
+
 /// An array over the bytes `start..end` of a mapping.
 #[allow(unsafe_code, reason = "an array over foreign memory")]
 fn array_over(map: &Arc<MmapRaw>, (start, end): (usize, usize), shape: &[i32], dtype: Dtype) -> Array {
@@ -105,7 +130,7 @@ fn array_over(map: &Arc<MmapRaw>, (start, end): (usize, usize), shape: &[i32], d
     if len > 0 && data.align_offset(dtype_bytes(dtype)) == 0 {
         // SAFETY: `len` is what shape and type say, the mapping lives as long as the clone that the array owns, and the
         // header's length lies in the eight bytes before the first tensor.
-        return unsafe { raw::array_over(data, shape, dtype, len, Arc::clone(map)) };
+        return unsafe { raw::array_over(data, shape, dtype, len, Part { map: Arc::clone(map), start, end }) };
     }
     // An odd header length leaves the data unaligned, which kernels do not expect: a copy in aligned words, behind one that
     // nobody reads.

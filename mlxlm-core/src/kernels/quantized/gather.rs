@@ -9,13 +9,14 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::fixed::Segment;
-use super::weights::{Storage, Weights};
-use super::{ACTIVATIONS, RESULTS, by_integers, fits, is_fixed, product};
+use super::matrix::{Stack, Stored};
+use super::weights::Storage;
+use super::{ACTIVATIONS, RESULTS, by_integers, fits, product};
 use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use crate::kernels::scratch::{Scratch, with_scratch};
-use crate::quant::{Packed, Scheme};
+use crate::quant::{Packed, Panels, Scheme};
 
 thread_local! {
     static ROWS: Scratch = const { Cell::new(Vec::new()) };
@@ -34,18 +35,32 @@ pub(crate) fn gather_quantized_matmul(
     indices: &Array,
 ) -> Result<Option<Array>, Exception> {
     let stacked = w.weight.ndim() == 3 && w.scales.ndim() == 3 && w.weight.dim(0) == w.scales.dim(0);
-    if !on_cpu() || !stacked || x.ndim() < 2 || x.dim(-2) != 1 || indices.dtype() != Dtype::Uint32 {
+    if !stacked || !fits(x, w, scheme, true) {
+        return Ok(None);
+    }
+    let mut inputs = vec![x, indices, &w.weight, &w.scales];
+    inputs.extend(&w.biases);
+    gather(&inputs, Stored::Rows(scheme), w.weight.dim(1))
+}
+
+/// As [`gather_quantized_matmul`], from a stack in panels.
+pub(crate) fn gather_panels_matmul(x: &Array, w: &Panels, indices: &Array) -> Result<Option<Array>, Exception> {
+    if w.experts.is_none() || !w.takes(x) || x.shape().last() != Some(&(w.layout.columns as i32)) {
+        return Ok(None);
+    }
+    gather(&[x, indices, &w.lines], Stored::Panels(w.layout), w.layout.rows as i32)
+}
+
+/// The products of `inputs[0]` with matrices that `inputs[1]` chooses from the stack in the others, if these fit.
+fn gather(inputs: &[&Array], stored: Stored, rows: i32) -> Result<Option<Array>, Exception> {
+    let (x, indices) = (inputs[0], inputs[1]);
+    if !on_cpu() || x.ndim() < 2 || x.dim(-2) != 1 || indices.dtype() != Dtype::Uint32 {
         return Ok(None);
     }
     let Some(batch) = broadcast(&x.shape()[..x.ndim() - 2], indices.shape()) else { return Ok(None) };
-    if !fits(x, w, scheme, true) {
-        return Ok(None);
-    }
     let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
-    let shape = [&batch[..], &[1, w.weight.dim(1)]].concat();
-    let mut inputs = vec![x, indices, &w.weight, &w.scales];
-    inputs.extend(&w.biases);
-    apply_one(Gather { scheme, transpose: true, isa }, &inputs, &shape, x.dtype()).map(Some)
+    let shape = [&batch[..], &[1, rows]].concat();
+    apply_one(Gather { stored, transpose: true, isa }, inputs, &shape, x.dtype()).map(Some)
 }
 
 /// The shape that both are broadcast to.
@@ -76,7 +91,7 @@ fn sources(from: &[i32], to: &[i32]) -> Vec<usize> {
 
 #[derive(Debug)]
 struct Gather {
-    scheme: Scheme,
+    stored: Stored,
     transpose: bool,
     isa: Isa,
 }
@@ -89,10 +104,8 @@ impl Operation for Gather {
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
         let (x, out) = (&inputs[0], &mut outputs[0]);
         let mut storage = Storage::default();
-        let experts = inputs[2].shape[0] as usize;
-        let stack = Weights::stacked(self.scheme, &inputs[2..], &mut storage);
-        let each = stack.rows / experts.max(1);
-        let (k, n) = if self.transpose { (stack.columns, each) } else { (each, stack.columns) };
+        let stack = self.stored.stack(&inputs[2..], &mut storage);
+        let (k, n) = if self.transpose { (stack.columns(), stack.rows) } else { (stack.rows, stack.columns()) };
         let batch = &out.shape[..out.shape.len() - 2];
         let mut copy = Vec::new();
         let indices = inputs[1].contiguous::<u32>(&mut copy);
@@ -100,22 +113,20 @@ impl Operation for Gather {
         let row_of = sources(&x.shape[..x.shape.len() - 2], batch);
         let mut order: Vec<usize> = (0..expert_of.len()).collect();
         order.sort_by_key(|&i| expert_of[i]);
-        if is_fixed(x, &stack, self.transpose) {
+        if self.transpose && x.dtype != Dtype::Float32 && stack.is_fixed() {
             return self.by_integers(x, &stack, &expert_of, &row_of, &order, out);
         }
         with_scratch(&ACTIVATIONS, x.len(), |activations| {
             convert::read(self.isa, x, activations);
             with_scratch(&RESULTS, order.len() * n, |results| {
                 for rows in order.chunk_by(|&a, &b| expert_of[a] == expert_of[b]) {
-                    let expert = expert_of[rows[0]];
-                    if expert >= experts {
+                    let Some(w) = stack.expert(expert_of[rows[0]]) else {
                         // No such expert: not a number, rather than what lies behind the stack.
                         for &row in rows {
                             results[row * n..][..n].fill(f32::NAN);
                         }
                         continue;
-                    }
-                    let w = stack.part(expert * each, each);
+                    };
                     with_scratch(&ROWS, rows.len() * k, |gathered| {
                         for (to, &row) in gathered.chunks_exact_mut(k).zip(rows) {
                             to.copy_from_slice(&activations[row_of[row] * k..][..k]);
@@ -138,7 +149,7 @@ impl Operation for Gather {
             return Err(Exception::custom("only the rows of a gathered product have a gradient"));
         }
         let (x, cotangent) = (&at.primals[0], &at.cotangents[0]);
-        let back = Self { scheme: self.scheme, transpose: !self.transpose, isa: self.isa };
+        let back = Self { stored: self.stored, transpose: !self.transpose, isa: self.isa };
         let inputs: Vec<&Array> = [cotangent].into_iter().chain(&at.primals[1..]).collect();
         let batch = &cotangent.shape()[..cotangent.ndim() - 2];
         let shape = [batch, &[1, x.dim(-1)]].concat();
@@ -153,21 +164,20 @@ impl Gather {
     fn by_integers(
         &self,
         x: &View<'_>,
-        stack: &Weights<'_>,
+        stack: &Stack<'_>,
         expert_of: &[usize],
         row_of: &[usize],
         order: &[usize],
         out: &mut ViewMut<'_>,
     ) {
-        let each = out.shape[out.shape.len() - 1] as usize;
+        let each = stack.rows;
         let mut copies = Copies::default();
         let (values, results) = (Values::new(x, &mut copies), Results::new(out));
         let mut segments = Vec::new();
         let mut begin = 0;
         for rows in order.chunk_by(|&a, &b| expert_of[a] == expert_of[b]) {
-            let first = expert_of[rows[0]].saturating_mul(each);
-            if first < stack.rows {
-                segments.push(Segment { rows: begin..begin + rows.len(), w: stack.part(first, each) });
+            if let Some(w) = stack.expert(expert_of[rows[0]]) {
+                segments.push(Segment { rows: begin..begin + rows.len(), w });
             } else {
                 // No such expert: not a number, rather than what lies behind the stack.
                 for &row in rows {

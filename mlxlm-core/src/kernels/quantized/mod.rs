@@ -1,9 +1,10 @@
 //! Products with quantized matrices, in every mode and number of bits, for f32, bf16 and f16 activations.
 //!
-//! Three ways, all of them batch-invariant: 16-bit activations meet the codes in integers ([`fixed`]). With f32 activations and up
-//! to [`FEW`] rows, AVX-512 reads each weight once and multiplies codes as they are ([`dot`]). Everything else unpacks panels of
-//! weights into the f32 product of [`super::gemm`], which reads no more of the matrix than one block at a time. A row's bits may
-//! differ between the ways; the choice depends on the number of rows only for f32, and there only beyond [`FEW`].
+//! A matrix comes in the rows of a file or in panels ([`matrix`]), with the same results. Three ways, all of them
+//! batch-invariant: 16-bit activations meet the codes in integers ([`fixed`]). With f32 activations, up to [`FEW`] of them, and
+//! rows, AVX-512 reads each weight once and multiplies codes as they are ([`dot`]). Everything else unpacks weights into the f32
+//! product of [`super::gemm`], which reads no more of the matrix than one block at a time. A row's bits may differ between the
+//! ways; the choice depends on the number of rows only for f32, and there only beyond [`FEW`].
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -16,18 +17,21 @@ use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
 use super::isa::Isa;
 use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
-use crate::quant::{self, Mode, Packed, Scheme};
+use crate::quant::{self, Mode, Packed, Panels, Scheme};
 
 mod dot;
 mod fixed;
 mod gather;
 mod lanes;
+mod matrix;
 mod rows;
 mod unpack;
 mod weights;
 
-pub(crate) use gather::gather_quantized_matmul;
-pub(crate) use rows::quantized_rows;
+pub(crate) use gather::{gather_panels_matmul, gather_quantized_matmul};
+pub(crate) use matrix::arrange;
+use matrix::{Matrix, Stored};
+pub(crate) use rows::{panels_rows, quantized_rows};
 pub(crate) use unpack::unpack;
 use weights::Storage;
 pub(crate) use weights::{Params, Weights};
@@ -46,14 +50,41 @@ pub(crate) fn quantized_matmul(
     if !on_cpu() || w.weight.ndim() != 2 || !fits(x, w, scheme, transpose) {
         return Ok(None);
     }
-    let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
-    let mut shape = x.shape().to_vec();
     let columns = w.scales.shape()[1] * scheme.group_size;
-    *shape.last_mut().ok_or_else(|| Exception::custom("a product needs an axis"))? =
-        if transpose { w.weight.shape()[0] } else { columns };
     let mut inputs = vec![x, &w.weight, &w.scales];
     inputs.extend(&w.biases);
-    apply_one(QuantizedMatmul { scheme, transpose, isa }, &inputs, &shape, x.dtype()).map(Some)
+    matmul(&inputs, Stored::Rows(scheme), transpose, if transpose { w.weight.shape()[0] } else { columns }).map(Some)
+}
+
+/// As [`quantized_matmul`], against panels.
+pub(crate) fn panels_matmul(x: &Array, w: &Panels, transpose: bool) -> Result<Option<Array>, Exception> {
+    let (rows, columns) = (w.layout.rows as i32, w.layout.columns as i32);
+    let (inner, outer) = if transpose { (columns, rows) } else { (rows, columns) };
+    if !on_cpu() || w.experts.is_some() || !w.takes(x) || x.shape().last() != Some(&inner) {
+        return Ok(None);
+    }
+    matmul(&[x, &w.lines], Stored::Panels(w.layout), transpose, outer).map(Some)
+}
+
+impl Panels {
+    /// Whether activations are of a type that these weights meet.
+    fn takes(&self, x: &Array) -> bool {
+        match x.dtype() {
+            Dtype::Float32 => true,
+            dtype @ (Dtype::Float16 | Dtype::Bfloat16) => {
+                self.layout.numbers == Dtype::Uint8 || self.layout.numbers == dtype
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The product of `inputs[0]` with the matrix that the others hold, which gives rows of `outer` values.
+fn matmul(inputs: &[&Array], stored: Stored, transpose: bool, outer: i32) -> Result<Array, Exception> {
+    let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
+    let mut shape = inputs[0].shape().to_vec();
+    *shape.last_mut().ok_or_else(|| Exception::custom("a product needs an axis"))? = outer;
+    apply_one(QuantizedMatmul { stored, transpose, isa }, inputs, &shape, inputs[0].dtype())
 }
 
 /// Whether the types and the last two axes fit; a stack of matrices has one axis more.
@@ -84,7 +115,7 @@ fn fits(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> bool {
 
 #[derive(Debug)]
 struct QuantizedMatmul {
-    scheme: Scheme,
+    stored: Stored,
     transpose: bool,
     isa: Isa,
 }
@@ -96,17 +127,20 @@ impl Operation for QuantizedMatmul {
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
         let mut storage = Storage::default();
-        let w = Weights::new(self.scheme, &inputs[1..], &mut storage);
+        let w = self.stored.matrix(&inputs[1..], &mut storage);
         multiply(self.isa, &inputs[0], &w, self.transpose, &mut outputs[0]);
     }
 
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
         let (x, cotangent) = (&at.primals[0], &at.cotangents[0]);
-        let w =
-            Packed { weight: at.primals[1].clone(), scales: at.primals[2].clone(), biases: at.primals.get(3).cloned() };
-        let gradient = |&of: &usize| match of {
-            0 => quant::quantized_matmul(cotangent, &w, self.scheme, !self.transpose),
-            2 | 3 if self.scheme.mode == Mode::Affine => self.params_gradient(x, cotangent, &w, of == 2),
+        let gradient = |&of: &usize| match (of, self.stored) {
+            (0, stored) => {
+                let inputs: Vec<&Array> = [cotangent].into_iter().chain(&at.primals[1..]).collect();
+                matmul(&inputs, stored, !self.transpose, x.dim(-1))
+            }
+            (2 | 3, Stored::Rows(scheme)) if scheme.mode == Mode::Affine => {
+                self.params_gradient(x, cotangent, &at.primals[1..], scheme, of == 2)
+            }
             _ => Err(Exception::custom("the codes of a quantized matrix have no gradient")),
         };
         at.argnums.iter().map(gradient).collect()
@@ -115,18 +149,26 @@ impl Operation for QuantizedMatmul {
 
 impl QuantizedMatmul {
     /// The gradient of the scales (or the biases): of `weight = scale · code + bias`, summed over each group.
-    fn params_gradient(&self, x: &Array, cotangent: &Array, w: &Packed, scales: bool) -> Result<Array, Exception> {
+    fn params_gradient(
+        &self,
+        x: &Array,
+        cotangent: &Array,
+        matrix: &[Array],
+        scheme: Scheme,
+        scales: bool,
+    ) -> Result<Array, Exception> {
+        let [weight, old_scales, biases] = matrix else { return Err(Exception::custom("a matrix lacks its biases")) };
         let flat = |a: &Array| a.reshape(&[-1, a.dim(-1)]);
         let (x, cotangent) = (flat(x)?, flat(cotangent)?);
         let (left, right) = if self.transpose { (&cotangent, &x) } else { (&x, &cotangent) };
         let mut of_weights = ops::matmul(left.t(), right)?;
         if scales {
-            let (one, zero) = (ops::ones_like(&w.scales)?, ops::zeros_like(&w.scales)?);
-            let codes = Packed { weight: w.weight.clone(), scales: one, biases: Some(zero) };
-            of_weights = of_weights.multiply(quant::dequantize(&codes, self.scheme, None)?)?;
+            let (one, zero) = (ops::ones_like(old_scales)?, ops::zeros_like(biases)?);
+            let codes = Packed { weight: weight.clone(), scales: one, biases: Some(zero) };
+            of_weights = of_weights.multiply(quant::dequantize(&codes, scheme, None)?)?;
         }
-        let groups = of_weights.reshape(&[w.scales.dim(0), w.scales.dim(1), self.scheme.group_size])?;
-        groups.sum_axis(-1, false)?.as_dtype(w.scales.dtype())
+        let groups = of_weights.reshape(&[old_scales.dim(0), old_scales.dim(1), scheme.group_size])?;
+        groups.sum_axis(-1, false)?.as_dtype(old_scales.dtype())
     }
 }
 
@@ -137,10 +179,10 @@ thread_local! {
 }
 
 /// `x` is `[…, columns]` and the result `[…, rows]`; without `transpose`, the other way round.
-fn multiply(isa: Isa, x: &View<'_>, w: &Weights<'_>, transpose: bool, out: &mut ViewMut<'_>) {
-    let (k, n) = if transpose { (w.columns, w.rows) } else { (w.rows, w.columns) };
+fn multiply(isa: Isa, x: &View<'_>, w: &Matrix<'_>, transpose: bool, out: &mut ViewMut<'_>) {
+    let (k, n) = if transpose { (w.columns(), w.rows()) } else { (w.rows(), w.columns()) };
     let Some(m) = out.len().checked_div(n) else { return };
-    if is_fixed(x, w, transpose) {
+    if transpose && x.dtype != Dtype::Float32 && w.is_fixed() {
         let mut copies = Copies::default();
         let x = Values::new(x, &mut copies);
         let segment = fixed::Segment { rows: 0..m, w: *w };
@@ -159,11 +201,7 @@ fn multiply(isa: Isa, x: &View<'_>, w: &Weights<'_>, transpose: bool, out: &mut 
     });
 }
 
-fn is_fixed(x: &View<'_>, w: &Weights<'_>, transpose: bool) -> bool {
-    transpose && x.dtype != Dtype::Float32 && fixed::covers(w)
-}
-
-/// [`fixed::multiply`], and by panels the rows that it leaves out.
+/// [`fixed::multiply`], and in f32 the rows that it leaves out.
 fn by_integers(
     isa: Isa,
     x: &Values<'_>,
@@ -176,32 +214,34 @@ fn by_integers(
         let Some(fixed::Segment { w, .. }) = segments.iter().find(|segment| segment.rows.contains(&row)) else {
             continue;
         };
-        with_scratch(&ACTIVATIONS, w.columns, |activations| {
-            x.read(isa, source(row) * w.columns, activations);
-            with_scratch(&RESULTS, w.rows, |results| {
-                by_panels(isa, activations, 1, w, true, results);
+        with_scratch(&ACTIVATIONS, w.columns(), |activations| {
+            x.read(isa, source(row) * w.columns(), activations);
+            with_scratch(&RESULTS, w.rows(), |results| {
+                by_blocks(isa, activations, 1, w, true, results);
                 // SAFETY: no task is running any more.
-                unsafe { out.write(isa, place(row) * w.rows, results) };
+                unsafe { out.write(isa, place(row) * w.rows(), results) };
             });
         });
     }
 }
 
 /// The product of `m` rows of f32.
-fn product(isa: Isa, x: &[f32], m: usize, w: &Weights<'_>, transpose: bool, out: &mut [f32]) {
-    if !transpose || m > FEW || !dot::covers(isa, w) {
-        return by_panels(isa, x, m, w, transpose, out);
-    }
-    let (k, n) = (w.columns, w.rows);
-    for row in dot::multiply(x, m, w, out) {
-        by_panels(isa, &x[row * k..][..k], 1, w, true, &mut out[row * n..][..n]);
+fn product(isa: Isa, x: &[f32], m: usize, w: &Matrix<'_>, transpose: bool, out: &mut [f32]) {
+    match w {
+        Matrix::Rows(rows) if transpose && m <= FEW && dot::covers(isa, rows) => {
+            let (k, n) = (rows.columns, rows.rows);
+            for row in dot::multiply(x, m, rows, out) {
+                by_blocks(isa, &x[row * k..][..k], 1, w, true, &mut out[row * n..][..n]);
+            }
+        }
+        _ => by_blocks(isa, x, m, w, transpose, out),
     }
 }
 
-/// The product by way of f32 panels of unpacked weights.
-fn by_panels(isa: Isa, x: &[f32], m: usize, w: &Weights<'_>, transpose: bool, out: &mut [f32]) {
+/// The product by way of blocks of unpacked weights.
+fn by_blocks(isa: Isa, x: &[f32], m: usize, w: &Matrix<'_>, transpose: bool, out: &mut [f32]) {
     let kernels = Kernels::of(isa);
-    let (k, n) = if transpose { (w.columns, w.rows) } else { (w.rows, w.columns) };
+    let (k, n) = if transpose { (w.columns(), w.rows()) } else { (w.rows(), w.columns()) };
     assert!(x.len() == m * k && out.len() == m * n);
     // SAFETY: `gemm` asks for blocks inside `m` × `k` only, with room for them.
     let pack_a = |b: Block, dst: *mut f32| unsafe {
@@ -211,7 +251,7 @@ fn by_panels(isa: Isa, x: &[f32], m: usize, w: &Weights<'_>, transpose: bool, ou
         if transpose {
             with_scratch(&UNPACKED, b.lanes * b.kc, |rows| {
                 for (lane, row) in rows.chunks_exact_mut(b.kc).enumerate() {
-                    unpack(isa, w, b.lane + lane, b.k, row);
+                    w.unpack(isa, b.lane + lane, b.k, row);
                 }
                 // SAFETY: `rows` holds `lanes` rows of `kc` values, and `gemm` made room for the packed block.
                 unsafe { (kernels.pack_rows)(rows.as_ptr(), b.kc, b.lanes, b.width, b.kc, dst) };
@@ -220,7 +260,7 @@ fn by_panels(isa: Isa, x: &[f32], m: usize, w: &Weights<'_>, transpose: bool, ou
             // SAFETY: `gemm` made room for `kc` rows of `width` values.
             let packed = unsafe { std::slice::from_raw_parts_mut(dst, b.kc * b.width) };
             for (row, packed) in packed.chunks_exact_mut(b.width).enumerate() {
-                unpack(isa, w, b.k + row, b.lane, &mut packed[..b.lanes]);
+                w.unpack(isa, b.k + row, b.lane, &mut packed[..b.lanes]);
                 packed[b.lanes..].fill(0.0);
             }
         }

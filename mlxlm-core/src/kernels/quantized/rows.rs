@@ -6,13 +6,14 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, transforms};
 
-use super::{Storage, Weights, unpack};
+use super::matrix::Stored;
+use super::weights::Storage;
 use crate::kernels::convert::Results;
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use crate::kernels::scratch::{Scratch, with_scratch};
-use crate::quant::{self, Mode, Packed, Scheme};
+use crate::quant::{self, Mode, Packed, Panels, Scheme};
 
 thread_local! {
     /// A row as f32.
@@ -42,20 +43,36 @@ pub(crate) fn quantized_rows(w: &Packed, scheme: Scheme, ids: &Array) -> Result<
         && words == scheme.packed_words(columns)
         && Scheme::new(scheme.mode, scheme.bits, scheme.group_size).is_ok()
         && w.weight.dtype() == Dtype::Uint32
-        && matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
-        && matches!(ids.dtype(), Dtype::Uint32 | Dtype::Int32);
-    if !fits || !on_cpu() {
+        && matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if !fits {
+        return Ok(None);
+    }
+    let inputs: Vec<&Array> = [ids, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
+    rows_of(&inputs, Stored::Rows(scheme), columns, dtype)
+}
+
+/// As [`quantized_rows`], of panels.
+pub(crate) fn panels_rows(w: &Panels, ids: &Array) -> Result<Option<Array>, Exception> {
+    if w.experts.is_some() {
+        return Ok(None);
+    }
+    rows_of(&[ids, &w.lines], Stored::Panels(w.layout), w.layout.columns as i32, w.dtype())
+}
+
+/// The rows `inputs[0]` of the matrix that the others hold, if these can be numbers of rows.
+fn rows_of(inputs: &[&Array], stored: Stored, columns: i32, dtype: Dtype) -> Result<Option<Array>, Exception> {
+    let ids = inputs[0];
+    if !on_cpu() || !matches!(ids.dtype(), Dtype::Uint32 | Dtype::Int32) {
         return Ok(None);
     }
     let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
     let shape: Vec<i32> = ids.shape().iter().copied().chain([columns]).collect();
-    let inputs: Vec<&Array> = [ids, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
-    apply_one(Rows { scheme, isa }, &inputs, &shape, dtype).map(Some)
+    apply_one(Rows { stored, isa }, inputs, &shape, dtype).map(Some)
 }
 
 #[derive(Debug)]
 struct Rows {
-    scheme: Scheme,
+    stored: Stored,
     isa: Isa,
 }
 
@@ -66,21 +83,21 @@ impl Operation for Rows {
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
         let mut storage = Storage::default();
-        let w = Weights::new(self.scheme, &inputs[1..], &mut storage);
+        let w = self.stored.matrix(&inputs[1..], &mut storage);
         let ids: Vec<i64> = match inputs[0].dtype {
             Dtype::Int32 => inputs[0].contiguous::<i32>(&mut Vec::new()).iter().map(|&id| i64::from(id)).collect(),
             _ => inputs[0].contiguous::<u32>(&mut Vec::new()).iter().map(|&id| i64::from(id)).collect(),
         };
         let row_of = |id: i64| {
-            let row = if id < 0 { id + w.rows as i64 } else { id };
-            usize::try_from(row).ok().filter(|row| *row < w.rows)
+            let row = if id < 0 { id + w.rows() as i64 } else { id };
+            usize::try_from(row).ok().filter(|row| *row < w.rows())
         };
-        let (out, columns) = (Results::new(&mut outputs[0]), w.columns);
+        let (out, columns) = (Results::new(&mut outputs[0]), w.columns());
         pool::parallel_ranges(ids.len(), 1, (ids.len() * columns).div_ceil(CHUNK), |from, to| {
             with_scratch(&ROOM, columns, |room| {
                 for (i, &id) in (from..).zip(&ids[from..to]) {
-                    let Some(row) = row_of(id) else { panic!("{id} is no row of {}", w.rows) };
-                    let fill = |out: &mut [f32]| unpack(self.isa, &w, row, 0, out);
+                    let Some(row) = row_of(id) else { panic!("{id} is no row of {}", w.rows()) };
+                    let fill = |out: &mut [f32]| w.unpack(self.isa, row, 0, out);
                     // SAFETY: rows are written by one task each.
                     unsafe { out.part(self.isa, i * columns, (i + 1) * columns, room, fill) };
                 }
@@ -90,15 +107,15 @@ impl Operation for Rows {
 
     /// That of the scales and the biases, by way of MLX's own operations.
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
-        if at.argnums.iter().any(|of| *of < 2) {
+        let (Stored::Rows(scheme), true) = (self.stored, at.argnums.iter().all(|of| *of >= 2)) else {
             return Err(Exception::custom(
                 "the codes of a quantized matrix and the numbers of its rows have no gradient",
             ));
-        }
+        };
         let rows = |params: &[Array]| -> Result<Vec<Array>, Exception> {
             let (scales, biases) = (params[0].clone(), params.get(1).cloned());
             let w = Packed { weight: at.primals[1].clone(), scales, biases };
-            Ok(vec![quant::mlx_quantized_rows(&w, self.scheme, &at.primals[0])?])
+            Ok(vec![quant::mlx_quantized_rows(&w, scheme, &at.primals[0])?])
         };
         let (_, gradients) = transforms::fallible_vjp(rows, &at.primals[2..], &at.cotangents)?;
         Ok(at.argnums.iter().map(|&of| gradients[of - 2].clone()).collect())
@@ -138,7 +155,7 @@ mod tests {
             let want = quant::mlx_quantized_rows(&w, scheme, &ids).unwrap();
             for isa in Isa::available() {
                 let inputs: Vec<&Array> = [&ids, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
-                let got = apply_one(Rows { scheme, isa }, &inputs, want.shape(), want.dtype()).unwrap();
+                let got = apply_one(Rows { stored: Stored::Rows(scheme), isa }, &inputs, want.shape(), want.dtype()).unwrap();
                 // MLX rounds 16-bit weights twice.
                 let steps = if want.dtype() == Dtype::Bfloat16 { 0.02 } else { 0.003 };
                 let near = wide(&got).iter().zip(wide(&want)).all(|(got, want)| (got - want).abs() <= steps * (1.0 + want.abs()));

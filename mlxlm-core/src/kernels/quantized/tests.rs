@@ -39,7 +39,7 @@ fn ours(isa: Isa, x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Arr
     let mut shape = x.shape().to_vec();
     *shape.last_mut().unwrap() = if transpose { w.weight.dim(0) } else { w.scales.dim(1) * scheme.group_size };
     let inputs: Vec<&Array> = [x, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
-    apply_one(QuantizedMatmul { scheme, transpose, isa }, &inputs, &shape, x.dtype()).unwrap()
+    apply_one(QuantizedMatmul { stored: Stored::Rows(scheme), transpose, isa }, &inputs, &shape, x.dtype()).unwrap()
 }
 
 /// The exact product: for each element the sum, and what it may be off by before it is rounded: by f32 sums, and where

@@ -1,7 +1,5 @@
 //! A quantized matrix in memory: where a row's codes, scales and biases lie, and what they mean.
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
 use half::{bf16, f16};
 use mlx_rs::Dtype;
 
@@ -46,19 +44,6 @@ impl<'a> Params<'a> {
             Self::E8m0(values) => Self::E8m0(&values[from..from + len]),
             Self::E4m3(values) => Self::E4m3(&values[from..from + len]),
         }
-    }
-
-    /// Fetches the numbers around `at`, which may lie beyond the end, into the first-level cache.
-    #[inline]
-    pub(super) fn prefetch(&self, at: usize) {
-        let line = match self {
-            Self::F32(values) => values.as_ptr().wrapping_add(at).cast(),
-            Self::F16(values) => values.as_ptr().wrapping_add(at).cast(),
-            Self::Bf16(values) => values.as_ptr().wrapping_add(at).cast(),
-            Self::E8m0(values) | Self::E4m3(values) => values.as_ptr().wrapping_add(at).cast(),
-        };
-        // SAFETY: a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
     }
 
     pub(super) fn len(&self) -> usize {
@@ -108,6 +93,13 @@ pub(super) struct Storage {
     words: Vec<u32>,
     scales: Buffers,
     biases: Buffers,
+}
+
+impl Storage {
+    /// The lines of panels.
+    pub(super) fn lines<'a>(&'a mut self, view: &View<'a>) -> &'a [u32] {
+        view.contiguous(&mut self.words)
+    }
 }
 
 impl<'a> Weights<'a> {

@@ -1,11 +1,16 @@
-//! Bytes times bytes by the tiles of AMX: 16 rows of activations against two panels at a time.
+//! Bytes times bytes by the tiles of AMX: 16 rows of activations against one or two panels at a time.
 
 use std::arch::x86_64::*;
+use std::cell::Cell;
+use std::ops::Range;
 
-use super::avx512::with_group;
-use super::rows::{COLUMNS, ROWS};
-use super::{LANES, PAIR, Tile};
+use super::avx512::{numbers, quad, with_group};
+use super::rows::{COLUMNS, ROWS, Rows};
+use super::{Block, LANES, PAIR};
 use crate::kernels::amx::{Config, Tiles, dot_signed_unsigned, load, store, zero};
+use crate::kernels::scratch::{Scratch, bytes_of, with_scratch};
+use crate::quant::Mode;
+use crate::quant::panels::{Layout, UNIT};
 
 /// Sums of one group, `[panel][high or low][row][LANES]`, written by the tiles and read by vectors.
 #[repr(align(64))]
@@ -13,16 +18,112 @@ struct Dots([[[[i32; LANES]; ROWS]; 2]; PAIR]);
 
 /// Groups that the tiles multiply before vectors add them up.
 const BATCH: usize = 4;
+/// Columns whose codes are bytes at a time, a multiple of every group.
+const BLOCK: usize = 512;
 
-/// See [`Tile::add`]. Each block of rows stays in the first-level cache while all panels pass by.
+thread_local! {
+    static CODES: Scratch = const { Cell::new(Vec::new()) };
+    static NUMBERS: Scratch = const { Cell::new(Vec::new()) };
+}
+
+/// See [`Block::by_tiles`]. Each block of rows stays in the first-level cache while the panels pass by.
 ///
 /// # Safety
-/// The machine must have the level, and the tile must have been checked.
-pub(super) unsafe fn add(tile: &Tile<'_>, sums: &mut [f32]) {
-    let (rows, own) = (tile.count, tile.sums());
+/// The machine must have the level, and the block and the panels must have been checked.
+pub(super) unsafe fn multiply(block: &Block<'_>, panels: &[&[u32]], sums: &mut [f32]) {
+    let layout = block.layout;
+    let each = layout.groups() * LANES;
+    let plane = BLOCK.min(layout.columns.next_multiple_of(UNIT)) * LANES;
+    with_scratch(&NUMBERS, 2 * PAIR * each, |room| {
+        with_scratch(&CODES, PAIR * plane / 4, |codes| {
+            let (scales, biases) = room.split_at_mut(PAIR * each);
+            let codes = bytes_of(codes);
+            // SAFETY: passed on from the caller; the rooms were measured.
+            unsafe {
+                for (i, lines) in panels.iter().enumerate() {
+                    spread_numbers(layout, lines, &mut scales[i * each..], &mut biases[i * each..]);
+                }
+                for from in (0..layout.columns).step_by(BLOCK) {
+                    let columns = from..(from + BLOCK).min(layout.columns);
+                    for (lines, codes) in panels.iter().zip(codes.chunks_exact_mut(plane)) {
+                        spread_codes(layout, lines, &columns, codes);
+                    }
+                    let tile = Tile { rows: block.rows, from, codes, plane, scales, biases };
+                    let groups = columns.start / layout.group()..columns.end / layout.group();
+                    rows_of(&tile, block, groups, panels.len(), sums);
+                }
+            }
+        });
+    });
+}
+
+/// One block of columns of a pair of panels, and the rows of activations that it meets.
+struct Tile<'a> {
+    rows: &'a Rows<'a>,
+    /// The first column, which begins a group.
+    from: usize,
+    /// `[column / 4][LANES][4]`, the panels `plane` bytes apart.
+    codes: &'a [u8],
+    plane: usize,
+    /// `[panel][group][LANES]` of all groups.
+    scales: &'a [f32],
+    biases: &'a [f32],
+}
+
+/// Scales and biases as `[group][LANES]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn spread_numbers(layout: &Layout, lines: &[u32], scales: &mut [f32], biases: &mut [f32]) {
+    let width = layout.stripe_groups();
+    for group in 0..layout.groups() {
+        let line = lines[group / width * layout.stripe_words()..][..LANES].as_ptr();
+        let (scales, biases) = (&mut scales[group * LANES..][..LANES], &mut biases[group * LANES..][..LANES]);
+        // SAFETY: the line and the rooms have 16 words.
+        unsafe {
+            let (scale, bias) = match layout.scheme.mode {
+                Mode::Affine => numbers::<false>(layout, line, 0),
+                _ => numbers::<true>(layout, line, group % width),
+            };
+            _mm512_storeu_ps(scales.as_mut_ptr(), scale);
+            _mm512_storeu_ps(biases.as_mut_ptr(), bias);
+        }
+    }
+}
+
+/// The codes of some columns as bytes.
+unsafe fn spread_codes(layout: &Layout, lines: &[u32], columns: &Range<usize>, out: &mut [u8]) {
+    macro_rules! kinds {
+        ($($bits:literal $float:literal),*) => {
+            match (layout.bits(), layout.scheme.mode != Mode::Affine) {
+                // SAFETY: passed on from the caller.
+                $(($bits, $float) => unsafe { spread::<$bits, $float>(layout, lines, columns, out) },)*
+                (bits, _) => unreachable!("no codes of {bits} bits"),
+            }
+        };
+    }
+    kinds!(2 false, 3 false, 4 false, 5 false, 6 false, 8 false, 4 true);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn spread<const BITS: usize, const FLOAT: bool>(
+    layout: &Layout,
+    lines: &[u32],
+    columns: &Range<usize>,
+    out: &mut [u8],
+) {
+    for (column, out) in columns.clone().step_by(UNIT).zip(out.chunks_exact_mut(UNIT * LANES)) {
+        let unit = &lines[layout.unit(column / UNIT)..][..BITS * LANES];
+        for (q, out) in out.chunks_exact_mut(4 * LANES).enumerate() {
+            // SAFETY: the unit has all its lines, and the quad its 64 bytes.
+            unsafe { _mm512_storeu_epi8(out.as_mut_ptr().cast(), quad::<BITS, FLOAT>(unit.as_ptr(), q)) };
+        }
+    }
+}
+
+/// All rows of a block against one or two panels.
+unsafe fn rows_of(tile: &Tile<'_>, block: &Block<'_>, groups: Range<usize>, panels: usize, sums: &mut [f32]) {
     let depth = tile.rows.group.min(COLUMNS);
-    let whole = rows / ROWS * ROWS;
-    for (blocks, height) in [(0..whole, ROWS), (whole..rows, rows - whole)] {
+    let whole = block.count / ROWS * ROWS;
+    for (blocks, height) in [(0..whole, ROWS), (whole..block.count, block.count - whole)] {
         if blocks.is_empty() {
             continue;
         }
@@ -31,14 +132,11 @@ pub(super) unsafe fn add(tile: &Tile<'_>, sums: &mut [f32]) {
         // SAFETY: passed on from the caller.
         unsafe {
             let _tiles = Tiles::configure(&Config::new(shapes));
-            for block in blocks.step_by(ROWS) {
-                for (i, sums) in sums.chunks_exact_mut(own).enumerate() {
-                    let (tile, panels) = tile.pair(i);
-                    let sums = &mut sums[block * PAIR * LANES..][..height * PAIR * LANES];
-                    match panels {
-                        1 => block_of::<1>(&tile, tile.first + block, sums),
-                        _ => block_of::<2>(&tile, tile.first + block, sums),
-                    }
+            for at in blocks.step_by(ROWS) {
+                let sums = &mut sums[at * PAIR * LANES..][..height * PAIR * LANES];
+                match panels {
+                    1 => block_of::<1>(tile, block.first + at, groups.clone(), sums),
+                    _ => block_of::<2>(tile, block.first + at, groups.clone(), sums),
                 }
             }
         }
@@ -47,15 +145,14 @@ pub(super) unsafe fn add(tile: &Tile<'_>, sums: &mut [f32]) {
 
 /// A block of rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn block_of<const P: usize>(tile: &Tile<'_>, row: usize, sums: &mut [f32]) {
+unsafe fn block_of<const P: usize>(tile: &Tile<'_>, row: usize, groups: Range<usize>, sums: &mut [f32]) {
     let mut dots = [const { Dots([[[[0; LANES]; ROWS]; 2]; PAIR]) }; BATCH];
-    let groups = tile.groups();
     for from in groups.clone().step_by(BATCH) {
         let batch = from..(from + BATCH).min(groups.end);
         // SAFETY: passed on from the caller.
         unsafe {
             for (group, Dots(to)) in batch.clone().zip(&mut dots) {
-                multiply::<P>(tile, row, group);
+                products::<P>(tile, row, group);
                 store::<0>(to[0][0].as_mut_ptr().cast(), 4 * LANES);
                 store::<1>(to[0][1].as_mut_ptr().cast(), 4 * LANES);
                 if P == 2 {
@@ -75,7 +172,7 @@ unsafe fn block_of<const P: usize>(tile: &Tile<'_>, row: usize, sums: &mut [f32]
 
 /// Tiles 0 and 1 become the high and low sums of the first panel, 2 and 3 those of the second.
 #[inline(always)]
-unsafe fn multiply<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
+unsafe fn products<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
     let rows = tile.rows;
     let depth = rows.group.min(COLUMNS);
     let begin = group * rows.group;

@@ -1,73 +1,206 @@
-//! Bytes times bytes by AVX2: pairs of products are summed up in 16 bits, then in 32.
+//! Bytes times bytes by AVX2: pairs of products are summed up in 16 bits for as long as they fit, then in 32.
 
 use std::arch::x86_64::*;
 
-use super::{LANES, PAIR, Tile};
+use mlx_rs::Dtype;
 
-/// See [`Tile::add`].
+use super::super::weights::{e4m3, e8m0};
+use super::{Block, CENTRE, E2M1, HALF, LANES, PAIR};
+use crate::quant::Mode;
+use crate::quant::panels::{Layout, UNIT};
+
+const QUAD: usize = 4;
+const QUADS: usize = UNIT / QUAD;
+
+/// See [`Block::panel`].
 ///
 /// # Safety
-/// The machine must have the level, and the tile must have been checked.
-pub(super) unsafe fn add(tile: &Tile<'_>, panels: usize, sums: &mut [f32]) {
-    // A pair of products of bytes must fit 16 bits; codes that are too wide for that go in two halves.
-    let wide = tile.rows.wide;
-    for (row, sums) in (tile.first..).zip(sums.chunks_exact_mut(PAIR * LANES)) {
-        for panel in 0..panels {
-            for half in 0..2 {
-                let sums = sums[panel * LANES + 8 * half..].as_mut_ptr();
-                // SAFETY: passed on from the caller.
-                unsafe {
-                    match wide {
-                        true => lanes_of::<true>(tile, row, panel, half, sums),
-                        false => lanes_of::<false>(tile, row, panel, half, sums),
+/// The machine must have the level, and the block must have been checked.
+pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
+    let layout = block.layout;
+    for (at, height) in block.runs() {
+        // More than four rows would not have their sums in registers.
+        for at in (at..at + height).step_by(height.min(4)) {
+            let (row, sums) = (block.first + at, sums[at * PAIR * LANES..].as_mut_ptr());
+            macro_rules! kinds {
+                ($($bits:literal $float:literal),*) => {
+                    match (layout.bits(), layout.scheme.mode != Mode::Affine, height) {
+                        // SAFETY: passed on from the caller; the rows are the block's.
+                        $(($bits, $float, 1) => unsafe { rows_of::<$bits, $float, 1>(block, lines, row, sums) },
+                        ($bits, $float, 2) => unsafe { rows_of::<$bits, $float, 2>(block, lines, row, sums) },
+                        ($bits, $float, _) => unsafe { rows_of::<$bits, $float, 4>(block, lines, row, sums) },)*
+                        (bits, ..) => unreachable!("no codes of {bits} bits"),
                     }
+                };
+            }
+            kinds!(2 false, 3 false, 4 false, 5 false, 6 false, 8 false, 4 true);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
+    block: &Block<'_>,
+    lines: &[u32],
+    row: usize,
+    sums: *mut f32,
+) {
+    let (layout, rows) = (block.layout, block.rows);
+    let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
+    let mut totals = [[_mm256_setzero_ps(); R]; 2];
+    // SAFETY: `Block::check` saw that the lines have all stripes, and the rows all columns and groups.
+    unsafe {
+        for (stripe, lines) in lines.chunks_exact(layout.stripe_words()).enumerate() {
+            let lines = lines.as_ptr();
+            let mut codes = lines.add(LANES);
+            for which in 0..width.min(groups - stripe * width) {
+                let g = stripe * width + which;
+                for (half, totals) in totals.iter_mut().enumerate() {
+                    let mut dots = [_mm256_setzero_si256(); R];
+                    let mut codes = codes.add(8 * half);
+                    if group < UNIT {
+                        add::<BITS, FLOAT, R, { QUADS / 2 }>(&mut dots, rows.at(row, g * group), block, codes);
+                    } else {
+                        for column in (g * group..(g + 1) * group).step_by(UNIT) {
+                            add::<BITS, FLOAT, R, QUADS>(&mut dots, rows.at(row, column), block, codes);
+                            codes = codes.add(BITS * LANES);
+                        }
+                    }
+                    let (scale, bias) = numbers::<FLOAT>(layout, lines, which, half);
+                    for r in 0..R {
+                        let at = (row + r) * groups + g;
+                        let (step, sum) = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
+                        let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[r]), _mm256_set1_ps(step));
+                        totals[r] = _mm256_fmadd_ps(scaled, scale, totals[r]);
+                        totals[r] = _mm256_fmadd_ps(bias, _mm256_set1_ps(sum), totals[r]);
+                    }
+                }
+                codes = codes.add(group * BITS * LANES / UNIT);
+            }
+        }
+        for r in 0..R {
+            let to = sums.add(r * PAIR * LANES);
+            _mm256_storeu_ps(to, totals[0][r]);
+            _mm256_storeu_ps(to.add(8), totals[1][r]);
+        }
+    }
+}
+
+/// How many sums of two products of a code and a byte of magnitude `byte` fit 16 bits, as a divisor of the quads of a unit; 0 if
+/// none does.
+const fn fitting(bits: usize, float: bool, byte: usize) -> usize {
+    let code = if float { E2M1[7] as usize } else { (1 << bits) - 1 };
+    let sums = i16::MAX as usize / (2 * code * byte);
+    match sums {
+        0 => 0,
+        1 => 1,
+        2 | 3 => 2,
+        4..=7 => 4,
+        _ => QUADS,
+    }
+}
+
+/// Adds the first `N` quads of a unit; `at` is where the bytes of the first row and column lie.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn add<const BITS: usize, const FLOAT: bool, const R: usize, const N: usize>(
+    dots: &mut [__m256i; R],
+    at: usize,
+    block: &Block<'_>,
+    codes: *const u32,
+) {
+    let (h, l) = (block.rows.high.as_ptr().wrapping_add(at), block.rows.low.as_ptr().wrapping_add(at));
+    // The high bytes of 15-bit numbers are at most 64 in magnitude, the low ones 128.
+    let fits = const { if fitting(BITS, FLOAT, 128) == 0 { 1 } else { fitting(BITS, FLOAT, 128) } };
+    let splits = const { fitting(BITS, FLOAT, 128) == 0 };
+    let (one, high_one) = (_mm256_set1_epi16(1), _mm256_set1_epi16(256));
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let four = |bytes: *const u8| _mm256_set1_epi32(bytes.cast::<i32>().read_unaligned());
+        for from in (0..N).step_by(fits) {
+            let (mut high, mut low) = ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
+            for q in from..(from + fits).min(N) {
+                let codes = quad::<BITS, FLOAT>(codes, q);
+                for r in 0..R {
+                    let at = r * super::rows::COLUMNS + QUAD * q;
+                    high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(codes, four(h.add(at))));
+                    if splits {
+                        // Wide codes meet the low bytes in two halves.
+                        let nibble = _mm256_set1_epi8(15);
+                        let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
+                        let upper = _mm256_maddubs_epi16(upper, four(l.add(at)));
+                        let lower = _mm256_maddubs_epi16(_mm256_and_si256(codes, nibble), four(l.add(at)));
+                        let sixteen = _mm256_set1_epi16(16);
+                        let both = _mm256_add_epi32(_mm256_madd_epi16(upper, sixteen), _mm256_madd_epi16(lower, one));
+                        dots[r] = _mm256_add_epi32(dots[r], both);
+                    } else {
+                        low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(codes, four(l.add(at))));
+                    }
+                }
+            }
+            for r in 0..R {
+                dots[r] = _mm256_add_epi32(dots[r], _mm256_madd_epi16(high[r], high_one));
+                if !splits {
+                    dots[r] = _mm256_add_epi32(dots[r], _mm256_madd_epi16(low[r], one));
                 }
             }
         }
     }
 }
 
-/// Eight lanes of a panel.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn lanes_of<const WIDE: bool>(tile: &Tile<'_>, row: usize, panel: usize, half: usize, sums: *mut f32) {
-    let rows = tile.rows;
-    let ones = _mm256_set1_epi16(1);
-    let nibble = _mm256_set1_epi8(15);
-    // SAFETY: `Tile::add` checked that this row, these columns, groups and panels exist.
-    unsafe {
-        let byte = |bytes: &[u8], column: usize| {
-            _mm256_set1_epi32(bytes.as_ptr().add(rows.at(row, column)).cast::<i32>().read_unaligned())
-        };
-        let dot = |sum: __m256i, codes: __m256i, x: __m256i| {
-            _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), ones))
-        };
-        let mut total = _mm256_loadu_ps(sums);
-        for group in tile.groups() {
-            let begin = group * rows.group;
-            let (mut high, mut low, mut upper) =
-                ([_mm256_setzero_si256(); 2], [_mm256_setzero_si256(); 2], _mm256_setzero_si256());
-            for (i, column) in (begin..begin + rows.group).step_by(4).enumerate() {
-                let at = panel * tile.plane + (column - tile.from) * LANES + 32 * half;
-                let codes = _mm256_loadu_si256(tile.codes.as_ptr().add(at).cast());
-                let (h, l) = (byte(rows.high, column), byte(rows.low, column));
-                high[i % 2] = dot(high[i % 2], codes, h);
-                if WIDE {
-                    low[i % 2] = dot(low[i % 2], _mm256_and_si256(codes, nibble), l);
-                    upper = dot(upper, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble), l);
-                } else {
-                    low[i % 2] = dot(low[i % 2], codes, l);
-                }
-            }
-            let (high, low) = (_mm256_add_epi32(high[0], high[1]), _mm256_add_epi32(low[0], low[1]));
-            let low = _mm256_add_epi32(low, _mm256_slli_epi32::<4>(upper));
-            let dots = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<8>(high), low));
-            let params = (panel * rows.groups + group) * LANES + 8 * half;
-            let at = row * rows.groups + group;
-            let scaled = _mm256_mul_ps(dots, _mm256_set1_ps(*rows.steps.get_unchecked(at)));
-            total = _mm256_fmadd_ps(scaled, _mm256_loadu_ps(tile.scales.as_ptr().add(params)), total);
-            let bias = _mm256_loadu_ps(tile.biases.as_ptr().add(params));
-            total = _mm256_fmadd_ps(bias, _mm256_set1_ps(*rows.sums.get_unchecked(at)), total);
+/// The codes of columns `4 q .. 4 q + 4` of a unit, four bytes in each of eight lanes.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: *const u32, q: usize) -> __m256i {
+    let ones = |bits: usize| _mm256_set1_epi8(((1_u32 << bits) - 1) as i8);
+    let part = |line: usize, shift: usize, bits: usize| {
+        // SAFETY: the caller's unit has this line.
+        let words = unsafe { _mm256_loadu_si256(unit.add(line * LANES).cast()) };
+        _mm256_and_si256(_mm256_srl_epi32(words, _mm_cvtsi32_si128(shift as i32)), ones(bits))
+    };
+    let crumbs = |line: usize| part(line + q / 4, 2 * (q % 4), 2);
+    let nibbles = || part(q / 2, 4 * (q % 2), 4);
+    match BITS {
+        2 => crumbs(0),
+        3 => _mm256_or_si256(crumbs(0), _mm256_slli_epi32::<2>(part(2, q, 1))),
+        4 if FLOAT => {
+            // SAFETY: the table has 16 bytes.
+            let table = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(E2M1.as_ptr().cast())) };
+            _mm256_shuffle_epi8(table, nibbles())
         }
-        _mm256_storeu_ps(sums, total);
+        4 => nibbles(),
+        5 => _mm256_or_si256(nibbles(), _mm256_slli_epi32::<4>(part(4, q, 1))),
+        6 => _mm256_or_si256(nibbles(), _mm256_slli_epi32::<4>(crumbs(4))),
+        // SAFETY: the caller's unit has this line.
+        _ => unsafe { _mm256_loadu_si256(unit.add(q * LANES).cast()) },
+    }
+}
+
+/// Scale and bias of a group in eight lanes.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+unsafe fn numbers<const FLOAT: bool>(
+    layout: &Layout,
+    line: *const u32,
+    which: usize,
+    half: usize,
+) -> (__m256, __m256) {
+    // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it.
+    unsafe {
+        if FLOAT {
+            let bytes = line.cast::<u8>().add(LANES * which + 8 * half).cast::<[u8; 8]>().read();
+            let scales = bytes.map(if layout.scheme.mode == Mode::Nvfp4 { e4m3 } else { e8m0 });
+            let scale = _mm256_loadu_ps(scales.as_ptr());
+            return (_mm256_mul_ps(scale, _mm256_set1_ps(HALF)), _mm256_mul_ps(scale, _mm256_set1_ps(CENTRE)));
+        }
+        let halves = line.cast::<u16>().add(8 * half);
+        let read = |at: *const u16| {
+            let bits = _mm_loadu_si128(at.cast());
+            match layout.numbers {
+                Dtype::Float16 => _mm256_cvtph_ps(bits),
+                _ => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits))),
+            }
+        };
+        (read(halves), read(halves.add(LANES)))
     }
 }

@@ -1,112 +1,181 @@
-//! Bytes times bytes by VNNI: each instruction adds four products to each of 16 sums.
+//! Bytes times bytes by VNNI: each instruction adds four products to each of 16 sums, a lane for each row of weights.
+//!
+//! Codes go from the lines of a panel to registers. One row needs 4 such instructions for each 64 bytes of weights of 4 bits,
+//! and some 12 in all: memory is slower than that.
 
 use std::arch::x86_64::*;
 
-use super::{LANES, PAIR, Tile};
+use mlx_rs::Dtype;
 
-/// Rows that are multiplied together: with two panels, 24 vectors of sums.
-const ROWS: usize = 6;
+use super::{Block, CENTRE, E2M1, HALF, LANES, PAIR};
+use crate::kernels::convert::bf16_lanes;
+use crate::quant::Mode;
+use crate::quant::panels::{Layout, UNIT};
 
-/// See [`Tile::add`].
+/// Columns whose products one instruction adds up, and such quads in a unit.
+const QUAD: usize = 4;
+const QUADS: usize = UNIT / QUAD;
+
+/// See [`Block::panel`].
 ///
 /// # Safety
-/// The machine must have the level, and the tile must have been checked.
-pub(super) unsafe fn add(tile: &Tile<'_>, panels: usize, sums: &mut [f32]) {
-    let rows = sums.len() / (PAIR * LANES);
-    for (from, to) in (0..rows).step_by(super::rows::ROWS).flat_map(|first| blocks(first, rows)) {
-        let sums = sums[from * PAIR * LANES..].as_mut_ptr();
-        macro_rules! rows {
-            ($($rows:literal / $chains:literal),*) => {
-                match (to - from, panels) {
-                    // SAFETY: passed on from the caller; the rows are the tile's.
-                    $(($rows, 1) => unsafe { block_of::<1, $rows, $chains>(tile, tile.first + from, sums) },
-                    ($rows, _) => unsafe { block_of::<2, $rows, $chains>(tile, tile.first + from, sums) },)*
-                    (rows, _) => unreachable!("a block has {ROWS} rows at most, not {rows}"),
+/// The machine must have the level, and the block must have been checked.
+pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
+    let layout = block.layout;
+    for (at, height) in block.runs() {
+        let (row, sums) = (block.first + at, sums[at * PAIR * LANES..].as_mut_ptr());
+        macro_rules! kinds {
+            ($($bits:literal $float:literal),*) => {
+                match (layout.bits(), layout.scheme.mode != Mode::Affine, height) {
+                    // SAFETY: passed on from the caller; the rows are the block's.
+                    $(($bits, $float, 1) => unsafe { rows_of::<$bits, $float, 1>(block, lines, row, sums) },
+                    ($bits, $float, 2) => unsafe { rows_of::<$bits, $float, 2>(block, lines, row, sums) },
+                    ($bits, $float, 4) => unsafe { rows_of::<$bits, $float, 4>(block, lines, row, sums) },
+                    ($bits, $float, _) => unsafe { rows_of::<$bits, $float, 8>(block, lines, row, sums) },)*
+                    (bits, ..) => unreachable!("no codes of {bits} bits"),
                 }
             };
         }
-        // Few rows need several chains of sums each, as one instruction takes five cycles.
-        rows!(1 / 2, 2 / 2, 3 / 1, 4 / 1, 5 / 1, 6 / 1);
+        kinds!(2 false, 3 false, 4 false, 5 false, 6 false, 8 false, 4 true);
     }
 }
 
-/// Blocks of nearly the same height of the rows of a tile.
-fn blocks(first: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
-    let some = super::rows::ROWS.min(rows - first);
-    let blocks = some.div_ceil(ROWS);
-    (0..blocks).map(move |i| (first + i * some / blocks, first + (i + 1) * some / blocks))
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn block_of<const P: usize, const R: usize, const C: usize>(tile: &Tile<'_>, row: usize, sums: *mut f32) {
-    let rows = tile.rows;
-    let zero = _mm512_setzero_si512();
-    // SAFETY: `Tile::add` checked that these rows, columns, groups and panels exist.
+unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
+    block: &Block<'_>,
+    lines: &[u32],
+    row: usize,
+    sums: *mut f32,
+) {
+    let (layout, rows) = (block.layout, block.rows);
+    let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
+    let mut totals = [_mm512_setzero_ps(); R];
+    // SAFETY: `Block::check` saw that the lines have all stripes, and the rows all columns and groups.
     unsafe {
-        let byte = |bytes: &[u8], r: usize, column: usize| {
-            let at = bytes.as_ptr().add(column + r * super::rows::COLUMNS);
-            _mm512_set1_epi32(at.cast::<i32>().read_unaligned())
-        };
-        for group in tile.groups() {
-            let begin = group * rows.group;
-            let codes = tile.codes.as_ptr().add((begin - tile.from) * LANES);
-            let (mut high, mut low) = ([[[zero; C]; P]; R], [[[zero; C]; P]; R]);
-            for column in (0..rows.group).step_by(4 * C) {
-                for c in 0..C {
-                    let at = column + 4 * c;
-                    let codes: [__m512i; P] =
-                        std::array::from_fn(|p| _mm512_loadu_epi32(codes.add(p * tile.plane + at * LANES).cast()));
-                    let place = rows.at(row, begin + at);
-                    for r in 0..R {
-                        let (h, l) = (byte(rows.high, r, place), byte(rows.low, r, place));
-                        for p in 0..P {
-                            high[r][p][c] = _mm512_dpbusd_epi32(high[r][p][c], codes[p], h);
-                            low[r][p][c] = _mm512_dpbusd_epi32(low[r][p][c], codes[p], l);
-                        }
+        for (stripe, lines) in lines.chunks_exact(layout.stripe_words()).enumerate() {
+            let lines = lines.as_ptr();
+            let mut codes = lines.add(LANES);
+            for which in 0..width.min(groups - stripe * width) {
+                let g = stripe * width + which;
+                let mut dots = Dots([[_mm512_setzero_si512(); R]; 2]);
+                let columns = g * group..(g + 1) * group;
+                if group < UNIT {
+                    dots.add::<BITS, FLOAT, { QUADS / 2 }>(rows.at(row, columns.start), block, codes);
+                    codes = codes.add(BITS * LANES / 2);
+                } else {
+                    for column in columns.step_by(UNIT) {
+                        dots.add::<BITS, FLOAT, QUADS>(rows.at(row, column), block, codes);
+                        codes = codes.add(BITS * LANES);
                     }
                 }
-            }
-            for p in 0..P {
-                let at = (p * rows.groups + group) * LANES;
-                let params = Params { scale: tile.scales.as_ptr().add(at), bias: tile.biases.as_ptr().add(at) }.load();
-                for r in 0..R {
-                    let total =
-                        |parts: &[__m512i; C]| parts.iter().skip(1).fold(parts[0], |a, b| _mm512_add_epi32(a, *b));
-                    let at = (row + r) * rows.groups + group;
-                    let activations = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-                    let to = sums.add((r * PAIR + p) * LANES);
-                    accumulate(to, total(&high[r][p]), total(&low[r][p]), params, activations);
+                let numbers = numbers::<FLOAT>(layout, lines, which);
+                for (r, total) in totals.iter_mut().enumerate() {
+                    let at = (row + r) * groups + g;
+                    let x = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
+                    *total = with_group(*total, dots.of(r), numbers, x);
                 }
             }
+        }
+        for (r, total) in totals.into_iter().enumerate() {
+            _mm512_storeu_ps(sums.add(r * PAIR * LANES), total);
         }
     }
 }
 
-/// Where a group's scales and biases lie.
-struct Params {
-    scale: *const f32,
-    bias: *const f32,
-}
+/// The integer sums of a group: of the high and of the low bytes.
+struct Dots<const R: usize>([[__m512i; R]; 2]);
 
-impl Params {
+impl<const R: usize> Dots<R> {
+    /// Adds the first `N` quads of a unit; `at` is where the bytes of the first row and column lie.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    unsafe fn add<const BITS: usize, const FLOAT: bool, const N: usize>(
+        &mut self,
+        at: usize,
+        block: &Block<'_>,
+        codes: *const u32,
+    ) {
+        let [high, low] = &mut self.0;
+        let (h, l) = (block.rows.high.as_ptr().wrapping_add(at), block.rows.low.as_ptr().wrapping_add(at));
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let four = |bytes: *const u8| _mm512_set1_epi32(bytes.cast::<i32>().read_unaligned());
+            for q in 0..N {
+                let codes = quad::<BITS, FLOAT>(codes, q);
+                for r in 0..R {
+                    let at = r * super::rows::COLUMNS + QUAD * q;
+                    high[r] = _mm512_dpbusd_epi32(high[r], codes, four(h.add(at)));
+                    low[r] = _mm512_dpbusd_epi32(low[r], codes, four(l.add(at)));
+                }
+            }
+        }
+    }
+
     #[target_feature(enable = "avx512f")]
     #[inline]
-    unsafe fn load(self) -> (__m512, __m512) {
-        // SAFETY: passed on from the caller.
-        unsafe { (_mm512_loadu_ps(self.scale), _mm512_loadu_ps(self.bias)) }
+    fn of(&self, r: usize) -> __m512i {
+        _mm512_add_epi32(_mm512_slli_epi32::<8>(self.0[0][r]), self.0[1][r])
     }
 }
 
-/// Adds a group to the sums of a row in memory.
-///
-/// # Safety
-/// The machine must have AVX-512, and there must be 16 sums.
-#[target_feature(enable = "avx512f")]
+/// The codes of columns `4 q .. 4 q + 4` of a unit, four bytes in each lane. `q` is known where this is compiled.
+#[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-unsafe fn accumulate(to: *mut f32, high: __m512i, low: __m512i, params: (__m512, __m512), x: (f32, f32)) {
-    let dots = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), low);
-    // SAFETY: passed on from the caller.
-    unsafe { _mm512_storeu_ps(to, with_group(_mm512_loadu_ps(to), dots, params, x)) };
+pub(super) unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: *const u32, q: usize) -> __m512i {
+    let ones = |bits: usize| _mm512_set1_epi8(((1_u32 << bits) - 1) as i8);
+    let part = |line: usize, shift: usize, bits: usize| {
+        // SAFETY: the caller's unit has this line.
+        let words = unsafe { _mm512_loadu_epi32(unit.add(line * LANES).cast()) };
+        _mm512_and_si512(_mm512_srl_epi32(words, _mm_cvtsi32_si128(shift as i32)), ones(bits))
+    };
+    let crumbs = |line: usize| part(line + q / 4, 2 * (q % 4), 2);
+    let nibbles = || part(q / 2, 4 * (q % 2), 4);
+    match BITS {
+        2 => crumbs(0),
+        3 => _mm512_or_si512(crumbs(0), _mm512_slli_epi32::<2>(part(2, q, 1))),
+        4 if FLOAT => {
+            // SAFETY: the table has 16 bytes.
+            let table = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(E2M1.as_ptr().cast())) };
+            _mm512_shuffle_epi8(table, nibbles())
+        }
+        4 => nibbles(),
+        5 => _mm512_or_si512(nibbles(), _mm512_slli_epi32::<4>(part(4, q, 1))),
+        6 => _mm512_or_si512(nibbles(), _mm512_slli_epi32::<4>(crumbs(4))),
+        // SAFETY: the caller's unit has this line.
+        _ => unsafe { _mm512_loadu_epi32(unit.add(q * LANES).cast()) },
+    }
+}
+
+/// Scale and bias of a group in each lane, from the line that begins a stripe.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+pub(super) unsafe fn numbers<const FLOAT: bool>(layout: &Layout, line: *const u32, which: usize) -> (__m512, __m512) {
+    // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it.
+    unsafe {
+        if FLOAT {
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(line.cast::<__m128i>().add(which)));
+            let scale = match layout.scheme.mode {
+                Mode::Nvfp4 => {
+                    let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x80)));
+                    let magnitude = _mm512_slli_epi32::<20>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x7F)));
+                    let up = _mm512_set1_ps(f32::from_bits(247 << 23));
+                    let scaled = _mm512_mul_ps(_mm512_castsi512_ps(magnitude), up);
+                    _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(scaled), sign))
+                }
+                _ => {
+                    let smallest = _mm512_cmpeq_epi32_mask(bytes, _mm512_setzero_si512());
+                    let powers = _mm512_slli_epi32::<23>(bytes);
+                    _mm512_castsi512_ps(_mm512_mask_mov_epi32(powers, smallest, _mm512_set1_epi32(1 << 22)))
+                }
+            };
+            return (_mm512_mul_ps(scale, _mm512_set1_ps(HALF)), _mm512_mul_ps(scale, _mm512_set1_ps(CENTRE)));
+        }
+        let halves = [_mm256_loadu_si256(line.cast()), _mm256_loadu_si256(line.add(LANES / 2).cast())];
+        match layout.numbers {
+            Dtype::Float16 => (_mm512_cvtph_ps(halves[0]), _mm512_cvtph_ps(halves[1])),
+            _ => (bf16_lanes(halves[0]), bf16_lanes(halves[1])),
+        }
+    }
 }
 
 /// The sums with one more group: its integer sum times step and scale, and the sum of its activations times the bias.

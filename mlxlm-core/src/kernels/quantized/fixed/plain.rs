@@ -1,34 +1,53 @@
 //! The plain version, which all levels agree with bit by bit.
 
-use super::{LANES, PAIR, Tile};
+use super::super::weights::{e4m3, e8m0};
+use super::{Block, CENTRE, E2M1, HALF, LANES, PAIR};
+use crate::quant::Mode;
 
-/// See [`Tile::add`].
-pub(super) fn add(tile: &Tile<'_>, panels: usize, sums: &mut [f32]) {
-    let rows = tile.rows;
-    for (row, sums) in (tile.first..).zip(sums.chunks_exact_mut(PAIR * LANES)) {
-        for group in tile.groups() {
-            let x: Vec<i32> = (group * rows.group..(group + 1) * rows.group)
-                .map(|column| {
-                    let at = rows.at(row, column);
+/// See [`Block::panel`].
+pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
+    let (layout, rows) = (block.layout, block.rows);
+    let (groups, group, bits) = (layout.groups(), layout.group(), layout.bits());
+    let mut words = vec![0; layout.columns * bits / 32];
+    let mut numbers = vec![[0; 2]; groups];
+    for lane in 0..LANES {
+        layout.row(lines, lane, 0..layout.columns, &mut words, &mut numbers);
+        let codes: Vec<i32> = (0..layout.columns)
+            .map(|column| {
+                let code = super::super::weights::code(&words, bits, column);
+                if layout.scheme.mode == Mode::Affine { code as i32 } else { i32::from(E2M1[code as usize]) }
+            })
+            .collect();
+        for row in 0..block.count {
+            let mut total = 0.0_f32;
+            for g in 0..groups {
+                let x = |column: usize| {
+                    let at = rows.at(block.first + row, column);
                     i32::from(rows.high[at] as i8) * 256 + i32::from(rows.low[at] as i8)
-                })
-                .collect();
-            let (step, sum) = (rows.steps[row * rows.groups + group], rows.sums[row * rows.groups + group]);
-            for panel in 0..panels {
-                let codes = &tile.codes[panel * tile.plane + (group * rows.group - tile.from) * LANES..];
-                let mut dots = [0_i32; LANES];
-                for (x, codes) in x.chunks_exact(4).zip(codes.chunks_exact(4 * LANES)) {
-                    for (dot, codes) in dots.iter_mut().zip(codes.chunks_exact(4)) {
-                        *dot += x.iter().zip(codes).map(|(x, code)| x * i32::from(*code)).sum::<i32>();
-                    }
-                }
-                let at = (panel * rows.groups + group) * LANES;
-                for (lane, dot) in dots.into_iter().enumerate() {
-                    let total = &mut sums[panel * LANES + lane];
-                    *total = (dot as f32 * step).mul_add(tile.scales[at + lane], *total);
-                    *total = tile.biases[at + lane].mul_add(sum, *total);
-                }
+                };
+                let dot: i32 = (g * group..(g + 1) * group).map(|column| x(column) * codes[column]).sum();
+                let (scale, bias) = scale_and_bias(layout, numbers[g]);
+                let at = (block.first + row) * groups + g;
+                total = (dot as f32 * rows.steps[at]).mul_add(scale, total);
+                total = bias.mul_add(rows.sums[at], total);
             }
+            sums[row * PAIR * LANES + lane] = total;
         }
     }
+}
+
+/// What a group's numbers are for codes as integers.
+fn scale_and_bias(layout: &crate::quant::panels::Layout, [scale, bias]: [u16; 2]) -> (f32, f32) {
+    let float = match layout.scheme.mode {
+        Mode::Affine => {
+            let half = |bits: u16| match layout.numbers {
+                mlx_rs::Dtype::Float16 => half::f16::from_bits(bits).to_f32(),
+                _ => half::bf16::from_bits(bits).to_f32(),
+            };
+            return (half(scale), half(bias));
+        }
+        Mode::Nvfp4 => e4m3(scale as u8),
+        _ => e8m0(scale as u8),
+    };
+    (HALF * float, CENTRE * float)
 }

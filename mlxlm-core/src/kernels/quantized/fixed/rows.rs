@@ -1,43 +1,43 @@
 //! Activations in fixed point: within each group of columns `x = step · (256 · high + low)`.
 //!
-//! Bytes lie as the tiles of AMX take them, `[16 rows][64 columns]` one after the other: rows that are a power of two apart would
-//! drive each other out of the caches.
+//! Bytes lie as the tiles of AMX take them, `[up to 16 rows][64 columns]` one after the other: rows that are a power of two apart
+//! would drive each other out of the caches.
 
 use std::cell::Cell;
 
-use super::super::weights::Weights;
-use super::panel::Order;
 use crate::kernels::convert::Values;
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::scratch::{Scratch, bytes_of, with_scratch};
+use crate::quant::panels::Layout;
 
 /// The largest numbers have this many bits and a sign: what two signed bytes hold with room for rounding the lower one.
 const BITS: i32 = 14;
-/// Rows and columns of a tile.
+/// Rows of a tile at most, and its columns.
 pub(super) const ROWS: usize = 16;
 pub(super) const COLUMNS: usize = 64;
+/// Columns that are fixed at a time, which divide a group.
+const RUN: usize = 16;
 /// Values that are worth a task.
 const STEP: usize = 1 << 14;
 
 thread_local! {
     static BYTES: Scratch = const { Cell::new(Vec::new()) };
     static STEPS: Scratch = const { Cell::new(Vec::new()) };
-    static ROW: Scratch = const { Cell::new(Vec::new()) };
     static WIDE: Scratch = const { Cell::new(Vec::new()) };
 }
 
-/// Rows of activations, in the order of columns that the codes have.
+/// Rows of activations.
 pub(super) struct Rows<'a> {
-    /// Room for rows: a multiple of 16.
+    /// Room for rows: a multiple of the height.
     pub(super) len: usize,
+    /// Rows of a tile.
+    pub(super) height: usize,
     pub(super) columns: usize,
     pub(super) group: usize,
     pub(super) groups: usize,
-    /// Whether codes have so many bits that two products of bytes do not fit 16.
-    pub(super) wide: bool,
-    /// `[row / 16][column / 64][row % 16][column % 64]`.
+    /// `[row / height][column / 64][row % height][column % 64]`.
     pub(super) high: &'a [u8],
     pub(super) low: &'a [u8],
     /// `[row][group]`: powers of two.
@@ -50,28 +50,28 @@ impl Rows<'_> {
     /// Where the byte of a row and a column lies.
     #[inline(always)]
     pub(super) fn at(&self, row: usize, column: usize) -> usize {
-        place(self.columns, row, column)
+        place(self.height, self.columns, row, column)
     }
 }
 
 #[inline(always)]
-fn place(columns: usize, row: usize, column: usize) -> usize {
+fn place(height: usize, columns: usize, row: usize, column: usize) -> usize {
     let (tiles, tile) = (columns.div_ceil(COLUMNS), column / COLUMNS);
-    ((row / ROWS * tiles + tile) * ROWS + row % ROWS) * COLUMNS + column % COLUMNS
+    ((row / height * tiles + tile) * height + row % height) * COLUMNS + column % COLUMNS
 }
 
-/// Calls `body` with rows of `x`: `chosen` tells for each which one it is, or `None` if nothing reads it; and for each whether it
-/// holds a number that is not finite.
+/// Calls `body` with rows of `x`, in tiles of `height`: `chosen` tells for each which one it is, or `None` if nothing reads it; and
+/// for each whether it holds a number that is not finite.
 pub(super) fn with_rows<R>(
     isa: Isa,
     x: &Values<'_>,
     chosen: &[Option<usize>],
-    w: &Weights<'_>,
+    height: usize,
+    layout: &Layout,
     body: impl FnOnce(&Rows<'_>, &[bool]) -> R,
 ) -> R {
-    let (columns, group, groups) = (w.columns, w.group(), w.groups());
-    let (order, len) = (Order::of(w), chosen.len());
-    assert!(len.is_multiple_of(ROWS));
+    let (columns, group, groups, len) = (layout.columns, layout.group(), layout.groups(), chosen.len());
+    assert!((1..=ROWS).contains(&height) && len.is_multiple_of(height));
     let plane = len * columns.next_multiple_of(COLUMNS);
     with_scratch(&BYTES, 2 * plane / 4, |bytes| {
         with_scratch(&STEPS, 2 * len * groups, |steps| {
@@ -82,23 +82,23 @@ pub(super) fn with_rows<R>(
             let scales = (Shared(steps.as_mut_ptr()), Shared(sums.as_mut_ptr()), Shared(odd.as_mut_ptr()));
             let fix_row = |row: usize, source: usize| {
                 with_scratch(&WIDE, columns, |wide| {
-                    with_scratch(&ROW, columns.div_ceil(2), |bytes| {
-                        let (high, low) = bytes_of(bytes)[..2 * columns].split_at_mut(columns);
-                        x.read(isa, source * columns, wide);
-                        // SAFETY: rows have places of their own in all five.
-                        unsafe {
-                            let floats =
-                                |all: Shared<f32>| std::slice::from_raw_parts_mut(all.get().add(row * groups), groups);
-                            let mut fixed = Fixed { high, low, steps: floats(scales.0), sums: floats(scales.1) };
-                            *scales.2.get().add(row) = !fix(isa, wide, group, order, &mut fixed);
-                            for column in (0..columns).step_by(COLUMNS) {
-                                let (at, some) = (place(columns, row, column), COLUMNS.min(columns - column));
-                                for (from, to) in [(&*high, to.0), (&*low, to.1)] {
-                                    to.get().add(at).copy_from_nonoverlapping(from.as_ptr().add(column), some);
-                                }
-                            }
-                        }
-                    });
+                    x.read(isa, source * columns, wide);
+                    // SAFETY: rows have places of their own in all five.
+                    unsafe {
+                        let floats =
+                            |all: Shared<f32>| std::slice::from_raw_parts_mut(all.get().add(row * groups), groups);
+                        let first = place(height, columns, row, 0);
+                        let len = (columns.div_ceil(COLUMNS) - 1) * height * COLUMNS + COLUMNS;
+                        let bytes = |all: Shared<u8>| std::slice::from_raw_parts_mut(all.get().add(first), len);
+                        let mut fixed = Fixed {
+                            high: bytes(to.0),
+                            low: bytes(to.1),
+                            stride: height * COLUMNS,
+                            steps: floats(scales.0),
+                            sums: floats(scales.1),
+                        };
+                        *scales.2.get().add(row) = !fix(isa, wide, group, &mut fixed);
+                    }
                 });
             };
             let real = chosen.iter().flatten().count();
@@ -109,55 +109,45 @@ pub(super) fn with_rows<R>(
                     }
                 }
             });
-            let wide = w.bits() > 7;
-            body(&Rows { len, columns, group, groups, wide, high, low, steps, sums }, &odd)
+            body(&Rows { len, height, columns, group, groups, high, low, steps, sums }, &odd)
         })
     })
 }
 
 /// Where a row goes.
 struct Fixed<'a> {
+    /// From the row's first byte to its last.
     high: &'a mut [u8],
     low: &'a mut [u8],
+    /// Bytes from one run of 64 columns to the next.
+    stride: usize,
     steps: &'a mut [f32],
     sums: &'a mut [f32],
 }
 
 /// Fixes a row; `false` if a number is not finite.
-fn fix(isa: Isa, x: &[f32], group: usize, order: Order, to: &mut Fixed<'_>) -> bool {
-    assert!(isa <= Isa::best());
-    // SAFETY: the level was checked.
-    unsafe {
-        match isa {
-            Isa::Portable => in_order(x, group, order, to),
-            Isa::Avx2 => avx2(x, group, order, to),
-            Isa::Avx512 | Isa::Amx => avx512(x, group, order, to),
-        }
+fn fix(isa: Isa, x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
+        body(x, group, to)
     }
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn avx2(x: &[f32], group: usize, order: Order, to: &mut Fixed<'_>) -> bool {
-    in_order(x, group, order, to)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
-fn avx512(x: &[f32], group: usize, order: Order, to: &mut Fixed<'_>) -> bool {
-    in_order(x, group, order, to)
-}
-
-#[inline(always)]
-fn in_order(x: &[f32], group: usize, order: Order, to: &mut Fixed<'_>) -> bool {
-    match order {
-        Order::Natural => body::<0>(x, group, to),
-        Order::Nibbles => body::<1>(x, group, to),
-        Order::Crumbs => body::<2>(x, group, to),
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn avx512(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
+        body(x, group, to)
+    }
+    assert!(isa <= Isa::best());
+    match isa {
+        Isa::Portable => body(x, group, to),
+        // SAFETY: the level was checked.
+        Isa::Avx2 => unsafe { avx2(x, group, to) },
+        // SAFETY: the level was checked.
+        Isa::Avx512 | Isa::Amx => unsafe { avx512(x, group, to) },
     }
 }
 
 /// The one body of all levels, which the compiler makes vectors of.
 #[inline(always)]
-fn body<const ORDER: usize>(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
+fn body(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
     for (g, x) in x.chunks_exact(group).enumerate() {
         let most = x.iter().fold(0, |most, v| (v.to_bits() & 0x7FFF_FFFF).max(most));
         if most >= f32::INFINITY.to_bits() {
@@ -168,19 +158,17 @@ fn body<const ORDER: usize>(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool
         let up = BITS - 1 - exponent;
         // Numbers near the smallest need a factor that no f32 holds.
         let factors = [power(up.min(100)), power(up - up.min(100))];
-        let mut totals = [0_i32; 16];
-        let bytes =
-            to.high[g * group..][..group].chunks_exact_mut(16).zip(to.low[g * group..][..group].chunks_exact_mut(16));
-        for (x, (high, low)) in x.chunks_exact(16).zip(bytes) {
-            let fixed: [i32; 16] = std::array::from_fn(|i| round(x[i] * factors[0] * factors[1]));
-            for (total, fixed) in totals.iter_mut().zip(fixed) {
-                *total += fixed;
-            }
-            for i in 0..16 {
-                let fixed = fixed[PLACES[ORDER][i]];
-                let rounded = (fixed + 128) >> 8;
+        let mut totals = [0_i32; RUN];
+        for (i, x) in x.chunks_exact(RUN).enumerate() {
+            let column = g * group + i * RUN;
+            let at = column / COLUMNS * to.stride + column % COLUMNS;
+            let (high, low) = (&mut to.high[at..][..RUN], &mut to.low[at..][..RUN]);
+            let fixed: [i32; RUN] = std::array::from_fn(|i| round(x[i] * factors[0] * factors[1]));
+            for i in 0..RUN {
+                totals[i] += fixed[i];
+                let rounded = (fixed[i] + 128) >> 8;
                 high[i] = rounded as u8;
-                low[i] = (fixed - (rounded << 8)) as u8;
+                low[i] = (fixed[i] - (rounded << 8)) as u8;
             }
         }
         let step = power(-up);
@@ -189,13 +177,6 @@ fn body<const ORDER: usize>(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool
     }
     true
 }
-
-/// For each order, the column of a run of 16 that stands at each place.
-const PLACES: [[usize; 16]; 3] = [
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
-    [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15],
-    [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
-];
 
 /// To nearest, ties to even, for magnitudes below 2²².
 #[inline(always)]
@@ -230,28 +211,23 @@ mod tests {
             (0..64).map(|i| f32::from_bits(i << 16)).collect(),
         ];
         for x in &rows {
-            for order in [Order::Natural, Order::Nibbles, Order::Crumbs] {
-                let mut first: Option<(Vec<u8>, Vec<u8>, Vec<u32>)> = None;
-                for isa in Isa::available() {
-                    let (mut high, mut low, mut steps, mut sums) =
-                        (vec![0; 64], vec![0; 64], vec![0.0; 2], vec![0.0; 2]);
-                    let mut to = Fixed { high: &mut high, low: &mut low, steps: &mut steps, sums: &mut sums };
-                    assert!(fix(isa, x, 32, order, &mut to));
-                    for (i, (h, l)) in high.iter().zip(&low).enumerate() {
-                        let column = i / 16 * 16 + PLACES[order as usize][i % 16];
-                        let back =
-                            f64::from(steps[i / 32]) * f64::from(i32::from(*h as i8) * 256 + i32::from(*l as i8));
-                        let error = (back - f64::from(x[column])).abs();
-                        assert!(error <= f64::from(steps[i / 32]) / 2.0, "{isa} {column}: {back} is not {}", x[column]);
-                    }
-                    for (g, sum) in sums.iter().enumerate() {
-                        let want: f64 = x[32 * g..][..32].iter().map(|v| f64::from(*v)).sum();
-                        assert!((f64::from(*sum) - want).abs() <= 16.0 * f64::from(steps[g]) + 1e-6 * want.abs());
-                    }
-                    let bits = steps.iter().chain(&sums).map(|v| v.to_bits()).collect();
-                    let all = (high, low, bits);
-                    assert!(first.get_or_insert_with(|| all.clone()) == &all, "{isa}");
+            let mut first: Option<(Vec<u8>, Vec<u8>, Vec<u32>)> = None;
+            for isa in Isa::available() {
+                let (mut high, mut low, mut steps, mut sums) = (vec![0; 64], vec![0; 64], vec![0.0; 2], vec![0.0; 2]);
+                let mut to = Fixed { high: &mut high, low: &mut low, stride: 64, steps: &mut steps, sums: &mut sums };
+                assert!(fix(isa, x, 32, &mut to));
+                for (i, (h, l)) in high.iter().zip(&low).enumerate() {
+                    let back = f64::from(steps[i / 32]) * f64::from(i32::from(*h as i8) * 256 + i32::from(*l as i8));
+                    let error = (back - f64::from(x[i])).abs();
+                    assert!(error <= f64::from(steps[i / 32]) / 2.0, "{isa} {i}: {back} is not {}", x[i]);
                 }
+                for (g, sum) in sums.iter().enumerate() {
+                    let want: f64 = x[32 * g..][..32].iter().map(|v| f64::from(*v)).sum();
+                    assert!((f64::from(*sum) - want).abs() <= 16.0 * f64::from(steps[g]) + 1e-6 * want.abs());
+                }
+                let bits = steps.iter().chain(&sums).map(|v| v.to_bits()).collect();
+                let all = (high, low, bits);
+                assert!(first.get_or_insert_with(|| all.clone()) == &all, "{isa}");
             }
         }
     }
@@ -263,8 +239,8 @@ mod tests {
                 let mut x = [1.0; 64];
                 x[40] = bad;
                 let (mut high, mut low, mut steps, mut sums) = ([0; 64], [0; 64], [0.0; 2], [0.0; 2]);
-                let mut to = Fixed { high: &mut high, low: &mut low, steps: &mut steps, sums: &mut sums };
-                assert!(!fix(isa, &x, 32, Order::Natural, &mut to));
+                let mut to = Fixed { high: &mut high, low: &mut low, stride: 64, steps: &mut steps, sums: &mut sums };
+                assert!(!fix(isa, &x, 32, &mut to));
             }
         }
     }

@@ -5,8 +5,10 @@ use proptest::prelude::*;
 
 use crate::kernels::isa::Isa;
 use crate::kernels::primitive::apply_one;
+use crate::kernels::quantized::matrix::Stored;
 use crate::kernels::quantized::{FEW, QuantizedMatmul};
-use crate::quant::{self, Mode, Packed, Scheme};
+use crate::pages::Arena;
+use crate::quant::{self, Mode, Packed, Panels, Scheme};
 
 fn schemes() -> Vec<Scheme> {
     let affine = [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| (Mode::Affine, bits, group)));
@@ -27,7 +29,7 @@ fn bits(a: &Array) -> Vec<u32> {
 fn product(isa: Isa, x: &Array, w: &Packed, scheme: Scheme) -> Array {
     let inputs: Vec<&Array> = [x, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
     let shape = [x.dim(0), w.weight.dim(0)];
-    apply_one(QuantizedMatmul { scheme, transpose: true, isa }, &inputs, &shape, x.dtype()).unwrap()
+    apply_one(QuantizedMatmul { stored: Stored::Rows(scheme), transpose: true, isa }, &inputs, &shape, x.dtype()).unwrap()
 }
 
 /// Scales of `x`'s type, as models have them.
@@ -97,4 +99,88 @@ fn a_row_that_is_not_finite_spoils_no_other() {
             assert!(got[40..80].iter().all(|v| !f32::from_bits(*v).is_finite()), "{isa}");
         }
     }
+}
+
+/// The matrix in panels, or none for what panels are not made for.
+fn arranged(w: &Packed, scheme: Scheme) -> Option<Panels> {
+    Panels::arrange(w, scheme, &mut Arena::default()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn panels_give_the_bits_of_rows(
+        scheme in prop::sample::select(schemes()),
+        (m, n, groups) in (prop_oneof![1_i32..20, Just(70)], 1_i32..70, 1_i32..12),
+        half in any::<bool>(),
+    ) {
+        let dtype = if half { Dtype::Float16 } else { Dtype::Bfloat16 };
+        let k = groups * scheme.group_size.max(32);
+        let (x, w) = (normal(&[m, k], 3, dtype), weights(n, k, scheme, dtype));
+        let panels = arranged(&w, scheme).unwrap();
+        for isa in Isa::available() {
+            let operation = QuantizedMatmul { stored: Stored::Panels(panels.layout), transpose: true, isa };
+            let got = apply_one(operation, &[&x, &panels.lines], &[m, n], dtype).unwrap();
+            prop_assert!(bits(&got) == bits(&product(isa, &x, &w, scheme)), "{} {}", isa, scheme);
+        }
+    }
+
+    #[test]
+    fn panels_come_back(
+        scheme in prop::sample::select(schemes()), (n, groups) in (1_i32..40, 1_i32..9), stacked in any::<bool>(),
+    ) {
+        let k = groups * scheme.group_size.max(32);
+        let shape = if stacked { vec![3, n, k] } else { vec![n, k] };
+        let w = quant::quantize(&normal(&shape, 5, Dtype::Bfloat16), scheme).unwrap();
+        let panels = arranged(&w, scheme).unwrap();
+        prop_assert_eq!(panels.shape(), shape);
+        let back = panels.restore().unwrap();
+        let arrays = |w: &Packed| -> Vec<Array> {
+            [&w.weight, &w.scales].into_iter().chain(&w.biases).cloned().collect()
+        };
+        prop_assert_eq!(arrays(&w).iter().map(Array::nbytes).sum::<usize>(), panels.nbytes());
+        for (a, b) in arrays(&w).iter().zip(&arrays(&back)) {
+            prop_assert_eq!((a.shape(), a.dtype()), (b.shape(), b.dtype()));
+            prop_assert!(a.eq_values(b).unwrap(), "{}", scheme);
+        }
+    }
+}
+
+#[test]
+fn what_panels_do_in_f32_and_backwards_is_what_rows_do() {
+    for scheme in schemes() {
+        let w = weights(40, 256, scheme, Dtype::Bfloat16);
+        let panels = arranged(&w, scheme).unwrap();
+        let near = |a: &Array, b: &Array| {
+            let [a, b] = [a, b].map(|a| a.as_dtype(Dtype::Float32).unwrap().to_vec_exact::<f32>().unwrap());
+            a.iter().zip(&b).for_each(|(a, b)| assert!((a - b).abs() <= 1e-4 + 0.01 * b.abs(), "{scheme}: {a} {b}"));
+        };
+        for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+            let (x, back) = (normal(&[3, 256], 3, dtype), normal(&[3, 40], 4, dtype));
+            near(&panels.matmul(&x, true).unwrap(), &quant::quantized_matmul(&x, &w, scheme, true).unwrap());
+            near(&panels.matmul(&back, false).unwrap(), &quant::quantized_matmul(&back, &w, scheme, false).unwrap());
+        }
+        let ids = Array::from_slice(&[39, 0, -1, 17, 16], &[5]);
+        let want = quant::quantized_rows(&w, scheme, &ids).unwrap();
+        assert_eq!(bits(&panels.rows(&ids).unwrap()), bits(&want));
+    }
+}
+
+#[test]
+fn experts_in_panels_are_those_in_rows() {
+    let scheme = Mode::Affine.default_scheme();
+    let w = quant::quantize(&normal(&[4, 24, 128], 5, Dtype::Bfloat16), scheme).unwrap();
+    let (panels, x) = (arranged(&w, scheme).unwrap(), normal(&[6, 1, 128], 3, Dtype::Bfloat16));
+    let indices = Array::from_slice(&[3_u32, 0, 3, 1, 9, 0], &[6]);
+    let got = panels.gather_matmul(&x, &indices, false).unwrap();
+    assert_eq!(bits(&got), bits(&quant::gather_quantized_matmul(&x, &w, scheme, &indices, false).unwrap()));
+}
+
+#[test]
+fn what_panels_are_not_made_for_stays_in_rows() {
+    let scheme = Mode::Affine.default_scheme();
+    assert!(arranged(&weights(16, 64, scheme, Dtype::Float32), scheme).is_none());
+    let scheme = Mode::Mxfp8.default_scheme();
+    assert!(arranged(&weights(16, 64, scheme, Dtype::Bfloat16), scheme).is_none());
 }

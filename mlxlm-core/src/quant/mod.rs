@@ -13,6 +13,10 @@ use mlx_rs::{Array, Dtype};
 use crate::fast::by_kernel;
 use crate::raw;
 
+pub(crate) mod panels;
+
+pub use panels::Panels;
+
 /// How a group of weights becomes bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mode {

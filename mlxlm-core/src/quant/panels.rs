@@ -1,0 +1,481 @@
+//! Quantized matrices in panels: the order in which the CPU's kernels read them.
+//!
+//! A file keeps a matrix row by row. A product of few rows wants 16 outputs side by side, from one stream of memory, so a
+//! panel holds 16 rows of the matrix, a lane for each. Its stripes follow each other: a line of the scales and biases of one
+//! group (or of four groups, where a scale is a byte), then the codes of these groups.
+//!
+//! The codes of 32 columns and 16 lanes are a unit of as many lines as a code has bits. A line is a 32-bit word for each lane.
+//! Codes of 3, 5 and 6 bits are cut into a lower and an upper part, each of which has lines of its own ([`Plane`]), so that no
+//! code crosses a word. A line of parts of `width` bits holds `32 / width` columns: byte `i` of a word has, from its lowest bits
+//! on, columns `i`, `4 + i`, `8 + i`, ….
+//!
+//! Nothing is lost: a matrix takes as many bytes as in the file (if its rows are a multiple of 16), and [`Panels::restore`]
+//! gives the file's arrays back.
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::{Mode, Packed, Scheme};
+use crate::fast::by_kernel;
+use crate::pages::Arena;
+use crate::raw;
+
+/// Rows of a matrix in a panel.
+pub(crate) const LANES: usize = 16;
+/// Columns of a unit.
+pub(crate) const UNIT: usize = 32;
+/// 32-bit words of a line.
+const LINE: usize = LANES;
+
+/// A quantized matrix, or a stack of them, in panels.
+#[derive(Debug, Clone)]
+pub struct Panels {
+    /// All lines, `u32`: the panels of one matrix after the other.
+    pub(crate) lines: Array,
+    /// The axis before the matrix, if this is a stack.
+    pub(crate) experts: Option<i32>,
+    pub(crate) layout: Layout,
+}
+
+impl Panels {
+    /// Puts a matrix or a stack of matrices into panels in the memory of `arena`; `None` if the kernels have no use for that:
+    /// for scales of 32 bits, and for codes that are 8-bit floats.
+    pub(crate) fn arrange(packed: &Packed, scheme: Scheme, arena: &mut Arena) -> Result<Option<Self>, Exception> {
+        let Some((experts, layout)) = Layout::of(packed, scheme) else { return Ok(None) };
+        let (stacked, each) = (experts.map_or(1, |experts| experts as usize), layout.words());
+        let mut room = arena.take(4 * stacked * each).map_err(|e| Exception::custom(e.to_string()))?;
+        with_source(packed, layout, stacked, |sources| {
+            for (source, lines) in sources.iter().zip(room.words().chunks_exact_mut(each.max(1))) {
+                arrange_all(&layout, source, lines);
+            }
+        })?;
+        let (words, owner) = room.into_parts();
+        let shape = [(stacked * each) as i32];
+        #[allow(unsafe_code, reason = "an array over memory of ours")]
+        // SAFETY: the room has this many words, a line's worth of bytes lies before it, and its owner keeps it.
+        let lines = unsafe { raw::array_over(words.cast(), &shape, Dtype::Uint32, 4 * stacked * each, owner) };
+        Ok(Some(Self { lines, experts, layout }))
+    }
+
+    /// The arrays of the file.
+    pub fn restore(&self) -> Result<Packed, Exception> {
+        let Layout { scheme, rows, columns, .. } = self.layout;
+        let (stacked, each) = (self.experts.unwrap_or(1) as usize, self.layout.words());
+        let (length, groups) = (scheme.packed_words(columns as i32) as usize, self.layout.groups());
+        let mut words = vec![0; stacked * rows * length];
+        let mut numbers = vec![[0_u16; 2]; stacked * rows * groups];
+        raw::with_bytes(&self.lines, |bytes| {
+            for matrix in 0..stacked {
+                let lines = words_of(&bytes[4 * matrix * each..][..4 * each]);
+                for row in 0..rows {
+                    let at = matrix * rows + row;
+                    let range = 0..columns;
+                    self.layout.row(lines, row, range, &mut words[at * length..][..length], &mut numbers[at * groups..]);
+                }
+            }
+        })?;
+        let shape = |last: usize| -> Vec<i32> {
+            self.experts.into_iter().chain([rows as i32, last as i32]).collect()
+        };
+        let part = |i: usize| -> Vec<u16> { numbers.iter().map(|pair| pair[i]).collect() };
+        let halves = |values: Vec<u16>| match self.layout.numbers {
+            Dtype::Float16 => {
+                Array::from_slice(&values.into_iter().map(half::f16::from_bits).collect::<Vec<_>>(), &shape(groups))
+            }
+            _ => Array::from_slice(&values.into_iter().map(half::bf16::from_bits).collect::<Vec<_>>(), &shape(groups)),
+        };
+        let weight = Array::from_slice(&words, &shape(length));
+        Ok(if scheme.mode == Mode::Affine {
+            Packed { weight, scales: halves(part(0)), biases: Some(halves(part(1))) }
+        } else {
+            let scales: Vec<u8> = part(0).into_iter().map(|scale| scale as u8).collect();
+            Packed { weight, scales: Array::from_slice(&scales, &shape(groups)), biases: None }
+        })
+    }
+
+    /// The scheme of the codes.
+    pub fn scheme(&self) -> Scheme {
+        self.layout.scheme
+    }
+
+    /// `[…, out, in]` before packing.
+    pub fn shape(&self) -> Vec<i32> {
+        self.experts.into_iter().chain([self.layout.rows as i32, self.layout.columns as i32]).collect()
+    }
+
+    /// The bytes that the matrix takes in a file.
+    pub fn nbytes(&self) -> usize {
+        let Layout { scheme, rows, columns, .. } = self.layout;
+        let number = if scheme.mode == Mode::Affine { 4 } else { 1 };
+        let row = columns * scheme.bits as usize / 8 + self.layout.groups() * number;
+        self.experts.unwrap_or(1) as usize * rows * row
+    }
+
+    /// The type that results have where the input is of this type too.
+    pub fn dtype(&self) -> Dtype {
+        if self.layout.numbers == Dtype::Float16 { Dtype::Float16 } else { Dtype::Bfloat16 }
+    }
+
+    /// As [`super::quantized_matmul`].
+    #[track_caller]
+    pub fn matmul(&self, x: &Array, transpose: bool) -> Result<Array, Exception> {
+        by_kernel!(crate::kernels::panels_matmul(x, self, transpose));
+        super::quantized_matmul(x, &self.restore()?, self.layout.scheme, transpose)
+    }
+
+    /// As [`super::gather_quantized_matmul`].
+    #[track_caller]
+    pub fn gather_matmul(&self, x: &Array, indices: &Array, sorted: bool) -> Result<Array, Exception> {
+        by_kernel!(crate::kernels::gather_panels_matmul(x, self, indices));
+        super::gather_quantized_matmul(x, &self.restore()?, self.layout.scheme, indices, sorted)
+    }
+
+    /// As [`super::quantized_rows`].
+    #[track_caller]
+    pub fn rows(&self, ids: &Array) -> Result<Array, Exception> {
+        by_kernel!(crate::kernels::panels_rows(self, ids));
+        super::quantized_rows(&self.restore()?, self.layout.scheme, ids)
+    }
+}
+
+/// What of a code lies in which lines of a unit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plane {
+    /// Bits of this part, and lines of the plane in a unit.
+    pub(crate) width: usize,
+    /// The lowest bit of a code that is in it.
+    pub(crate) from: usize,
+}
+
+/// The planes of codes of so many bits, in the order of their lines.
+pub(crate) const fn planes(bits: usize) -> &'static [Plane] {
+    match bits {
+        2 => &[Plane { width: 2, from: 0 }],
+        3 => &[Plane { width: 2, from: 0 }, Plane { width: 1, from: 2 }],
+        4 => &[Plane { width: 4, from: 0 }],
+        5 => &[Plane { width: 4, from: 0 }, Plane { width: 1, from: 4 }],
+        6 => &[Plane { width: 4, from: 0 }, Plane { width: 2, from: 4 }],
+        _ => &[Plane { width: 8, from: 0 }],
+    }
+}
+
+/// Where a column of a unit lies in a plane: the line, and the bit in its words.
+const fn place(width: usize, column: usize) -> (usize, usize) {
+    let in_line = column % (UNIT / width);
+    (column / (UNIT / width), in_line % 4 * 8 + in_line / 4 * width)
+}
+
+/// The sizes of one matrix in panels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) scheme: Scheme,
+    /// Of scales and biases: `Float16` or `Bfloat16`, and `Uint8` for scales without biases.
+    pub(crate) numbers: Dtype,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl Layout {
+    /// The layout of a matrix or of each matrix of a stack, and the size of the stack; `None` for what panels are not made
+    /// for, or does not fit together.
+    fn of(packed: &Packed, scheme: Scheme) -> Option<(Option<i32>, Self)> {
+        let (weight, scales) = (packed.weight.shape(), packed.scales.shape());
+        let (&[.., rows, words], &[.., of_rows, groups]) = (weight, scales) else { return None };
+        let numbers = match (&packed.biases, scheme.mode, packed.scales.dtype()) {
+            (Some(biases), Mode::Affine, dtype @ (Dtype::Float16 | Dtype::Bfloat16))
+                if biases.dtype() == dtype && biases.shape() == scales =>
+            {
+                dtype
+            }
+            (None, Mode::Mxfp4 | Mode::Nvfp4, Dtype::Uint8) => Dtype::Uint8,
+            _ => return None,
+        };
+        let columns = groups.checked_mul(scheme.group_size)?;
+        let fits = weight.len() == scales.len()
+            && matches!(weight.len(), 2 | 3)
+            && weight[..weight.len() - 2] == scales[..scales.len() - 2]
+            && rows == of_rows
+            && rows > 0
+            && groups > 0
+            && words == scheme.packed_words(columns)
+            && packed.weight.dtype() == Dtype::Uint32
+            && Scheme::new(scheme.mode, scheme.bits, scheme.group_size).is_ok();
+        let experts = (weight.len() == 3).then(|| weight[0]);
+        let layout = Self { scheme, numbers, rows: rows as usize, columns: columns as usize };
+        let words = layout.words().checked_mul(experts.unwrap_or(1) as usize)?;
+        (fits && i32::try_from(words).is_ok()).then_some((experts, layout))
+    }
+
+    pub(crate) fn bits(&self) -> usize {
+        self.scheme.bits as usize
+    }
+
+    pub(crate) fn group(&self) -> usize {
+        self.scheme.group_size as usize
+    }
+
+    /// Groups in a row.
+    pub(crate) fn groups(&self) -> usize {
+        self.columns / self.group()
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    /// Groups whose scales share a line.
+    pub(crate) fn stripe_groups(&self) -> usize {
+        if self.scheme.mode == Mode::Affine { 1 } else { 4 }
+    }
+
+    /// 32-bit words of a stripe.
+    pub(crate) fn stripe_words(&self) -> usize {
+        LINE * (1 + self.stripe_groups() * self.group() * self.bits() / UNIT)
+    }
+
+    /// 32-bit words of a panel.
+    pub(crate) fn panel_words(&self) -> usize {
+        self.groups().div_ceil(self.stripe_groups()) * self.stripe_words()
+    }
+
+    /// 32-bit words of the matrix.
+    pub(crate) fn words(&self) -> usize {
+        self.panels() * self.panel_words()
+    }
+
+    /// Where the numbers of a group lie in a panel, and which of four in a line they are.
+    fn numbers_of(&self, group: usize) -> (usize, usize) {
+        (group / self.stripe_groups() * self.stripe_words(), group % self.stripe_groups())
+    }
+
+    /// The first word of a unit in a panel.
+    pub(crate) fn unit(&self, unit: usize) -> usize {
+        let each = self.stripe_groups() * self.group() / UNIT;
+        unit / each * self.stripe_words() + LINE * (1 + unit % each * self.bits())
+    }
+
+    /// Writes some columns of a row of the matrix as a file has them: words of codes, and for each group scale and bias.
+    /// `columns` begins and ends with a group, and with a unit if it is not the end.
+    pub(crate) fn row(
+        &self,
+        lines: &[u32],
+        row: usize,
+        columns: std::ops::Range<usize>,
+        words: &mut [u32],
+        numbers: &mut [[u16; 2]],
+    ) {
+        let (bits, lane) = (self.bits(), row % LANES);
+        let panel = &lines[row / LANES * self.panel_words()..][..self.panel_words()];
+        let groups = columns.start / self.group()..columns.end / self.group();
+        for (group, numbers) in groups.zip(numbers) {
+            let (at, which) = self.numbers_of(group);
+            let half = |i: usize| (panel[at + i / 2] >> (16 * (i % 2))) as u16;
+            let byte = |i: usize| u16::from((panel[at + i / 4] >> (8 * (i % 4))) as u8);
+            *numbers = match self.stripe_groups() {
+                1 => [half(lane), half(LANES + lane)],
+                _ => [byte(LANES * which + lane), 0],
+            };
+        }
+        let words = &mut words[..columns.len() * bits / 32];
+        words.fill(0);
+        for column in columns.clone() {
+            let unit = self.unit(column / UNIT);
+            let mut first = 0;
+            let mut code = 0_u64;
+            for plane in planes(bits) {
+                let (line, shift) = place(plane.width, column % UNIT);
+                let word = panel[unit + (first + line) * LINE + lane];
+                code |= u64::from(word >> shift & ((1 << plane.width) - 1)) << plane.from;
+                first += plane.width;
+            }
+            let at = (column - columns.start) * bits;
+            code <<= at % 32;
+            words[at / 32] |= code as u32;
+            if at % 32 + bits > 32 {
+                words[at / 32 + 1] |= (code >> 32) as u32;
+            }
+        }
+    }
+}
+
+/// A matrix as a file has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// The words of all rows.
+    pub(crate) words: &'a [u32],
+    pub(crate) numbers: Numbers<'a>,
+}
+
+/// The scales and biases of all rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Numbers<'a> {
+    /// The bits of 16-bit floats: scales, biases.
+    Halves(&'a [u16], &'a [u16]),
+    /// 8-bit floats.
+    Bytes(&'a [u8]),
+}
+
+/// Arranges a whole matrix.
+fn arrange_all(layout: &Layout, source: &Source<'_>, lines: &mut [u32]) {
+    let each = layout.panel_words();
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    crate::kernels::arrange(layout, source, lines);
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    for (panel, lines) in lines.chunks_exact_mut(each).enumerate() {
+        arrange_panel(layout, source, panel, lines);
+    }
+    debug_assert_eq!(lines.len(), layout.panels() * each);
+}
+
+/// Writes one panel; lanes without a row are zero. Loops over lanes are what compilers make vectors of.
+#[inline(always)]
+pub(crate) fn arrange_panel(layout: &Layout, source: &Source<'_>, panel: usize, lines: &mut [u32]) {
+    let lines = &mut lines[..layout.panel_words()];
+    let first = panel * LANES;
+    let lanes = LANES.min(layout.rows - first);
+    arrange_numbers(layout, source, first, lanes, lines);
+    match layout.bits() {
+        2 => arrange_codes::<2>(layout, source, first, lanes, lines),
+        3 => arrange_codes::<3>(layout, source, first, lanes, lines),
+        4 => arrange_codes::<4>(layout, source, first, lanes, lines),
+        5 => arrange_codes::<5>(layout, source, first, lanes, lines),
+        6 => arrange_codes::<6>(layout, source, first, lanes, lines),
+        _ => arrange_codes::<8>(layout, source, first, lanes, lines),
+    }
+}
+
+#[inline(always)]
+fn arrange_numbers(layout: &Layout, source: &Source<'_>, first: usize, lanes: usize, lines: &mut [u32]) {
+    let groups = layout.groups();
+    for (stripe, lines) in lines.chunks_exact_mut(layout.stripe_words()).enumerate() {
+        let line = &mut lines[..LINE];
+        line.fill(0);
+        match source.numbers {
+            Numbers::Halves(scales, biases) => {
+                for lane in 0..lanes {
+                    let at = (first + lane) * groups + stripe;
+                    line[lane / 2] |= u32::from(scales[at]) << (16 * (lane % 2));
+                    line[(LANES + lane) / 2] |= u32::from(biases[at]) << (16 * (lane % 2));
+                }
+            }
+            Numbers::Bytes(scales) => {
+                let from = stripe * layout.stripe_groups();
+                for (which, group) in (from..groups.min(from + layout.stripe_groups())).enumerate() {
+                    for lane in 0..lanes {
+                        let scale = u32::from(scales[(first + lane) * groups + group]);
+                        line[(LANES * which + lane) / 4] |= scale << (8 * (lane % 4));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn arrange_codes<const BITS: usize>(
+    layout: &Layout,
+    source: &Source<'_>,
+    first: usize,
+    lanes: usize,
+    lines: &mut [u32],
+) {
+    let length = layout.columns * BITS / 32;
+    let units = layout.columns.div_ceil(UNIT);
+    let each = layout.stripe_groups() * layout.group() / UNIT;
+    let mut rows = [&source.words[..0]; LANES];
+    for (lane, row) in rows.iter_mut().enumerate().take(lanes) {
+        *row = &source.words[(first + lane) * length..][..length];
+    }
+    for (stripe, lines) in lines.chunks_exact_mut(layout.stripe_words()).enumerate() {
+        for (i, lines) in lines[LINE..].chunks_exact_mut(BITS * LINE).enumerate() {
+            let unit = stripe * each + i;
+            if unit >= units {
+                lines.fill(0);
+                continue;
+            }
+            let mut words = [[0_u32; LANES]; BITS];
+            for (lane, row) in rows.iter().enumerate() {
+                // A row may end with half a unit.
+                let here = &row[(unit * BITS).min(row.len())..((unit + 1) * BITS).min(row.len())];
+                for (words, word) in words.iter_mut().zip(here) {
+                    words[lane] = *word;
+                }
+            }
+            let arranged = arrange_unit(&words);
+            for (to, line) in lines.chunks_exact_mut(LINE).zip(&arranged) {
+                to.copy_from_slice(line);
+            }
+        }
+    }
+}
+
+/// The lines of a unit from the words of its rows.
+#[inline(always)]
+fn arrange_unit<const BITS: usize>(words: &[[u32; LANES]; BITS]) -> [[u32; LANES]; BITS] {
+    let mut lines = [[0; LANES]; BITS];
+    for column in 0..UNIT {
+        let (word, shift) = (column * BITS / 32, column * BITS % 32);
+        let mut code = words[word].map(|word| word >> shift);
+        if shift + BITS > 32 {
+            for (code, next) in code.iter_mut().zip(&words[word + 1]) {
+                *code |= next << (32 - shift);
+            }
+        }
+        let mut first = 0;
+        for plane in planes(BITS) {
+            let (line, at) = place(plane.width, column);
+            for (to, code) in lines[first + line].iter_mut().zip(&code) {
+                *to |= (code >> plane.from & ((1 << plane.width) - 1)) << at;
+            }
+            first += plane.width;
+        }
+    }
+    lines
+}
+
+/// Calls `body` with the matrices of a stack as a file has them.
+fn with_source<T>(
+    packed: &Packed,
+    layout: Layout,
+    stacked: usize,
+    body: impl FnOnce(&[Source<'_>]) -> T,
+) -> Result<T, Exception> {
+    let biases = packed.biases.as_ref().unwrap_or(&packed.scales);
+    raw::with_bytes(&packed.weight, |words| {
+        raw::with_bytes(&packed.scales, |scales| {
+            raw::with_bytes(biases, |biases| {
+                let (words, each) = (words_of(words), layout.rows * layout.columns * layout.bits() / 32);
+                let numbers = layout.rows * layout.groups();
+                let source = |i: usize| Source {
+                    words: &words[i * each..][..each],
+                    numbers: match layout.scheme.mode {
+                        Mode::Affine => Numbers::Halves(
+                            &halves_of(scales)[i * numbers..][..numbers],
+                            &halves_of(biases)[i * numbers..][..numbers],
+                        ),
+                        _ => Numbers::Bytes(&scales[i * numbers..][..numbers]),
+                    },
+                };
+                body(&(0..stacked).map(source).collect::<Vec<_>>())
+            })
+        })
+    })??
+}
+
+/// The bytes of an array of words as these.
+#[allow(unsafe_code, reason = "bytes of a buffer that was made for words")]
+fn words_of(bytes: &[u8]) -> &[u32] {
+    // SAFETY: any bytes are words; what is not aligned would be left out, and is looked at.
+    let (before, words, after) = unsafe { bytes.align_to() };
+    assert!(before.is_empty() && after.is_empty(), "arrays of words are aligned");
+    words
+}
+
+/// The bytes of an array of 16-bit numbers as these.
+#[allow(unsafe_code, reason = "bytes of a buffer that was made for halves")]
+fn halves_of(bytes: &[u8]) -> &[u16] {
+    // SAFETY: as above.
+    let (before, halves, after) = unsafe { bytes.align_to() };
+    assert!(before.is_empty() && after.is_empty(), "arrays of 16-bit numbers are aligned");
+    halves
+}
