@@ -17,6 +17,7 @@ use super::scratch::{Scratch, with_scratch};
 
 mod avx2;
 pub(crate) mod avx512;
+pub(crate) mod halves;
 mod portable;
 pub(crate) mod sgemm;
 

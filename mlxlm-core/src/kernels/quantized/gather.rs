@@ -11,7 +11,7 @@ use mlx_rs::{Array, Dtype};
 use super::fixed::Segment;
 use super::matrix::{Stack, Stored};
 use super::weights::Storage;
-use super::{ACTIVATIONS, RESULTS, by_integers, fits, product};
+use super::{ACTIVATIONS, RESULTS, fits, narrow, product};
 use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
@@ -114,7 +114,7 @@ impl Operation for Gather {
         let mut order: Vec<usize> = (0..expert_of.len()).collect();
         order.sort_by_key(|&i| expert_of[i]);
         if self.transpose && x.dtype != Dtype::Float32 && stack.is_fixed() {
-            return self.by_integers(x, &stack, &expert_of, &row_of, &order, out);
+            return self.narrow(x, &stack, &expert_of, &row_of, &order, out);
         }
         with_scratch(&ACTIVATIONS, x.len(), |activations| {
             convert::read(self.isa, x, activations);
@@ -161,7 +161,7 @@ impl Operation for Gather {
 impl Gather {
     /// All experts' products in one job. `expert_of` and `row_of` tell the expert and the row of `x` of each row of the result, and
     /// `order` lists those by expert.
-    fn by_integers(
+    fn narrow(
         &self,
         x: &View<'_>,
         stack: &Stack<'_>,
@@ -187,7 +187,7 @@ impl Gather {
             }
             begin += rows.len();
         }
-        by_integers(self.isa, &values, &|i| row_of[order[i]], &segments, &|i| order[i], &results);
+        narrow(self.isa, &values, &|i| row_of[order[i]], segments, &|i| order[i], &results);
     }
 }
 

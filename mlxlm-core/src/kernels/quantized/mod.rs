@@ -1,7 +1,8 @@
 //! Products with quantized matrices, in every mode and number of bits, for f32, bf16 and f16 activations.
 //!
 //! A matrix comes in the rows of a file or in panels ([`matrix`]), with the same results. Three ways, all of them
-//! batch-invariant: 16-bit activations meet the codes in integers ([`fixed`]). With f32 activations, up to [`FEW`] of them, and
+//! batch-invariant: 16-bit activations meet the codes in integers ([`fixed`]), beyond [`FEW`] rows of bf16 in the tiles of AMX
+//! ([`halves`]). With f32 activations, up to [`FEW`] of them, and
 //! rows, AVX-512 reads each weight once and multiplies codes as they are ([`dot`]). Everything else unpacks weights into the f32
 //! product of [`super::gemm`], which reads no more of the matrix than one block at a time. A row's bits may differ between the
 //! ways; the choice depends on the number of rows only for f32, and there only beyond [`FEW`].
@@ -22,6 +23,7 @@ use crate::quant::{self, Mode, Packed, Panels, Scheme};
 mod dot;
 mod fixed;
 mod gather;
+mod halves;
 mod lanes;
 mod matrix;
 mod rows;
@@ -186,7 +188,7 @@ fn multiply(isa: Isa, x: &View<'_>, w: &Matrix<'_>, transpose: bool, out: &mut V
         let mut copies = Copies::default();
         let x = Values::new(x, &mut copies);
         let segment = fixed::Segment { rows: 0..m, w: *w };
-        return by_integers(isa, &x, &|row| row, &[segment], &|row| row, &Results::new(out));
+        return narrow(isa, &x, &|row| row, vec![segment], &|row| row, &Results::new(out));
     }
     with_scratch(&ACTIVATIONS, m * k, |activations| {
         convert::read(isa, x, activations);
@@ -201,17 +203,22 @@ fn multiply(isa: Isa, x: &View<'_>, w: &Matrix<'_>, transpose: bool, out: &mut V
     });
 }
 
-/// [`fixed::multiply`], and in f32 the rows that it leaves out.
-fn by_integers(
+/// `out[place(i)] = x[source(i)] @ w.T` in 16 bits, for each row `i` of the segments, whose matrices have the same shape.
+fn narrow(
     isa: Isa,
     x: &Values<'_>,
     source: &(dyn Fn(usize) -> usize + Sync),
-    segments: &[fixed::Segment<'_>],
+    segments: Vec<fixed::Segment<'_>>,
     place: &(dyn Fn(usize) -> usize + Sync),
     out: &Results,
 ) {
-    for row in fixed::multiply(isa, x, source, segments, place, out) {
-        let Some(fixed::Segment { w, .. }) = segments.iter().find(|segment| segment.rows.contains(&row)) else {
+    let (many, few): (Vec<_>, Vec<_>) = segments.into_iter().partition(|segment| halves::takes(isa, x, segment));
+    for segment in many {
+        halves::multiply(isa, x, source, &segment, place, out);
+    }
+    // Numbers that are not finite are no integers.
+    for row in fixed::multiply(isa, x, source, &few, place, out) {
+        let Some(fixed::Segment { w, .. }) = few.iter().find(|segment| segment.rows.contains(&row)) else {
             continue;
         };
         with_scratch(&ACTIVATIONS, w.columns(), |activations| {

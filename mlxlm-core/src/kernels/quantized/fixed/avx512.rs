@@ -121,7 +121,7 @@ impl<const R: usize> Dots<R> {
 /// The codes of columns `4 q .. 4 q + 4` of a unit, four bytes in each lane. `q` is known where this is compiled.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-pub(super) unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: *const u32, q: usize) -> __m512i {
+pub(in super::super) unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: *const u32, q: usize) -> __m512i {
     let ones = |bits: usize| _mm512_set1_epi8(((1_u32 << bits) - 1) as i8);
     let part = |line: usize, shift: usize, bits: usize| {
         // SAFETY: the caller's unit has this line.
@@ -149,7 +149,7 @@ pub(super) unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: *const u32
 /// Scale and bias of a group in each lane, from the line that begins a stripe.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-pub(super) unsafe fn numbers<const FLOAT: bool>(layout: &Layout, line: *const u32, which: usize) -> (__m512, __m512) {
+pub(in super::super) unsafe fn numbers<const FLOAT: bool>(layout: &Layout, line: *const u32, which: usize) -> (__m512, __m512) {
     // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it.
     unsafe {
         if FLOAT {

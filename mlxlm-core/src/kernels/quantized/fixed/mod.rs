@@ -28,6 +28,7 @@ mod avx512;
 mod plain;
 mod rows;
 
+pub(super) use avx512::{numbers, quad};
 use rows::Rows;
 
 /// Panels whose results are written together: a cache line of 16-bit numbers.
