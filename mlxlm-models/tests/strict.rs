@@ -221,6 +221,21 @@ fn absurd_entries_of_single_architectures_are_refused_by_name() {
         ("mixtral", json!({"num_experts_per_tok": 5}), "`num_experts_per_tok` is 5, expected 1 to 4"),
         ("mixtral", json!({"num_experts_per_tok": 0}), "`num_experts_per_tok` is 0, expected 1 to 4"),
         ("mixtral", json!({"num_local_experts": -1}), "`num_local_experts` is -1, expected 1 to 16777216"),
+        ("qwen3_moe", json!({"num_experts": -1}), "`num_experts` is -1, expected 1 to 16777216"),
+        ("qwen3_moe", json!({"num_experts": null}), "missing field `num_experts`"),
+        ("qwen3_moe", json!({"num_experts_per_tok": 5}), "`num_experts_per_tok` is 5, expected 1 to 4"),
+        ("qwen3_moe", json!({"moe_intermediate_size": 0}), "`moe_intermediate_size` is 0, expected 1 to 16777216"),
+        ("qwen3_moe", json!({"decoder_sparse_step": 0}), "`decoder_sparse_step` is 0, expected 1 to 2147483647"),
+        (
+            "qwen3_moe",
+            json!({"mlp_only_layers": [-1]}),
+            "`mlp_only_layers[0]`: invalid value: integer `-1`, expected usize",
+        ),
+        (
+            "qwen3_moe",
+            json!({"attention_bias": true}),
+            "`attention_bias` is set, which is not supported for `qwen3_moe`",
+        ),
         (
             "phi3__partial",
             json!({"partial_rotary_factor": 3.0}),
