@@ -4,6 +4,7 @@
 
 mod cohere2;
 mod gemma2;
+mod gemma3_text;
 mod llama;
 mod mixtral;
 mod phi3;
@@ -17,6 +18,7 @@ use crate::Architecture;
 pub static ARCHITECTURES: &[&Architecture] = &[
     &cohere2::ARCH,
     &gemma2::ARCH,
+    &gemma3_text::ARCH,
     &llama::ARCH,
     &mixtral::ARCH,
     &phi3::ARCH,

@@ -79,7 +79,7 @@ impl DecoderConfig for Config {
 
     fn block(&self, w: &Weights, c: &Common, layer: usize) -> Result<Qwen3MoeBlock> {
         let norm = |name: &str| Norm::rms(&w.at(name), c.hidden_size, c.rms_norm_eps);
-        let heads = Heads::grouped(c, Rope::from(c)?).qk_norm(c.rms_norm_eps);
+        let heads = Heads::grouped(c, Rope::from(c)?).qk_norm(Norm::rms, c.rms_norm_eps);
         let mlp = w.at("mlp");
         let mlp = if self.is_sparse(layer) {
             let dims = (c.hidden_size, self.moe_intermediate_size);
