@@ -135,6 +135,14 @@ pub(crate) fn positive(name: &str, value: f32) -> Result<()> {
     }
 }
 
+/// Refuses the entry `name` if it asks for what the architecture does not have here.
+pub(crate) fn unsupported(c: &Common, name: &str, is_asked_for: bool) -> Result<()> {
+    match is_asked_for {
+        true => Err(Error::config(format!("`{name}` is set, which is not supported for `{}`", c.model_type))),
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

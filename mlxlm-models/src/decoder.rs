@@ -40,13 +40,24 @@ pub trait Block: Module + Debug + 'static {
     fn cache(&self) -> CacheKind;
 }
 
+/// What turns states into logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// A matrix of its own, `lm_head`.
+    Own,
+    /// The embedding table.
+    Tied,
+    /// A matrix of its own if the checkpoint has one, and the embedding table otherwise.
+    AsStored,
+}
+
 /// What stands around the blocks of a decoder.
 #[derive(Debug)]
 pub struct Skeleton {
     /// The norm before the head.
     pub norm: Norm,
-    /// The embedding table is the head too.
-    pub tied: bool,
+    /// What turns states into logits.
+    pub head: Head,
     /// Factor of the embeddings.
     pub embedding_scale: Option<f32>,
     /// Factor of the logits.
@@ -58,8 +69,8 @@ pub struct Skeleton {
 impl Skeleton {
     /// A final norm and a head, tied if the configuration says so, and nothing else.
     pub fn new(c: &Common, norm: Norm) -> Self {
-        let tied = c.tie_word_embeddings;
-        Self { norm, tied, embedding_scale: None, logit_scale: None, logit_softcap: None }
+        let head = if c.tie_word_embeddings { Head::Tied } else { Head::Own };
+        Self { norm, head, embedding_scale: None, logit_scale: None, logit_softcap: None }
     }
 }
 
@@ -114,13 +125,15 @@ pub(crate) fn build<C: DecoderConfig>(config: &ModelConfig, store: &WeightStore)
     let layers = (0..common.num_hidden_layers as usize)
         .map(|layer| own.block(&w.at("layers").at(layer), &common, layer))
         .collect::<Result<Vec<C::Block>>>()?;
-    let lm_head = match skeleton.tied {
-        // Some checkpoints of tied models repeat the table as a head.
-        true => {
+    let head = root.at("lm_head");
+    let lm_head = match skeleton.head {
+        Head::Tied => {
+            // Some checkpoints of tied models repeat the table as a head.
             store.forget("lm_head.weight");
             None
         }
-        false => Some(Linear::load(&root.at("lm_head"), common.vocab_size, common.hidden_size)?),
+        Head::AsStored if !head.has("weight") => None,
+        Head::Own | Head::AsStored => Some(Linear::load(&head, common.vocab_size, common.hidden_size)?),
     };
     let info = ModelInfo {
         model_type: common.model_type.clone(),

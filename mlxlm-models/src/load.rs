@@ -95,6 +95,7 @@ const HARMLESS: &[&str] = &[
     "attention_dropout",
     "auto_map",
     "bos_token_id",
+    "cache_implementation",
     "dtype",
     "embd_pdrop",
     "eos_token_id",

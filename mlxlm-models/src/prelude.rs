@@ -9,6 +9,6 @@ pub(crate) use serde::Deserialize;
 pub(crate) use serde_json::json;
 
 pub(crate) use crate::blocks::{Activation, Attention, Heads, Mlp, Moe, PreNormBlock, Rope, Router};
-pub(crate) use crate::common::{MAX_WIDTH, positive, within};
-pub(crate) use crate::decoder::{Block, DecoderConfig, Skeleton, Step};
+pub(crate) use crate::common::{MAX_WIDTH, positive, unsupported, within};
+pub(crate) use crate::decoder::{Block, DecoderConfig, Head, Skeleton, Step};
 pub(crate) use crate::{Architecture, Common, Error, Result, Rule};

@@ -11,7 +11,8 @@ mod support;
 
 use mlxlm_core::ops::indexing::TryIndexOp;
 use mlxlm_core::{Array, Dtype};
-use mlxlm_models::CausalLm;
+use mlxlm_models::{CausalLm, build};
+use serde_json::{Value, json};
 
 use support::{Case, largest, largest_difference, prefill_then_decode};
 
@@ -64,6 +65,32 @@ fn logits_are_those_of_the_reference() {
     assert!(cases.len() > 50, "only {} cases were found", cases.len());
     let failures: Vec<String> = cases.iter().filter_map(|case| check(case).err()).collect();
     assert!(failures.is_empty(), "{} of {} cases fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+/// What transformers writes since its version 5, which this mlx-lm does not read.
+#[test]
+fn gemma_3_reads_the_newer_spelling_of_its_rotations() {
+    let case = Case::named("gemma3_text__linear");
+    let mut config = case.config();
+    for key in ["rope_local_base_freq", "rope_scaling", "rope_theta", "sliding_window_pattern"] {
+        config.set(key, None);
+    }
+    let Value::Object(newer) = json!({
+        "_sliding_window_pattern": 2,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+        },
+    }) else {
+        unreachable!("it was written as an object")
+    };
+    newer.into_iter().for_each(|(key, value)| config.set(&key, Some(value)));
+    let (model, told) = build(&config, case.tensors(), None).unwrap();
+    assert!(told.is_empty(), "{told:?}");
+    for (name, got) in logits(&*model, &case) {
+        same(&case, name, &got, &case.expected(name)).unwrap();
+    }
 }
 
 #[test]

@@ -270,7 +270,7 @@ fn keys_are_told(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-/// Cohere 2 is the one architecture whose whole size has defaults in the reference.
+/// Cohere 2 and Gemma 3 are the architectures whose whole size has defaults in the reference.
 fn has_default(case: &Case, key: &str) -> bool {
-    case.metadata["model_type"] == "cohere2" && key != "model_type"
+    matches!(case.metadata["model_type"].as_str(), "cohere2" | "gemma3_text") && key != "model_type"
 }

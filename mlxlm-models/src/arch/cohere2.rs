@@ -81,7 +81,7 @@ impl DecoderConfig for Config {
 
     fn skeleton(&self, w: &Weights, c: &Common) -> Result<Skeleton> {
         let norm = self.norm(&w.at("norm"), c)?;
-        Ok(Skeleton { tied: true, logit_scale: Some(self.logit_scale), ..Skeleton::new(c, norm) })
+        Ok(Skeleton { head: Head::Tied, logit_scale: Some(self.logit_scale), ..Skeleton::new(c, norm) })
     }
 }
 

@@ -69,7 +69,7 @@ impl DecoderConfig for Config {
     fn skeleton(&self, w: &Weights, c: &Common) -> Result<Skeleton> {
         let norm = Norm::rms_plus_one(&w.at("norm"), c.hidden_size, c.rms_norm_eps)?;
         Ok(Skeleton {
-            tied: true,
+            head: Head::Tied,
             embedding_scale: Some((c.hidden_size as f32).sqrt()),
             logit_softcap: Some(self.final_logit_softcapping),
             ..Skeleton::new(c, norm)

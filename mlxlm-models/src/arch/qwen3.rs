@@ -14,6 +14,6 @@ impl DecoderConfig for Config {
     type Block = PreNormBlock;
 
     fn block(&self, w: &Weights, c: &Common, _layer: usize) -> Result<PreNormBlock> {
-        PreNormBlock::load(w, c, Heads::grouped(c, Rope::from(c)?).qk_norm(c.rms_norm_eps))
+        PreNormBlock::load(w, c, Heads::grouped(c, Rope::from(c)?).qk_norm(Norm::rms, c.rms_norm_eps))
     }
 }

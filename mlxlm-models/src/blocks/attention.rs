@@ -9,6 +9,9 @@ use super::Rope;
 use crate::decoder::Step;
 use crate::{Common, Result};
 
+/// Which norm heads get: [`Norm::rms`], or another that loads as it does.
+pub type HeadNorm = fn(&Weights, i32, f32) -> mlxlm_core::Result<Norm>;
+
 /// What an attention block is made of.
 #[derive(Debug, Clone)]
 pub struct Heads {
@@ -19,7 +22,7 @@ pub struct Heads {
     bias_qkv: bool,
     bias_out: bool,
     fused: bool,
-    qk_norm: Option<f32>,
+    qk_norm: Option<(HeadNorm, f32)>,
     rope: Rope,
     how: Attend,
 }
@@ -53,10 +56,10 @@ impl Heads {
         Self { fused: true, ..self }
     }
 
-    /// With a root-mean-square norm over each head of queries and keys, before the rotation.
+    /// With a norm of this kind over each head of queries and keys, before the rotation.
     #[must_use]
-    pub fn qk_norm(self, eps: f32) -> Self {
-        Self { qk_norm: Some(eps), ..self }
+    pub fn qk_norm(self, norm: HeadNorm, eps: f32) -> Self {
+        Self { qk_norm: Some((norm, eps)), ..self }
     }
 
     /// With scores multiplied by `scale`.
@@ -108,7 +111,7 @@ impl Attention {
                 v_proj: project("v_proj", keys)?,
             },
         };
-        let norm = |name: &str| heads.qk_norm.map(|eps| Norm::rms(&w.at(name), heads.dim, eps)).transpose();
+        let norm = |name: &str| heads.qk_norm.map(|(norm, eps)| norm(&w.at(name), heads.dim, eps)).transpose();
         Ok(Self {
             projections,
             q_norm: norm("q_norm")?,

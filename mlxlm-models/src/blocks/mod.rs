@@ -11,7 +11,7 @@ mod pre_norm;
 mod rope;
 
 pub use activation::Activation;
-pub use attention::{Attention, Heads};
+pub use attention::{Attention, HeadNorm, Heads};
 pub use mlp::Mlp;
 pub use moe::{Moe, Router};
 pub use pre_norm::PreNormBlock;

@@ -17,6 +17,11 @@ use crate::Result;
 pub enum Router {
     /// The best scores are chosen, and the softmax is taken over those alone.
     TopThenSoftmax,
+    /// The softmax is taken over all scores, and the best are chosen.
+    SoftmaxThenTop {
+        /// The shares of the chosen are divided by their sum.
+        normalized: bool,
+    },
 }
 
 /// The gated MLPs of all experts.
@@ -81,6 +86,16 @@ impl Moe {
                 let indices = mlxlm_core::stop_gradient(order.try_index((.., .., ..self.chosen))?)?;
                 let best = scores.take_along_axis(&indices, -1)?;
                 Ok((indices, fast::softmax(&best, -1)?))
+            }
+            Router::SoftmaxThenTop { normalized } => {
+                let shares = fast::softmax(&scores, -1)?;
+                // Shares of 16 bits are often equal; asking for the same side as the reference chooses the same of them.
+                let rest = shares.dim(-1) - self.chosen;
+                let order = ops::argpartition_axis(&shares, rest, -1)?;
+                let indices = mlxlm_core::stop_gradient(order.try_index((.., .., rest..))?)?;
+                let best = shares.take_along_axis(&indices, -1)?;
+                let best = if normalized { best.divide(best.sum_axis(-1, true)?)? } else { best };
+                Ok((indices, best))
             }
         }
     }
