@@ -164,7 +164,9 @@ unsafe extern "C" {
 
 /// Gives `read` the bytes of an array in row-major order, after evaluating it.
 pub(crate) fn with_bytes<T>(array: &Array, read: impl FnOnce(&[u8]) -> T) -> Result<T, Exception> {
-    let array = array.contiguous()?;
+    array.eval()?;
+    // MLX would copy an array over memory of ours, whose size it does not know.
+    let array = if is_row_major(array) { array.clone() } else { array.contiguous()? };
     array.eval()?;
     if array.nbytes() == 0 {
         return Ok(read(&[]));
@@ -173,6 +175,16 @@ pub(crate) fn with_bytes<T>(array: &Array, read: impl FnOnce(&[u8]) -> T) -> Res
     // the handle lives; every accessor gives the same pointer, only its type differs.
     let bytes = unsafe { std::slice::from_raw_parts(mlx_sys::mlx_array_data_uint8(array.as_ptr()), array.nbytes()) };
     Ok(read(bytes))
+}
+
+/// Whether an evaluated array's elements lie one after the other in row-major order.
+fn is_row_major(array: &Array) -> bool {
+    let mut expected = 1;
+    array.shape().iter().zip(array.strides()).rev().all(|(&size, &stride)| {
+        let fits = size == 1 || stride as usize == expected;
+        expected *= size as usize;
+        fits
+    })
 }
 
 /// The handle that stands for an argument that is not given.

@@ -34,5 +34,6 @@ pub(crate) use attention::attend;
 pub use isa::{ISA_VAR, Isa, IsaError};
 pub(crate) use primitive::on_cpu;
 pub(crate) use quantized::{
-    arrange, gather_panels_matmul, gather_quantized_matmul, panels_matmul, panels_rows, quantized_matmul, quantized_rows,
+    arrange, gather_panels_matmul, gather_quantized_matmul, panels_matmul, panels_matmuls, panels_rows,
+    quantized_matmul, quantized_rows,
 };

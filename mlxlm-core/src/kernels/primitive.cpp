@@ -1,7 +1,9 @@
 // The one C++ class behind all our operations: a primitive of MLX's graph that hands everything to Rust.
 // The Rust side is `primitive.rs`; the declarations of both must agree.
 
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -81,6 +83,40 @@ struct Handles {
   mlx_vector_array handle;
 };
 
+// Bytes of outputs that are allocated and not computed yet. MLX allocates an output when it dispatches the operation, which
+// would have the activations of many layers in memory at once while a prompt is read; so dispatching waits for the work.
+class Ahead {
+ public:
+  // Waits until there is room for so many bytes, or nothing ahead at all; they count until what is returned is gone.
+  static std::shared_ptr<void> take(size_t bytes) {
+    auto& self = instance();
+    std::unique_lock lock(self.mutex_);
+    self.less_.wait(lock, [&] { return self.bytes_ == 0 || self.bytes_ + bytes <= LIMIT; });
+    self.bytes_ += bytes;
+    return {&self, [bytes](Ahead* self) {
+              {
+                std::lock_guard lock(self->mutex_);
+                self->bytes_ -= bytes;
+              }
+              self->less_.notify_all();
+            }};
+  }
+
+ private:
+  // A step of decoding is far below this; the largest outputs of a prompt go one by one.
+  static constexpr size_t LIMIT = 16 << 20;
+
+  // Never destroyed: a stream's thread may outlive what belongs to the program.
+  static Ahead& instance() {
+    static Ahead* instance = new Ahead();
+    return *instance;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable less_;
+  size_t bytes_ = 0;
+};
+
 class RustOp : public mx::Primitive {
  public:
   RustOp(mx::Stream stream, void* op) : mx::Primitive(stream), op_(op, mlxlm_op_free) {}
@@ -88,12 +124,18 @@ class RustOp : public mx::Primitive {
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     std::vector<Place> in(inputs.begin(), inputs.end());
     std::vector<Place> out;
+    size_t bytes = 0;
+    for (auto& array : outputs) {
+      bytes += array.nbytes();
+    }
+    // A task that is thrown away gives back what it took, too.
+    auto room = Ahead::take(bytes);
     for (auto& array : outputs) {
       array.set_data(mx::allocator::malloc(array.nbytes()));
       out.emplace_back(array);
     }
     // The scheduler keeps the arrays alive until the task has run, and the task keeps the operation alive.
-    mx::cpu::get_command_encoder(stream()).dispatch([op = op_, in = std::move(in), out = std::move(out)] {
+    mx::cpu::get_command_encoder(stream()).dispatch([op = op_, room = std::move(room), in = std::move(in), out = std::move(out)] {
       auto from = views(in);
       auto to = views(out);
       if (mlxlm_op_run(op.get(), from.data(), from.size(), to.data(), to.size()) != 0) {

@@ -5,6 +5,7 @@ use mlx_rs::{Array, ops};
 
 use super::{LowRankAdapter, Matrix};
 use crate::Result;
+use crate::quant::Panels;
 use crate::weights::{Init, Weights};
 
 /// `y = x @ weight.T + bias`, with the low-rank addition of an adapter if there is one.
@@ -48,7 +49,39 @@ impl Linear {
                 self.weight.project(x)?.add(adapter.scaled(&z, x)?)?
             }
         };
-        self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.add(bias))
+        self.biased(y)
+    }
+
+    /// What several maps make of the same input; at once where they are in panels and not adapted, as [`super::arrange`] leaves them.
+    ///
+    /// # Shapes
+    /// - `x`: `[…, in]`, results: `[…, out]` of each
+    #[track_caller]
+    pub fn forward_all<const N: usize>(maps: [&Self; N], x: &Array) -> Result<[Array; N], Exception> {
+        let panels: Vec<&Panels> = maps.iter().filter_map(|map| map.plain_panels()).collect();
+        let all = match panels.len() == N {
+            true => {
+                let products = Panels::matmuls(x, &panels)?;
+                maps.iter().zip(products).map(|(map, y)| map.biased(y)).collect::<Result<_, _>>()?
+            }
+            false => maps.iter().map(|map| map.forward(x)).collect::<Result<Vec<_>, _>>()?,
+        };
+        all.try_into().map_err(|_| Exception::custom("a product has not as many results as matrices"))
+    }
+
+    /// The matrix, if it is in panels and not adapted.
+    fn plain_panels(&self) -> Option<&Panels> {
+        match (&self.weight, &self.adapter) {
+            (Matrix::Panels(panels), None) => Some(panels),
+            _ => None,
+        }
+    }
+
+    fn biased(&self, y: Array) -> Result<Array, Exception> {
+        match &self.bias {
+            Some(bias) => y.add(bias),
+            None => Ok(y),
+        }
     }
 
     fn forward_dora(&self, x: &Array, adapter: &LowRankAdapter) -> Result<Array, Exception> {

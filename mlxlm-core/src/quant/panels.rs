@@ -70,13 +70,17 @@ impl Panels {
                 for row in 0..rows {
                     let at = matrix * rows + row;
                     let range = 0..columns;
-                    self.layout.row(lines, row, range, &mut words[at * length..][..length], &mut numbers[at * groups..]);
+                    self.layout.row(
+                        lines,
+                        row,
+                        range,
+                        &mut words[at * length..][..length],
+                        &mut numbers[at * groups..],
+                    );
                 }
             }
         })?;
-        let shape = |last: usize| -> Vec<i32> {
-            self.experts.into_iter().chain([rows as i32, last as i32]).collect()
-        };
+        let shape = |last: usize| -> Vec<i32> { self.experts.into_iter().chain([rows as i32, last as i32]).collect() };
         let part = |i: usize| -> Vec<u16> { numbers.iter().map(|pair| pair[i]).collect() };
         let halves = |values: Vec<u16>| match self.layout.numbers {
             Dtype::Float16 => {
@@ -121,6 +125,13 @@ impl Panels {
     pub fn matmul(&self, x: &Array, transpose: bool) -> Result<Array, Exception> {
         by_kernel!(crate::kernels::panels_matmul(x, self, transpose));
         super::quantized_matmul(x, &self.restore()?, self.layout.scheme, transpose)
+    }
+
+    /// `x @ w.T` for several matrices at once, which is faster than one by one where few rows meet them.
+    #[track_caller]
+    pub fn matmuls(x: &Array, all: &[&Self]) -> Result<Vec<Array>, Exception> {
+        by_kernel!(crate::kernels::panels_matmuls(x, all));
+        all.iter().map(|w| w.matmul(x, true)).collect()
     }
 
     /// As [`super::gather_quantized_matmul`].

@@ -148,9 +148,7 @@ impl Attention {
 
     fn project(&self, x: &Array) -> Result<[Array; 3]> {
         match &self.projections {
-            Projections::Split { q_proj, k_proj, v_proj } => {
-                Ok([q_proj.forward(x)?, k_proj.forward(x)?, v_proj.forward(x)?])
-            }
+            Projections::Split { q_proj, k_proj, v_proj } => Ok(Linear::forward_all([q_proj, k_proj, v_proj], x)?),
             Projections::Fused { qkv_proj } => {
                 let Heads { count, kv_count, dim, .. } = self.heads;
                 let cuts = [count * dim, (count + kv_count) * dim];

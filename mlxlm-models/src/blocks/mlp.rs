@@ -55,7 +55,8 @@ impl Mlp {
     pub fn forward(&self, x: &Array) -> Result<Array> {
         let inner = match &self.gate_up {
             GateUp::Split { gate_proj, up_proj } => {
-                self.activation.gate(&gate_proj.forward(x)?, &up_proj.forward(x)?)?
+                let [gate, up] = Linear::forward_all([gate_proj, up_proj], x)?;
+                self.activation.gate(&gate, &up)?
             }
             GateUp::Fused { gate_up_proj } => {
                 let halves = ops::split_equal(gate_up_proj.forward(x)?, 2, -1)?;

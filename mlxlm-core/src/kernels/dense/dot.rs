@@ -106,7 +106,11 @@ impl Job {
                 for j in 0..N {
                     _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(j * k + at + AHEAD).cast());
                 }
-                let weights: [__m512i; N] = std::array::from_fn(|j| load(w.wrapping_add(j * k)));
+                // A loop rather than `from_fn`, which is compiled without these instructions and called.
+                let mut weights = [_mm512_setzero_si512(); N];
+                for (j, weights) in weights.iter_mut().enumerate() {
+                    *weights = load(w.wrapping_add(j * k));
+                }
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let x = load(x.wrapping_add(i * k));
                     for (sum, w) in sums.iter_mut().zip(&weights) {

@@ -1,8 +1,8 @@
 //! Products of bf16 and f16 matrices, which MLX does not give to BLAS. Sums are f32, results are rounded once.
 //!
 //! Up to [`FEW`] rows against a matrix whose rows are read whole (every linear layer), AVX-512 streams the matrix once ([`dot`]);
-//! everything else widens panels into the f32 product of [`super::gemm`]. Both are batch-invariant; the choice depends on the
-//! number of rows only beyond [`FEW`].
+//! beyond, bf16 goes to the tiles of AMX ([`tiles`]); everything else widens panels into the f32 product of [`super::gemm`]. All are
+//! batch-invariant as far as they go; the choice depends on the number of rows only beyond [`FEW`].
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -18,6 +18,7 @@ use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
 
 mod dot;
+mod tiles;
 
 /// Rows up to which a row's result does not depend on how many others there are.
 const FEW: usize = 64;
@@ -81,6 +82,9 @@ impl Operation for Product {
         let k = if self.transpose_a { a.len().checked_div(m).unwrap_or(0) } else { inner };
         let sizes = Sizes { m, n, k };
         let out = Results::new(&mut outputs[0]);
+        if let Some((a, b)) = tiles::takes(self.isa, m, &a, &b) {
+            return tiles::multiply(self, a, b, sizes, &out);
+        }
         with_scratch(&RESULTS, m * n, |results| {
             if m <= FEW && !self.transpose_a && self.transpose_b && self.isa >= Isa::Avx512 {
                 dot::multiply(&a, &b, sizes, results);

@@ -135,8 +135,7 @@ impl Pass<'_> {
         const LINE: usize = 2 * SIDE;
         let bytes = |of: *const bf16, tile: usize| of.wrapping_add(tile * TILE).cast::<u8>();
         for (pair, sums) in sums.chunks_exact_mut(2 * SIDE * LINE).enumerate() {
-            let c: [*mut u8; 4] =
-                [0, SIDE, SIDE * LINE, SIDE * LINE + SIDE].map(|at| sums[at..].as_mut_ptr().cast());
+            let c: [*mut u8; 4] = [0, SIDE, SIDE * LINE, SIDE * LINE + SIDE].map(|at| sums[at..].as_mut_ptr().cast());
             let first = 2 * pair * self.steps + step;
             // SAFETY: the tiles lie inside the packed operands and the sums.
             unsafe {
@@ -170,16 +169,13 @@ impl Pass<'_> {
     }
 }
 
-/// Packs up to 16 rows of `k` values that are `ld` apart, as [`Halves::pack_a`] has to.
-pub(crate) fn pack_rows(rows: &[bf16], ld: usize, k: usize, tiles: &mut [bf16]) {
-    let real = (rows.len() + ld - k) / ld;
+/// Packs row `i` of 16, as [`Halves::pack_a`] has to; what is not there is zero.
+pub(crate) fn pack_row(row: &[bf16], i: usize, tiles: &mut [bf16]) {
     for (step, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
-        let some = STEP.min(k - step * STEP);
-        for (row, to) in tile.chunks_exact_mut(STEP).enumerate() {
-            let from = if row < real { &rows[row * ld + step * STEP..][..some] } else { &[] };
-            to[..from.len()].copy_from_slice(from);
-            to[from.len()..].fill(bf16::ZERO);
-        }
+        let to = &mut tile[i * STEP..][..STEP];
+        let from = &row[row.len().min(step * STEP)..row.len().min((step + 1) * STEP)];
+        to[..from.len()].copy_from_slice(from);
+        to[from.len()..].fill(bf16::ZERO);
     }
 }
 

@@ -177,7 +177,7 @@ impl Gather {
         let mut begin = 0;
         for rows in order.chunk_by(|&a, &b| expert_of[a] == expert_of[b]) {
             if let Some(w) = stack.expert(expert_of[rows[0]]) {
-                segments.push(Segment { rows: begin..begin + rows.len(), w });
+                segments.push(Segment { rows: begin..begin + rows.len(), w, out: results });
             } else {
                 // No such expert: not a number, rather than what lies behind the stack.
                 for &row in rows {
@@ -187,7 +187,7 @@ impl Gather {
             }
             begin += rows.len();
         }
-        narrow(self.isa, &values, &|i| row_of[order[i]], segments, &|i| order[i], &results);
+        narrow(self.isa, &values, &|i| row_of[order[i]], segments, &|i| order[i]);
     }
 }
 

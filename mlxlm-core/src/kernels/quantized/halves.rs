@@ -10,21 +10,24 @@ use half::bf16;
 
 use super::FEW;
 use super::fixed::{Segment, numbers, quad};
-use super::matrix::Matrix;
-use crate::kernels::convert::{Results, Values};
+use super::matrix::{Matrix, arrange};
+use crate::kernels::convert::Values;
 use crate::kernels::gemm::halves::{self, Halves, SIDE, STEP, TILE};
 use crate::kernels::isa::Isa;
 use crate::kernels::scratch::{Scratch, with_scratch, words_of};
 use crate::quant::Mode;
 use crate::quant::panels::{LANES, Layout, UNIT};
 
+/// Rows of a matrix that are put into panels at a time, if they are not.
+const SLICE: usize = 2048;
+
 thread_local! {
-    static PANEL: Scratch = const { Cell::new(Vec::new()) };
+    static ARRANGED: Scratch = const { Cell::new(Vec::new()) };
 }
 
 /// Whether [`multiply`] is faster than integers.
 pub(super) fn takes(isa: Isa, x: &Values<'_>, segment: &Segment<'_>) -> bool {
-    isa == Isa::Amx && segment.rows.len() > FEW && matches!(x, Values::Bf16(_))
+    isa == Isa::Amx && segment.rows.len() > FEW && matches!(x, Values::Bf16(_)) && segment.w.columns() > 0
 }
 
 /// `out[place(i)] = x[source(i)] @ w.T` for each row `i` of a segment.
@@ -34,46 +37,55 @@ pub(super) fn multiply(
     source: &(dyn Fn(usize) -> usize + Sync),
     segment: &Segment<'_>,
     place: &(dyn Fn(usize) -> usize + Sync),
-    out: &Results,
 ) {
     let Values::Bf16(x) = x else { unreachable!("activations are bf16") };
-    let (layout, first) = (segment.w.layout(), segment.rows.start);
-    let (m, n, k) = (segment.rows.len(), layout.rows, layout.columns);
+    let first = segment.rows.start;
+    let (m, outer, k) = (segment.rows.len(), segment.w.rows(), segment.w.columns());
     let pack_a = |row: usize, tiles: &mut [bf16]| {
         for (i, row) in (row..row + SIDE).enumerate() {
-            let from = if row < m { &x[source(first + row) * k..][..k] } else { &[] };
-            for (step, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
-                let to = &mut tile[i * STEP..][..STEP];
-                let some = from.len().saturating_sub(step * STEP).min(STEP);
-                to[..some].copy_from_slice(&from[from.len().min(step * STEP)..][..some]);
-                to[some..].fill(bf16::ZERO);
-            }
+            halves::pack_row(if row < m { &x[source(first + row) * k..][..k] } else { &[] }, i, tiles);
         }
     };
-    let pack_b = |column: usize, k: usize, tiles: &mut [bf16]| pack(isa, &segment.w, &layout, column / LANES, k, tiles);
-    let write = |row: usize, column: usize, sums: &mut [f32]| {
-        // SAFETY: each row's part of some columns is written once.
-        unsafe { out.write(isa, place(first + row) * n + column, sums) };
+    // Some rows of the matrix, from `begin` on, in panels.
+    let product = |layout: &Layout, lines: &[u32], begin: usize| {
+        let pack_b = |column: usize, k: usize, tiles: &mut [bf16]| {
+            pack(layout, &lines[column / LANES * layout.panel_words()..][..layout.panel_words()], k, tiles);
+        };
+        let write = |row: usize, column: usize, sums: &mut [f32]| {
+            // SAFETY: each row's part of some columns is written once.
+            unsafe { segment.out.write(isa, place(first + row) * outer + begin + column, sums) };
+        };
+        let product = Halves { m, n: layout.rows, k, pack_a: &pack_a, pack_b: &pack_b, write: &write };
+        // SAFETY: the level was checked by `takes`.
+        unsafe { halves::multiply(&product) };
     };
-    // SAFETY: the level was checked by `takes`.
-    unsafe { halves::multiply(&Halves { m, n, k, pack_a: &pack_a, pack_b: &pack_b, write: &write }) };
+    match &segment.w {
+        Matrix::Panels(layout, lines) => product(layout, lines, 0),
+        Matrix::Rows(w) => {
+            for begin in (0..outer).step_by(SLICE) {
+                let part = w.part(begin, SLICE.min(outer - begin));
+                let layout = Matrix::Rows(part).layout();
+                with_scratch(&ARRANGED, layout.words(), |lines| {
+                    arrange(&layout, &part.source(), words_of(lines));
+                    product(&layout, words_of(lines), begin);
+                });
+            }
+        }
+    }
 }
 
 /// Columns `from..` of a panel as tiles of bf16 pairs.
-fn pack(isa: Isa, w: &Matrix<'_>, layout: &Layout, panel: usize, from: usize, tiles: &mut [bf16]) {
-    with_scratch(&PANEL, layout.panel_words(), |room| {
-        let lines = w.panel(isa, layout, panel, words_of(room));
-        macro_rules! kinds {
-            ($($bits:literal $float:literal),*) => {
-                match (layout.bits(), layout.scheme.mode != Mode::Affine) {
-                    // SAFETY: AMX comes with AVX-512, and `takes` saw that; the lines are those of a panel.
-                    $(($bits, $float) => unsafe { unpack::<$bits, $float>(layout, lines, from, tiles) },)*
-                    (bits, _) => unreachable!("no codes of {bits} bits"),
-                }
-            };
-        }
-        kinds!(2 false, 3 false, 4 false, 5 false, 6 false, 8 false, 4 true);
-    });
+fn pack(layout: &Layout, lines: &[u32], from: usize, tiles: &mut [bf16]) {
+    macro_rules! kinds {
+        ($($bits:literal $float:literal),*) => {
+            match (layout.bits(), layout.scheme.mode != Mode::Affine) {
+                // SAFETY: AMX comes with AVX-512, and `takes` saw that; the lines are those of a panel.
+                $(($bits, $float) => unsafe { unpack::<$bits, $float>(layout, lines, from, tiles) },)*
+                (bits, _) => unreachable!("no codes of {bits} bits"),
+            }
+        };
+    }
+    kinds!(2 false, 3 false, 4 false, 5 false, 6 false, 8 false, 4 true);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -100,16 +112,14 @@ unsafe fn unpack<const BITS: usize, const FLOAT: bool>(
                 let (scale, bias) = numbers::<FLOAT>(layout, line.as_ptr(), group % width);
                 let codes = quad::<BITS, FLOAT>(unit.as_ptr(), q);
                 let byte = _mm512_set1_epi32(255);
-                let weights = [
-                    _mm512_and_si512(codes, byte),
-                    _mm512_and_si512(_mm512_srli_epi32::<8>(codes), byte),
-                    _mm512_and_si512(_mm512_srli_epi32::<16>(codes), byte),
-                    _mm512_srli_epi32::<24>(codes),
-                ]
-                .map(|codes| _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, bias));
+                let weights = |codes: __m512i| _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, bias);
+                let first = weights(_mm512_and_si512(codes, byte));
+                let second = weights(_mm512_and_si512(_mm512_srli_epi32::<8>(codes), byte));
+                let third = weights(_mm512_and_si512(_mm512_srli_epi32::<16>(codes), byte));
+                let fourth = weights(_mm512_srli_epi32::<24>(codes));
                 let to = to.as_mut_ptr();
-                _mm512_storeu_si512(to.cast(), pair(weights[0], weights[1]));
-                _mm512_storeu_si512(to.add(2 * LANES).cast(), pair(weights[2], weights[3]));
+                _mm512_storeu_si512(to.cast(), pair(first, second));
+                _mm512_storeu_si512(to.add(2 * LANES).cast(), pair(third, fourth));
             }
         }
     }

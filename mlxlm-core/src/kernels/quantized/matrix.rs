@@ -111,6 +111,11 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Whether [`Self::panel`] needs no room.
+    pub(super) fn is_in_panels(&self) -> bool {
+        matches!(self, Self::Panels(..))
+    }
+
     /// The layout that this matrix has, or would have, in panels.
     pub(super) fn layout(&self) -> Layout {
         match self {
@@ -183,7 +188,7 @@ fn unpack_of_panel(
 
 impl<'a> Weights<'a> {
     /// The matrix as panels are made from; its numbers are of 8 or 16 bits.
-    fn source(&self) -> Source<'a> {
+    pub(super) fn source(&self) -> Source<'a> {
         let halves = |params: &Params<'a>| -> &'a [u16] {
             match *params {
                 Params::F16(values) => values.reinterpret_cast(),

@@ -16,8 +16,9 @@ use mlx_rs::{Array, Dtype, ops};
 use super::convert::{self, Copies, Results, Values};
 use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
 use super::isa::Isa;
-use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
+use super::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
+use crate::quant::panels::Layout;
 use crate::quant::{self, Mode, Packed, Panels, Scheme};
 
 mod dot;
@@ -78,6 +79,66 @@ impl Panels {
             }
             _ => false,
         }
+    }
+}
+
+/// The products of `x` with the transposes of several matrices in one operation, or `None` if they do not go together: rows of the
+/// same activations are read once, and threads meet once.
+pub(crate) fn panels_matmuls(x: &Array, all: &[&Panels]) -> Result<Option<Vec<Array>>, Exception> {
+    let Some(Layout { columns, scheme: Scheme { group_size, .. }, .. }) = all.first().map(|w| w.layout) else {
+        return Ok(None);
+    };
+    let fits = |w: &&Panels| {
+        w.experts.is_none() && w.takes(x) && w.layout.columns == columns && w.layout.scheme.group_size == group_size
+    };
+    let narrow = matches!(x.dtype(), Dtype::Float16 | Dtype::Bfloat16);
+    if !on_cpu() || !narrow || x.shape().last() != Some(&(columns as i32)) || !all.iter().all(fits) {
+        return Ok(None);
+    }
+    let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
+    let inputs: Vec<&Array> = [x].into_iter().chain(all.iter().map(|w| &w.lines)).collect();
+    let rows = &x.shape()[..x.ndim() - 1];
+    let shapes: Vec<Vec<i32>> = all.iter().map(|w| [rows, &[w.layout.rows as i32]].concat()).collect();
+    let outputs: Vec<(&[i32], Dtype)> = shapes.iter().map(|shape| (&shape[..], x.dtype())).collect();
+    let layouts = all.iter().map(|w| w.layout).collect();
+    apply(QuantizedMatmuls { layouts, isa }, &inputs, &outputs).map(Some)
+}
+
+/// The products of one input with several matrices in panels.
+#[derive(Debug)]
+struct QuantizedMatmuls {
+    layouts: Vec<Layout>,
+    isa: Isa,
+}
+
+impl Operation for QuantizedMatmuls {
+    fn name(&self) -> &'static CStr {
+        c"QuantizedMatmuls"
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let mut copies = Copies::default();
+        let x = Values::new(&inputs[0], &mut copies);
+        let rows = x.len().checked_div(self.layouts[0].columns).unwrap_or(0);
+        let mut storages: Vec<Storage> = self.layouts.iter().map(|_| Storage::default()).collect();
+        let parts = self.layouts.iter().zip(&inputs[1..]).zip(storages.iter_mut().zip(outputs));
+        let segment = |((layout, lines), (storage, out)): ((&Layout, _), (_, &mut ViewMut<'_>))| {
+            let w = Stored::Panels(*layout).matrix(std::slice::from_ref(lines), storage);
+            fixed::Segment { rows: 0..rows, w, out: Results::new(out) }
+        };
+        narrow(self.isa, &x, &|row| row, parts.map(segment).collect(), &|row| row);
+    }
+
+    fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        if at.argnums != [0] {
+            return Err(Exception::custom("the codes of a quantized matrix have no gradient"));
+        }
+        let parts = self.layouts.iter().zip(&at.cotangents).zip(&at.primals[1..]);
+        let gradients = parts.map(|((layout, cotangent), lines)| {
+            matmul(&[cotangent, lines], Stored::Panels(*layout), false, layout.columns as i32)
+        });
+        let sum = gradients.reduce(|a, b| a?.add(b?));
+        Ok(vec![sum.unwrap_or_else(|| Err(Exception::custom("there is no matrix")))?])
     }
 }
 
@@ -187,8 +248,8 @@ fn multiply(isa: Isa, x: &View<'_>, w: &Matrix<'_>, transpose: bool, out: &mut V
     if transpose && x.dtype != Dtype::Float32 && w.is_fixed() {
         let mut copies = Copies::default();
         let x = Values::new(x, &mut copies);
-        let segment = fixed::Segment { rows: 0..m, w: *w };
-        return narrow(isa, &x, &|row| row, vec![segment], &|row| row, &Results::new(out));
+        let segment = fixed::Segment { rows: 0..m, w: *w, out: Results::new(out) };
+        return narrow(isa, &x, &|row| row, vec![segment], &|row| row);
     }
     with_scratch(&ACTIVATIONS, m * k, |activations| {
         convert::read(isa, x, activations);
@@ -203,32 +264,30 @@ fn multiply(isa: Isa, x: &View<'_>, w: &Matrix<'_>, transpose: bool, out: &mut V
     });
 }
 
-/// `out[place(i)] = x[source(i)] @ w.T` in 16 bits, for each row `i` of the segments, whose matrices have the same shape.
+/// `out[place(i)] = x[source(i)] @ w.T` in 16 bits, for each segment and each row `i` of it: see [`fixed::multiply`].
 fn narrow(
     isa: Isa,
     x: &Values<'_>,
     source: &(dyn Fn(usize) -> usize + Sync),
     segments: Vec<fixed::Segment<'_>>,
     place: &(dyn Fn(usize) -> usize + Sync),
-    out: &Results,
 ) {
     let (many, few): (Vec<_>, Vec<_>) = segments.into_iter().partition(|segment| halves::takes(isa, x, segment));
     for segment in many {
-        halves::multiply(isa, x, source, &segment, place, out);
+        halves::multiply(isa, x, source, &segment, place);
     }
     // Numbers that are not finite are no integers.
-    for row in fixed::multiply(isa, x, source, &few, place, out) {
-        let Some(fixed::Segment { w, .. }) = few.iter().find(|segment| segment.rows.contains(&row)) else {
-            continue;
-        };
-        with_scratch(&ACTIVATIONS, w.columns(), |activations| {
-            x.read(isa, source(row) * w.columns(), activations);
-            with_scratch(&RESULTS, w.rows(), |results| {
-                by_blocks(isa, activations, 1, w, true, results);
-                // SAFETY: no task is running any more.
-                unsafe { out.write(isa, place(row) * w.rows(), results) };
+    for row in fixed::multiply(isa, x, source, &few, place) {
+        for fixed::Segment { w, out, .. } in few.iter().filter(|segment| segment.rows.contains(&row)) {
+            with_scratch(&ACTIVATIONS, w.columns(), |activations| {
+                x.read(isa, source(row) * w.columns(), activations);
+                with_scratch(&RESULTS, w.rows(), |results| {
+                    by_blocks(isa, activations, 1, w, true, results);
+                    // SAFETY: no task is running any more.
+                    unsafe { out.write(isa, place(row) * w.rows(), results) };
+                });
             });
-        });
+        }
     }
 }
 

@@ -198,6 +198,27 @@ fn no_worse_than_mlx_at_the_same_type() {
 }
 
 #[test]
+fn many_rows_are_no_worse_than_mlx_at_the_same_type() {
+    for scheme in schemes() {
+        let (w, x) = (packed(40, 256, scheme, Dtype::Bfloat16), random(&[FEW as i32 + 7, 256], 9, Dtype::Bfloat16));
+        let exact = exact(&x, &w, scheme, true);
+        let error = |result: &Array| -> f64 {
+            floats(result)
+                .iter()
+                .zip(&exact)
+                .map(|(got, (want, _))| (f64::from(*got) - want).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
+        let theirs = error(&quant::mlx_quantized_matmul(&x, &w, scheme, true).unwrap());
+        for isa in Isa::available() {
+            let ours = error(&ours(isa, &x, &w, scheme, true));
+            assert!(ours <= 1.01 * theirs, "{isa} {scheme}: {ours:e} against {theirs:e}");
+        }
+    }
+}
+
+#[test]
 fn gradients_are_those_of_the_dense_product() {
     let scheme = Scheme::new(Mode::Affine, 4, 32).unwrap();
     let w = packed(6, 64, scheme, Dtype::Float32);

@@ -176,6 +176,7 @@ unsafe fn products<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
     let rows = tile.rows;
     let depth = rows.group.min(COLUMNS);
     let begin = group * rows.group;
+    let line = rows.line(row);
     // SAFETY: passed on from the caller.
     unsafe {
         zero::<0>();
@@ -185,7 +186,7 @@ unsafe fn products<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
             zero::<3>();
         }
         for column in (begin..begin + rows.group).step_by(depth) {
-            let at = rows.at(row, column);
+            let at = line.at(column);
             load::<4>(rows.high.as_ptr().add(at), COLUMNS);
             load::<5>(rows.low.as_ptr().add(at), COLUMNS);
             let codes = tile.codes.as_ptr().add((column - tile.from) * LANES);
@@ -214,17 +215,24 @@ unsafe fn collect<const P: usize, const B: usize>(
     let rows = tile.rows;
     // SAFETY: passed on from the caller.
     unsafe {
-        let params: [[(__m512, __m512); P]; B] = std::array::from_fn(|b| {
-            std::array::from_fn(|p| {
+        // Loops rather than `from_fn`, which is compiled without this level's instructions and called.
+        let mut params = [[(_mm512_setzero_ps(), _mm512_setzero_ps()); P]; B];
+        for (b, params) in params.iter_mut().enumerate() {
+            for (p, params) in params.iter_mut().enumerate() {
                 let at = (p * rows.groups + first + b) * LANES;
-                (_mm512_loadu_ps(tile.scales.as_ptr().add(at)), _mm512_loadu_ps(tile.biases.as_ptr().add(at)))
-            })
-        });
+                *params =
+                    (_mm512_loadu_ps(tile.scales.as_ptr().add(at)), _mm512_loadu_ps(tile.biases.as_ptr().add(at)));
+            }
+        }
         let (steps, totals) = (rows.steps.as_ptr(), rows.sums.as_ptr());
         for r in 0..sums.len() / (PAIR * LANES) {
             let (at, to) = ((row + r) * rows.groups + first, sums.as_mut_ptr().add(r * PAIR * LANES));
-            let begun = |p: usize| if first == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(to.add(p * LANES)) };
-            let mut sums: [__m512; P] = std::array::from_fn(begun);
+            let mut sums = [_mm512_setzero_ps(); P];
+            if first > 0 {
+                for (p, sums) in sums.iter_mut().enumerate() {
+                    *sums = _mm512_loadu_ps(to.add(p * LANES));
+                }
+            }
             for b in 0..B {
                 let activations = (*steps.add(at + b), *totals.add(at + b));
                 for p in 0..P {

@@ -47,6 +47,7 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
 ) {
     let (layout, rows) = (block.layout, block.rows);
     let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
+    let line = rows.line(row);
     let mut totals = [[_mm256_setzero_ps(); R]; 2];
     // SAFETY: `Block::check` saw that the lines have all stripes, and the rows all columns and groups.
     unsafe {
@@ -59,10 +60,10 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
                     let mut dots = [_mm256_setzero_si256(); R];
                     let mut codes = codes.add(8 * half);
                     if group < UNIT {
-                        add::<BITS, FLOAT, R, { QUADS / 2 }>(&mut dots, rows.at(row, g * group), block, codes);
+                        add::<BITS, FLOAT, R, { QUADS / 2 }>(&mut dots, line.at(g * group), block, codes);
                     } else {
                         for column in (g * group..(g + 1) * group).step_by(UNIT) {
-                            add::<BITS, FLOAT, R, QUADS>(&mut dots, rows.at(row, column), block, codes);
+                            add::<BITS, FLOAT, R, QUADS>(&mut dots, line.at(column), block, codes);
                             codes = codes.add(BITS * LANES);
                         }
                     }
@@ -179,12 +180,7 @@ unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: *const u32, q: usize)
 /// Scale and bias of a group in eight lanes.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
-unsafe fn numbers<const FLOAT: bool>(
-    layout: &Layout,
-    line: *const u32,
-    which: usize,
-    half: usize,
-) -> (__m256, __m256) {
+unsafe fn numbers<const FLOAT: bool>(layout: &Layout, line: *const u32, which: usize, half: usize) -> (__m256, __m256) {
     // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it.
     unsafe {
         if FLOAT {

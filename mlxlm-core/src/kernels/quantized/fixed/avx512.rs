@@ -49,6 +49,7 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
 ) {
     let (layout, rows) = (block.layout, block.rows);
     let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
+    let line = rows.line(row);
     let mut totals = [_mm512_setzero_ps(); R];
     // SAFETY: `Block::check` saw that the lines have all stripes, and the rows all columns and groups.
     unsafe {
@@ -60,11 +61,11 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
                 let mut dots = Dots([[_mm512_setzero_si512(); R]; 2]);
                 let columns = g * group..(g + 1) * group;
                 if group < UNIT {
-                    dots.add::<BITS, FLOAT, { QUADS / 2 }>(rows.at(row, columns.start), block, codes);
+                    dots.add::<BITS, FLOAT, { QUADS / 2 }>(line.at(columns.start), block, codes);
                     codes = codes.add(BITS * LANES / 2);
                 } else {
                     for column in columns.step_by(UNIT) {
-                        dots.add::<BITS, FLOAT, QUADS>(rows.at(row, column), block, codes);
+                        dots.add::<BITS, FLOAT, QUADS>(line.at(column), block, codes);
                         codes = codes.add(BITS * LANES);
                     }
                 }
@@ -149,7 +150,11 @@ pub(in super::super) unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: 
 /// Scale and bias of a group in each lane, from the line that begins a stripe.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-pub(in super::super) unsafe fn numbers<const FLOAT: bool>(layout: &Layout, line: *const u32, which: usize) -> (__m512, __m512) {
+pub(in super::super) unsafe fn numbers<const FLOAT: bool>(
+    layout: &Layout,
+    line: *const u32,
+    which: usize,
+) -> (__m512, __m512) {
     // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it.
     unsafe {
         if FLOAT {

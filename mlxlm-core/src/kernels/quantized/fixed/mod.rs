@@ -37,10 +37,8 @@ const PAIR: usize = 2;
 const TILES: usize = 5;
 /// Bytes of activations that a pass over the weights keeps in the second-level cache.
 const NEAR: usize = 640 << 10;
-/// Rows of activations up to which a task takes as many panels as there are.
-const FEW: usize = 64;
-/// Panels of a task that has more rows.
-const SPAN: usize = 16;
+/// Words of a task's panels: so few that threads end at nearly the same time, so many that a stream of memory gets going.
+const TASK: usize = 32 << 10;
 /// Below this many multiply-adds another core is not worth waking.
 const SERIAL: usize = 400_000;
 
@@ -55,45 +53,47 @@ thread_local! {
     static SUMS: Scratch = const { Cell::new(Vec::new()) };
 }
 
-/// Some rows of activations and the matrix that they meet.
+/// Some rows of activations and a matrix that they meet.
 pub(super) struct Segment<'a> {
     /// The rows' numbers, which `multiply` passes to `source` and `place`.
     pub(super) rows: Range<usize>,
     pub(super) w: Matrix<'a>,
+    pub(super) out: Results,
 }
 
-/// `out[place(i)] = x[source(i)] @ w.T` for each row `i` of the segments, whose matrices have the same shape. Returns the rows that
-/// were left out because they hold a number that is not finite.
+/// `out[place(i)] = x[source(i)] @ w.T` for each segment and each row `i` of it. All matrices have the same columns and groups;
+/// neighbours may have the same rows. Returns the rows that were left out because they hold a number that is not finite.
 pub(super) fn multiply(
     isa: Isa,
     x: &Values<'_>,
     source: &(dyn Fn(usize) -> usize + Sync),
     segments: &[Segment<'_>],
     place: &(dyn Fn(usize) -> usize + Sync),
-    out: &Results,
 ) -> Vec<usize> {
-    let Some(layout) = segments.first().map(|segment| segment.w.layout()) else { return Vec::new() };
+    let Some(first) = segments.first() else { return Vec::new() };
     // Each segment's rows begin a tile.
     let longest = segments.iter().map(|segment| segment.rows.len()).max().unwrap_or(0);
     let height = longest.next_power_of_two().min(rows::ROWS);
     let mut numbers = Vec::new();
-    let mut firsts = Vec::new();
-    for segment in segments {
+    let mut firsts: Vec<usize> = Vec::with_capacity(segments.len());
+    for (i, segment) in segments.iter().enumerate() {
+        if i > 0 && segment.rows == segments[i - 1].rows {
+            firsts.push(firsts[i - 1]);
+            continue;
+        }
         firsts.push(numbers.len());
         numbers.extend(segment.rows.clone().map(Some));
         numbers.resize(numbers.len().next_multiple_of(height), None);
     }
     let chosen: Vec<_> = numbers.iter().map(|number| number.map(source)).collect();
-    let real = chosen.iter().flatten().count();
-    rows::with_rows(isa, x, &chosen, height, &layout, |rows, odd| {
-        let tasks = tasks(segments, &layout, real * layout.rows * layout.columns < SERIAL);
+    rows::with_rows(isa, x, &chosen, height, &first.w.layout(), |rows, odd| {
+        let tasks = tasks(segments);
         let numbers = &numbers;
         pool::parallel(tasks.len(), |i| {
             let Task { segment, panels } = &tasks[i];
-            let Segment { rows: own, w } = &segments[*segment];
-            let first = firsts[*segment];
-            let job = Job { isa, layout, rows, w, numbers, odd, place, out };
-            job.run(first..first + own.len(), panels.clone());
+            let (first, segment) = (firsts[*segment], &segments[*segment]);
+            let job = Job { isa, layout: segment.w.layout(), rows, segment, numbers, odd, place };
+            job.run(first..first + segment.rows.len(), panels.clone());
         });
         numbers.iter().zip(odd).filter_map(|(number, odd)| number.filter(|_| *odd)).collect()
     })
@@ -105,15 +105,16 @@ struct Task {
     panels: Range<usize>,
 }
 
-fn tasks(segments: &[Segment<'_>], layout: &Layout, serial: bool) -> Vec<Task> {
-    let panels = layout.panels();
-    let wanted = if serial { 1 } else { 4 * pool::threads() };
+fn tasks(segments: &[Segment<'_>]) -> Vec<Task> {
+    let layouts = || segments.iter().map(|segment| segment.w.layout());
+    let work: usize = segments.iter().map(|segment| segment.rows.len() * segment.w.rows() * segment.w.columns()).sum();
+    let words: usize = layouts().map(|layout| layout.words()).sum();
+    let most = if work < SERIAL { usize::MAX } else { (words / (4 * pool::threads())).min(TASK) };
     let mut tasks = Vec::new();
-    for (i, segment) in segments.iter().enumerate() {
-        let most = if segment.rows.len() > FEW { SPAN } else { usize::MAX };
-        let step = (segments.len() * panels).div_ceil(wanted).next_multiple_of(PAIR).min(most);
-        let parts = (0..panels).step_by(step);
-        tasks.extend(parts.map(|from| Task { segment: i, panels: from..(from + step).min(panels) }));
+    for (segment, layout) in layouts().enumerate() {
+        let step = (most / layout.panel_words().max(1)).clamp(1, layout.panels()).next_multiple_of(PAIR);
+        let parts = (0..layout.panels()).step_by(step);
+        tasks.extend(parts.map(|from| Task { segment, panels: from..(from + step).min(layout.panels()) }));
     }
     tasks
 }
@@ -123,12 +124,11 @@ struct Job<'a> {
     isa: Isa,
     layout: Layout,
     rows: &'a Rows<'a>,
-    w: &'a Matrix<'a>,
+    segment: &'a Segment<'a>,
     /// For each of the rows its number, and whether it is left out.
     numbers: &'a [Option<usize>],
     odd: &'a [bool],
     place: &'a (dyn Fn(usize) -> usize + Sync),
-    out: &'a Results,
 }
 
 impl Job<'_> {
@@ -148,17 +148,22 @@ impl Job<'_> {
 
     /// Writes the sums `[row][panel][LANES]` of some rows and one or two panels.
     fn pair(&self, rows: &Range<usize>, panels: Range<usize>, sums: &mut [f32]) {
-        let layout = &self.layout;
-        with_scratch(&PANEL, panels.len() * layout.panel_words(), |room| {
-            let rooms = words_of(room).chunks_exact_mut(layout.panel_words());
-            let lines: Vec<&[u32]> =
-                panels.zip(rooms).map(|(panel, room)| self.w.panel(self.isa, layout, panel, room)).collect();
-            let block = Block { layout, rows: self.rows, first: rows.start, count: rows.len() };
+        let (layout, w) = (&self.layout, &self.segment.w);
+        let block = Block { layout, rows: self.rows, first: rows.start, count: rows.len() };
+        with_scratch(&PANEL, if w.is_in_panels() { 0 } else { PAIR * layout.panel_words() }, |room| {
+            let each = room.len() / PAIR;
+            let (one, two) = words_of(room).split_at_mut(each);
+            let first = w.panel(self.isa, layout, panels.start, one);
+            let second = (panels.len() == PAIR).then(|| w.panel(self.isa, layout, panels.start + 1, two));
             if self.isa == Isa::Amx && rows.len() >= TILES {
-                return block.by_tiles(&lines, sums);
+                return match second {
+                    Some(second) => block.by_tiles(&[first, second], sums),
+                    None => block.by_tiles(&[first], sums),
+                };
             }
-            for (i, lines) in lines.into_iter().enumerate() {
-                block.panel(self.isa, lines, &mut sums[i * LANES..]);
+            block.panel(self.isa, first, sums);
+            if let Some(second) = second {
+                block.panel(self.isa, second, &mut sums[LANES..]);
             }
         });
     }
@@ -170,7 +175,7 @@ impl Job<'_> {
         for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(PAIR * LANES)) {
             if let (Some(number), false) = (self.numbers[row], self.odd[row]) {
                 // SAFETY: a row's part of these columns is written by this task only.
-                unsafe { self.out.write(self.isa, (self.place)(number) * outputs + first, &mut sums[..width]) };
+                unsafe { self.segment.out.write(self.isa, (self.place)(number) * outputs + first, &mut sums[..width]) };
             }
         }
     }

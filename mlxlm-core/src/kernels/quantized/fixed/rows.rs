@@ -50,7 +50,27 @@ impl Rows<'_> {
     /// Where the byte of a row and a column lies.
     #[inline(always)]
     pub(super) fn at(&self, row: usize, column: usize) -> usize {
-        place(self.height, self.columns, row, column)
+        self.line(row).at(column)
+    }
+
+    /// The bytes of a row; to be asked for once, as it takes divisions.
+    #[inline(always)]
+    pub(super) fn line(&self, row: usize) -> Line {
+        Line { first: place(self.height, self.columns, row, 0), stride: self.height * COLUMNS }
+    }
+}
+
+/// Where the bytes of a row lie. Those of the next rows of its tile are [`COLUMNS`] apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Line {
+    first: usize,
+    stride: usize,
+}
+
+impl Line {
+    #[inline(always)]
+    pub(super) fn at(self, column: usize) -> usize {
+        self.first + column / COLUMNS * self.stride + column % COLUMNS
     }
 }
 
@@ -163,12 +183,17 @@ fn body(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
             let column = g * group + i * RUN;
             let at = column / COLUMNS * to.stride + column % COLUMNS;
             let (high, low) = (&mut to.high[at..][..RUN], &mut to.low[at..][..RUN]);
-            let fixed: [i32; RUN] = std::array::from_fn(|i| round(x[i] * factors[0] * factors[1]));
-            for i in 0..RUN {
-                totals[i] += fixed[i];
-                let rounded = (fixed[i] + 128) >> 8;
-                high[i] = rounded as u8;
-                low[i] = (fixed[i] - (rounded << 8)) as u8;
+            let mut fixed = [0; RUN];
+            for (fixed, x) in fixed.iter_mut().zip(x) {
+                *fixed = round(x * factors[0] * factors[1]);
+            }
+            for (total, fixed) in totals.iter_mut().zip(&fixed) {
+                *total += fixed;
+            }
+            for ((high, low), fixed) in high.iter_mut().zip(low).zip(&fixed) {
+                let rounded = (fixed + 128) >> 8;
+                *high = rounded as u8;
+                *low = (fixed - (rounded << 8)) as u8;
             }
         }
         let step = power(-up);
