@@ -37,7 +37,10 @@ const PAIR: usize = 2;
 const TILES: usize = 5;
 /// Bytes of activations that a pass over the weights keeps in the second-level cache.
 const NEAR: usize = 640 << 10;
-/// Words of a task's panels: so few that threads end at nearly the same time, so many that a stream of memory gets going.
+/// Rows of activations up to which memory is what products wait for.
+const FEW: usize = 64;
+/// Words of a task's panels for few rows: so few that threads end at nearly the same time, so many that a stream of memory gets
+/// going.
 const TASK: usize = 32 << 10;
 /// Below this many multiply-adds another core is not worth waking.
 const SERIAL: usize = 400_000;
@@ -72,8 +75,7 @@ pub(super) fn multiply(
 ) -> Vec<usize> {
     let Some(first) = segments.first() else { return Vec::new() };
     // Each segment's rows begin a tile.
-    let longest = segments.iter().map(|segment| segment.rows.len()).max().unwrap_or(0);
-    let height = longest.next_power_of_two().min(rows::ROWS);
+    let height = longest(segments).next_power_of_two().min(rows::ROWS);
     let mut numbers = Vec::new();
     let mut firsts: Vec<usize> = Vec::with_capacity(segments.len());
     for (i, segment) in segments.iter().enumerate() {
@@ -99,6 +101,10 @@ pub(super) fn multiply(
     })
 }
 
+fn longest(segments: &[Segment<'_>]) -> usize {
+    segments.iter().map(|segment| segment.rows.len()).max().unwrap_or(0)
+}
+
 /// Some panels of a segment's matrix.
 struct Task {
     segment: usize,
@@ -109,7 +115,13 @@ fn tasks(segments: &[Segment<'_>]) -> Vec<Task> {
     let layouts = || segments.iter().map(|segment| segment.w.layout());
     let work: usize = segments.iter().map(|segment| segment.rows.len() * segment.w.rows() * segment.w.columns()).sum();
     let words: usize = layouts().map(|layout| layout.words()).sum();
-    let most = if work < SERIAL { usize::MAX } else { (words / (4 * pool::threads())).min(TASK) };
+    let each = words / pool::threads();
+    // A task of many rows reads all of them, once for all of its panels.
+    let most = match longest(segments) {
+        _ if work < SERIAL => usize::MAX,
+        0..=FEW => (each / 4).min(TASK),
+        _ => each / 8,
+    };
     let mut tasks = Vec::new();
     for (segment, layout) in layouts().enumerate() {
         let step = (most / layout.panel_words().max(1)).clamp(1, layout.panels()).next_multiple_of(PAIR);
