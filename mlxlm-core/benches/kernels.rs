@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use mlxlm_core::fast::{self, Attention, Causal, Sight, Stored};
+use mlxlm_core::nn::{self, Linear, Matrix};
 use mlxlm_core::quant::{self, Mode, Scheme};
 use mlxlm_core::{Array, Dtype, Exception, random};
 
@@ -55,11 +56,13 @@ fn normal(shape: &[i32]) -> Array {
 fn quantized(criterion: &mut Criterion) {
     let scheme = Scheme::new(Mode::Affine, 4, 64).expect("a scheme of MLX");
     let packed = quant::quantize(&normal(&[INTERMEDIATE, HIDDEN]), scheme).expect("a matrix of whole groups");
+    let mut linear = Linear { weight: Matrix::Packed(packed, scheme), bias: None, adapter: None };
+    nn::arrange(&mut linear).expect("memory for the matrix");
     let bytes = (INTERMEDIATE * HIDDEN) as usize * 9 / 16;
     for m in [1, 4, 16, 64, 512] {
         let x = normal(&[m, HIDDEN]);
         let name = format!("quantized matmul, {m} × 2048 × 8192");
-        bench(criterion, &name, bytes, || quant::quantized_matmul(&x, &packed, scheme, true));
+        bench(criterion, &name, bytes, || linear.forward(&x));
     }
 }
 

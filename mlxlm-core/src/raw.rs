@@ -181,7 +181,7 @@ pub(crate) fn with_bytes<T>(array: &Array, read: impl FnOnce(&[u8]) -> T) -> Res
 fn is_row_major(array: &Array) -> bool {
     let mut expected = 1;
     array.shape().iter().zip(array.strides()).rev().all(|(&size, &stride)| {
-        let fits = size == 1 || stride as usize == expected;
+        let fits = size == 1 || stride == expected;
         expected *= size as usize;
         fits
     })

@@ -19,6 +19,8 @@ pub struct Architecture {
     pub names: &'static [&'static str],
     /// What happens to the tensors of a checkpoint before they are loaded.
     pub rules: &'static [Rule],
+    /// How the paths of its routers end: what chooses experts is worth more bits than they are.
+    pub routers: &'static [&'static str],
     defaults: fn() -> Value,
     build: fn(&ModelConfig, &WeightStore) -> Result<Built>,
 }
@@ -26,13 +28,19 @@ pub struct Architecture {
 impl Architecture {
     /// A stack of blocks between an embedding and a head.
     pub const fn decoder<C: DecoderConfig>(names: &'static [&'static str]) -> Self {
-        Self { names, rules: &[], defaults: || Value::Null, build: decoder::build::<C> }
+        Self { names, rules: &[], routers: &[], defaults: || Value::Null, build: decoder::build::<C> }
     }
 
     /// What has to be done to its checkpoints.
     #[must_use]
     pub const fn rules(self, rules: &'static [Rule]) -> Self {
         Self { rules, ..self }
+    }
+
+    /// Its routers.
+    #[must_use]
+    pub const fn routers(self, routers: &'static [&'static str]) -> Self {
+        Self { routers, ..self }
     }
 
     /// What a missing entry of the configuration stands for, where that differs from [`Common`](crate::Common).

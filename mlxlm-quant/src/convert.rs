@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use mlxlm_core::nn;
-use mlxlm_core::quant::Scheme;
+use mlxlm_core::quant::{Mode, Scheme};
 use mlxlm_core::weights::QuantizationConfig;
 use mlxlm_core::{Dtype, Exception, io};
-use mlxlm_models::{CausalLm, LoadOptions, ModelConfig, NewFolder, load_model, save};
+use mlxlm_models::{Architecture, CausalLm, LoadOptions, ModelConfig, NewFolder, load_model, save};
 
 use crate::{Error, Recipe, Result};
 
@@ -103,14 +103,21 @@ fn cast(model: &mut dyn CausalLm, dtype: Dtype) -> Result<()> {
     failed.map_or(Ok(()), |exception| Err(exception.into()))
 }
 
+/// How routers are packed where no recipe says otherwise, as in mlx-lm; rows that 64 does not divide have the group of all others.
+const ROUTER: Scheme = Scheme { mode: Mode::Affine, bits: 8, group_size: 64 };
+
 /// Packs the leaves of a model, and says so in its configuration.
 pub fn quantize_model(model: &mut dyn CausalLm, config: &mut ModelConfig, how: &Quantization) -> Result<()> {
     if config.get("quantization").is_some() {
         return Err(Error::Quantized);
     }
+    let routers = Architecture::find(config.model_type()?)?.routers;
     let decide: Box<dyn Fn(&str) -> Result<Scheme>> = match how.recipe {
-        None => Box::new(|_| Ok(how.scheme)),
-        Some(recipe) if how.scheme.mode == mlxlm_core::quant::Mode::Affine => {
+        None => Box::new(|path| {
+            let is_router = routers.iter().any(|router| path == *router || path.ends_with(&format!(".{router}")));
+            Ok(if is_router { ROUTER } else { how.scheme })
+        }),
+        Some(recipe) if how.scheme.mode == Mode::Affine => {
             Box::new(recipe.schemes(&packable(model), model.info().num_layers, how.scheme.group_size)?)
         }
         Some(recipe) => return Err(Error::RecipeMode { recipe: recipe.name(), mode: how.scheme.mode }),
@@ -119,11 +126,14 @@ pub fn quantize_model(model: &mut dyn CausalLm, config: &mut ModelConfig, how: &
     let mut failed: Option<Error> = None;
     model.walk("", &mut |path, mut leaf| {
         let Some(matrix) = leaf.matrix() else { return };
-        let packed = decide(path).and_then(|scheme| {
+        let packed = decide(path).and_then(|mut scheme| {
+            if scheme == ROUTER && !scheme.divides(matrix.input_dims()) {
+                scheme.group_size = how.scheme.group_size;
+            }
             if !scheme.divides(matrix.input_dims()) {
                 return Ok(());
             }
-            if how.recipe.is_some() {
+            if how.recipe.is_some() || scheme != how.scheme {
                 written.paths.insert(path.to_owned(), Some(scheme));
             }
             Ok(matrix.quantize(scheme)?)

@@ -13,15 +13,15 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlxlm-models/tests/golden").join(name)
 }
 
-/// The dense model whose weights the case `name` was converted from.
+/// The dense model whose weights the case `name` was converted from, which the case is named after.
 fn original(name: &str, folder: &Path) -> PathBuf {
-    let case = golden(name);
+    let (case, dense) = (golden(name), golden(name.split("__").next().unwrap()));
     let salt = SafetensorsFile::open(case.join("expected.safetensors")).unwrap().metadata()["salt"].parse().unwrap();
-    let recipe = Weights { salt, ..Weights::read(golden("llama").join("weights.json")).unwrap() };
+    let recipe = Weights { salt, ..Weights::read(dense.join("weights.json")).unwrap() };
     let source = folder.join("original");
     io::create_dir_all(&source).unwrap();
     save_model(&source, recipe.tensors().into_iter().collect(), 0).unwrap();
-    io::copy(golden("llama").join("config.json"), source.join("config.json")).unwrap();
+    io::copy(dense.join("config.json"), source.join("config.json")).unwrap();
     source
 }
 
@@ -44,7 +44,11 @@ fn check(name: &str, options: ConvertOptions) {
         assert_eq!(bytes(array), bytes(expected), "{name}: {tensor}");
     }
     let config = |folder: &Path| io::read_json::<Value>(folder.join("config.json")).unwrap();
-    let (ours, theirs) = (config(&target), config(&golden(name)));
+    let (ours, mut theirs) = (config(&target), config(&golden(name)));
+    // The reference leaves the mode of routers to its default.
+    for of_path in theirs["quantization"].as_object_mut().unwrap().values_mut().filter_map(Value::as_object_mut) {
+        of_path.entry("mode").or_insert_with(|| "affine".into());
+    }
     assert_eq!(ours["quantization"], theirs["quantization"], "{name}");
     assert_eq!(ours["quantization_config"], theirs["quantization"], "{name}");
 }
@@ -52,6 +56,11 @@ fn check(name: &str, options: ConvertOptions) {
 fn packed(mode: Mode, bits: i32, group_size: i32) -> ConvertOptions {
     let scheme = Scheme::new(mode, bits, group_size).unwrap();
     ConvertOptions { form: Form::Quantize(Quantization { scheme, recipe: None }), ..ConvertOptions::default() }
+}
+
+#[test]
+fn routers_keep_eight_bits() {
+    check("qwen3_moe__q4", packed(Mode::Affine, 4, 32));
 }
 
 #[test]

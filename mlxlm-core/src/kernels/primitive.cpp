@@ -104,7 +104,7 @@ class Ahead {
 
  private:
   // A step of decoding is far below this; the largest outputs of a prompt go one by one.
-  static constexpr size_t LIMIT = 16 << 20;
+  static constexpr size_t LIMIT = 8 << 20;
 
   // Never destroyed: a stream's thread may outlive what belongs to the program.
   static Ahead& instance() {

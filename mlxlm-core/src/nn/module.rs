@@ -162,3 +162,43 @@ impl<M: Module> Module for Vec<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mlx_rs::{Dtype, random};
+
+    use super::*;
+    use crate::quant::Mode;
+
+    fn linear(output: i32) -> Linear {
+        let weight = random::normal::<f32>(&[output, 128], None, None, &random::key(7).unwrap()).unwrap();
+        let mut weight = Matrix::Dense(weight.as_dtype(Dtype::Bfloat16).unwrap());
+        weight.quantize(Mode::Affine.default_scheme()).unwrap();
+        Linear { weight, bias: None, adapter: None }
+    }
+
+    #[test]
+    fn what_is_arranged_computes_the_same_and_comes_back() {
+        let mut model = vec![linear(48), linear(20)];
+        model[1].bias = Some(mlx_rs::ops::ones_dtype(&[20], Dtype::Bfloat16).unwrap());
+        let (before, of_rows) = (parameters(&mut model), size(&mut model));
+        let x = random::normal::<f32>(&[2, 128], None, None, None).unwrap().as_dtype(Dtype::Bfloat16).unwrap();
+        let outputs = |model: &[Linear]| [0, 1].map(|i| model[i].forward(&x).unwrap());
+        let want = outputs(&model);
+        arrange(&mut model).unwrap();
+        let in_panels = matches!(model[0].weight, Matrix::Panels(_));
+        assert_eq!(in_panels, fast::has_kernels());
+        let at_once = Linear::forward_all([&model[0], &model[1]], &x).unwrap();
+        for (want, got) in want.iter().zip(outputs(&model).iter().chain(&at_once)) {
+            assert!(want.eq_values(got).unwrap());
+        }
+        // Counting leaves matrices as they are; showing their arrays turns them back.
+        assert_eq!(size(&mut model), of_rows);
+        assert_eq!(matches!(model[0].weight, Matrix::Panels(_)), in_panels);
+        let after = parameters(&mut model);
+        assert!(matches!(model[0].weight, Matrix::Packed(..)) && after.len() == before.len());
+        for ((name, before), (other, after)) in before.iter().zip(&after) {
+            assert!(name == other && before.eq_values(after).unwrap(), "{name}");
+        }
+    }
+}

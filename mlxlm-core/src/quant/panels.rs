@@ -12,6 +12,11 @@
 //! Nothing is lost: a matrix takes as many bytes as in the file (if its rows are a multiple of 16), and [`Panels::restore`]
 //! gives the file's arrays back.
 
+#![allow(
+    clippy::inline_always,
+    reason = "a body must be compiled inside each level's function to use its instructions"
+)]
+
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
@@ -366,7 +371,7 @@ fn arrange_numbers(layout: &Layout, source: &Source<'_>, first: usize, lanes: us
                 for lane in 0..lanes {
                     let at = (first + lane) * groups + stripe;
                     line[lane / 2] |= u32::from(scales[at]) << (16 * (lane % 2));
-                    line[(LANES + lane) / 2] |= u32::from(biases[at]) << (16 * (lane % 2));
+                    line[LANES / 2 + lane / 2] |= u32::from(biases[at]) << (16 * (lane % 2));
                 }
             }
             Numbers::Bytes(scales) => {

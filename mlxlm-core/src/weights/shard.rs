@@ -108,8 +108,8 @@ struct Part {
 #[cfg(target_os = "linux")]
 impl Drop for Part {
     fn drop(&mut self) {
-        /// No system has larger pages.
-        const PAGE: usize = 64 << 10;
+        /// The largest page that a system of this kind may have.
+        const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
         let base = self.map.as_ptr().addr();
         let from = (base + self.start).next_multiple_of(PAGE) - base;
         let to = ((base + self.end) / PAGE * PAGE).saturating_sub(base);
@@ -189,5 +189,29 @@ pub(super) fn file_dtype(dtype: Dtype) -> FileDtype {
         Dtype::Int64 => FileDtype::I64,
         Dtype::Float64 => FileDtype::F64,
         Dtype::Complex64 => FileDtype::C64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_was_given_back_is_the_file_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let values: Vec<u8> = (0..300_000_u32).map(|i| (i * 7 % 251) as u8).collect();
+        let tensor = |range: std::ops::Range<usize>| {
+            safetensors::tensor::TensorView::new(FileDtype::U8, vec![range.len()], &values[range]).unwrap()
+        };
+        let bytes = safetensors::serialize([("a", tensor(0..150_000)), ("b", tensor(150_000..300_000))], None).unwrap();
+        io::write(&path, &bytes).unwrap();
+        let file = SafetensorsFile::open(&path).unwrap();
+        let read = |array: &Array| array.to_vec_exact::<u8>().unwrap();
+        let kept = file.array("b").unwrap();
+        for _ in 0..2 {
+            assert!(read(&file.array("a").unwrap()) == values[..150_000]);
+            assert!(read(&kept) == values[150_000..]);
+        }
     }
 }

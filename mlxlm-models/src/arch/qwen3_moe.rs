@@ -9,7 +9,7 @@ use mlxlm_core::nn::{Leaf, Module};
 
 use crate::prelude::*;
 
-pub(super) const ARCH: Architecture = Architecture::decoder::<Config>(&["qwen3_moe"]).rules(&[
+pub(super) const ARCH: Architecture = Architecture::decoder::<Config>(&["qwen3_moe"]).routers(&["mlp.gate"]).rules(&[
     Rule::Stack { from: "**.mlp.experts.*.gate_proj", to: "**.mlp.switch_mlp.gate_proj" },
     Rule::Stack { from: "**.mlp.experts.*.up_proj", to: "**.mlp.switch_mlp.up_proj" },
     Rule::Stack { from: "**.mlp.experts.*.down_proj", to: "**.mlp.switch_mlp.down_proj" },

@@ -136,7 +136,7 @@ const AVX512: &[&str] = &["AVX", "AVX2", "FMA", "F16C", "BMI2", "AVX512", "AVX51
 pub(super) fn install(home: &Path) -> Result<()> {
     let mlx = if cfg!(target_os = "linux") { "mlx[cpu]" } else { "mlx" };
     environment(home, "mlx-lm", &[], &["mlx-lm", mlx])?;
-    let builds: &[_] = if machine::has_amx() { &BUILDS[1..] } else { &BUILDS[..1] };
+    XX
     for (name, flags) in builds {
         let mut cmake = vec!["-DGGML_NATIVE=OFF".to_owned(), "-DLLAVA_BUILD=OFF".to_owned()];
         for flag in BUILDS[2].1 {

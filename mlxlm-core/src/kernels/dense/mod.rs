@@ -83,7 +83,7 @@ impl Operation for Product {
         let sizes = Sizes { m, n, k };
         let out = Results::new(&mut outputs[0]);
         if let Some((a, b)) = tiles::takes(self.isa, m, &a, &b) {
-            return tiles::multiply(self, a, b, sizes, &out);
+            return tiles::multiply(*self, a, b, sizes, &out);
         }
         with_scratch(&RESULTS, m * n, |results| {
             if m <= FEW && !self.transpose_a && self.transpose_b && self.isa >= Isa::Avx512 {

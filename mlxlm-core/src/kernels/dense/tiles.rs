@@ -19,7 +19,7 @@ pub(super) fn takes<'a>(isa: Isa, m: usize, a: &Values<'a>, b: &Values<'a>) -> O
 }
 
 /// The product of matrices that [`takes`] gave.
-pub(super) fn multiply(how: &Product, a: &[bf16], b: &[bf16], sizes: Sizes, out: &Results) {
+pub(super) fn multiply(how: Product, a: &[bf16], b: &[bf16], sizes: Sizes, out: &Results) {
     let Sizes { m, n, k } = sizes;
     assert!(a.len() == m * k && b.len() == k * n && Isa::best() == Isa::Amx);
     let pack_a = |row: usize, tiles: &mut [bf16]| match how.transpose_a {

@@ -88,7 +88,7 @@ impl<'a> Stack<'a> {
     }
 }
 
-impl<'a> Matrix<'a> {
+impl Matrix<'_> {
     pub(super) fn rows(&self) -> usize {
         match self {
             Self::Rows(w) => w.rows,

@@ -79,10 +79,10 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
                 codes = codes.add(group * BITS * LANES / UNIT);
             }
         }
-        for r in 0..R {
-            let to = sums.add(r * PAIR * LANES);
-            _mm256_storeu_ps(to, totals[0][r]);
-            _mm256_storeu_ps(to.add(8), totals[1][r]);
+        for (half, totals) in totals.into_iter().enumerate() {
+            for (r, total) in totals.into_iter().enumerate() {
+                _mm256_storeu_ps(sums.add(r * PAIR * LANES + 8 * half), total);
+            }
         }
     }
 }

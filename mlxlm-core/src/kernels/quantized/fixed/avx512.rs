@@ -9,12 +9,16 @@ use mlx_rs::Dtype;
 
 use super::{Block, CENTRE, E2M1, HALF, LANES, PAIR};
 use crate::kernels::convert::bf16_lanes;
+use crate::kernels::isa::fetches_ahead;
 use crate::quant::Mode;
 use crate::quant::panels::{Layout, UNIT};
 
 /// Columns whose products one instruction adds up, and such quads in a unit.
 const QUAD: usize = 4;
 const QUADS: usize = UNIT / QUAD;
+
+/// Words ahead of its use that a line is asked for, see [`fetches_ahead`].
+const AHEAD: usize = 256;
 
 /// See [`Block::panel`].
 ///
@@ -50,6 +54,8 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
     let (layout, rows) = (block.layout, block.rows);
     let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
     let line = rows.line(row);
+    // More rows than these have more to compute than to wait for.
+    let ahead = R <= 2 && fetches_ahead();
     let mut totals = [_mm512_setzero_ps(); R];
     // SAFETY: `Block::check` saw that the lines have all stripes, and the rows all columns and groups.
     unsafe {
@@ -60,6 +66,10 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
                 let g = stripe * width + which;
                 let mut dots = Dots([[_mm512_setzero_si512(); R]; 2]);
                 let columns = g * group..(g + 1) * group;
+                if ahead {
+                    fetch(lines, 1);
+                    fetch(codes, group * BITS / UNIT);
+                }
                 if group < UNIT {
                     dots.add::<BITS, FLOAT, { QUADS / 2 }>(line.at(columns.start), block, codes);
                     codes = codes.add(BITS * LANES / 2);
@@ -80,6 +90,15 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
         for (r, total) in totals.into_iter().enumerate() {
             _mm512_storeu_ps(sums.add(r * PAIR * LANES), total);
         }
+    }
+}
+
+/// Asks for lines [`AHEAD`] of these.
+#[inline]
+fn fetch(from: *const u32, lines: usize) {
+    for line in 0..lines {
+        // SAFETY: any address may be asked for.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD + line * LANES).cast()) };
     }
 }
 

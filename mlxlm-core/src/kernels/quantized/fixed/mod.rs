@@ -37,6 +37,8 @@ const PAIR: usize = 2;
 const TILES: usize = 5;
 /// Bytes of activations that a pass over the weights keeps in the second-level cache.
 const NEAR: usize = 640 << 10;
+/// Rows of activations that are in fixed point at a time.
+const MANY: usize = 512;
 /// Rows of activations up to which memory is what products wait for.
 const FEW: usize = 64;
 /// Words of a task's panels for few rows: so few that threads end at nearly the same time, so many that a stream of memory gets
@@ -66,14 +68,24 @@ pub(super) struct Segment<'a> {
 
 /// `out[place(i)] = x[source(i)] @ w.T` for each segment and each row `i` of it. All matrices have the same columns and groups;
 /// neighbours may have the same rows. Returns the rows that were left out because they hold a number that is not finite.
-pub(super) fn multiply(
+pub(super) fn multiply<'a>(
     isa: Isa,
     x: &Values<'_>,
     source: &(dyn Fn(usize) -> usize + Sync),
-    segments: &[Segment<'_>],
+    segments: &[Segment<'a>],
     place: &(dyn Fn(usize) -> usize + Sync),
 ) -> Vec<usize> {
     let Some(first) = segments.first() else { return Vec::new() };
+    if longest(segments) > MANY {
+        let parts = (0..longest(segments)).step_by(MANY).map(|from| {
+            let part = |of: &Segment<'a>| {
+                let rows = (of.rows.start + from)..of.rows.end.min(of.rows.start + from + MANY);
+                (!rows.is_empty()).then_some(Segment { rows, ..*of })
+            };
+            multiply(isa, x, source, &segments.iter().filter_map(part).collect::<Vec<_>>(), place)
+        });
+        return parts.collect::<Vec<_>>().concat();
+    }
     // Each segment's rows begin a tile.
     let height = longest(segments).next_power_of_two().min(rows::ROWS);
     let mut numbers = Vec::new();
@@ -219,7 +231,9 @@ impl Block<'_> {
 
     /// Multiplies with one or two panels.
     fn by_tiles(&self, panels: &[&[u32]], sums: &mut [f32]) {
-        panels.iter().for_each(|lines| self.check(lines));
+        for lines in panels {
+            self.check(lines);
+        }
         assert!(Isa::best() == Isa::Amx && sums.len() >= self.count * PAIR * LANES);
         // SAFETY: the level and all sizes were checked.
         unsafe { amx::multiply(self, panels, sums) };

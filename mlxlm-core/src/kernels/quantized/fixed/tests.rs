@@ -1,6 +1,7 @@
 //! All levels against the plain one, bit by bit, and a row alone against the same row in company.
 
-use mlx_rs::{Array, Dtype};
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype, transforms};
 use proptest::prelude::*;
 
 use crate::kernels::isa::Isa;
@@ -191,4 +192,48 @@ fn what_panels_are_not_made_for_stays_in_rows() {
     assert!(arranged(&weights(16, 64, scheme, Dtype::Float32), scheme).is_none());
     let scheme = Mode::Mxfp8.default_scheme();
     assert!(arranged(&weights(16, 64, scheme, Dtype::Bfloat16), scheme).is_none());
+}
+
+#[test]
+fn products_at_once_are_those_one_by_one() {
+    let of = |bits: i32, rows: i32| {
+        let scheme = Scheme::new(Mode::Affine, bits, 64).unwrap();
+        arranged(&weights(rows, 192, scheme, Dtype::Bfloat16), scheme).unwrap()
+    };
+    let all = [of(4, 40), of(6, 17), of(4, 33)];
+    let together: Vec<&Panels> = all.iter().collect();
+    for rows in [1, 3, 70] {
+        let mut values = normal(&[rows, 192], 3, Dtype::Float32).to_vec_exact::<f32>().unwrap();
+        values[192 * rows as usize / 2] = if rows == 3 { f32::NAN } else { 0.5 };
+        let x = Array::from_slice(&values, &[1, rows, 192]).as_dtype(Dtype::Bfloat16).unwrap();
+        let results = Panels::matmuls(&x, &together).unwrap();
+        assert_eq!(results.len(), all.len());
+        for (w, got) in all.iter().zip(&results) {
+            let want = w.matmul(&x, true).unwrap();
+            assert_eq!(got.shape(), want.shape());
+            assert!(bits(got).iter().zip(bits(&want)).all(|(a, b)| *a == b || f32::from_bits(*a).is_nan()));
+        }
+    }
+    // A matrix with other columns does not go together.
+    let other = Scheme::new(Mode::Affine, 4, 32).unwrap();
+    let other = arranged(&weights(8, 192, other, Dtype::Bfloat16), other).unwrap();
+    let x = normal(&[1, 192], 3, Dtype::Bfloat16);
+    assert!(crate::kernels::panels_matmuls(&x, &[&all[0], &other]).unwrap().is_none());
+    assert_eq!(Panels::matmuls(&x, &[&all[0], &other]).unwrap().len(), 2);
+}
+
+#[test]
+fn gradients_of_products_at_once_are_those_one_by_one() {
+    let scheme = Mode::Affine.default_scheme();
+    let all = [24, 40].map(|rows| arranged(&weights(rows, 128, scheme, Dtype::Bfloat16), scheme).unwrap());
+    let x = normal(&[3, 128], 3, Dtype::Bfloat16);
+    let loss = |products: Vec<Array>| -> Result<Array, Exception> {
+        let squares = products.iter().map(|y| y.as_dtype(Dtype::Float32)?.square()?.sum(None));
+        squares.reduce(|a, b| a?.add(b?)).unwrap()
+    };
+    let at_once = |x: &Array| loss(Panels::matmuls(x, &[&all[0], &all[1]])?);
+    let one_by_one = |x: &Array| loss(all.iter().map(|w| w.matmul(x, true)).collect::<Result<_, _>>()?);
+    let (got, want) = (transforms::grad(at_once)(&x).unwrap(), transforms::grad(one_by_one)(&x).unwrap());
+    let [got, want] = [got, want].map(|a| a.as_dtype(Dtype::Float32).unwrap().to_vec_exact::<f32>().unwrap());
+    got.iter().zip(&want).for_each(|(a, b)| assert!((a - b).abs() <= 0.02 * (1.0 + b.abs()), "{a} is not {b}"));
 }
