@@ -33,10 +33,10 @@ fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim()))
 }
 
-/// Whether the CPU has AMX, which makes an AMX build and the comparison without it worth the time.
-pub(super) fn has_amx() -> bool {
+/// Whether the CPU has a flag.
+pub(super) fn has(wanted: &str) -> bool {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    value(&cpus, "flags").is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "amx_int8"))
+    value(&cpus, "flags").is_some_and(|flags| flags.split_whitespace().any(|flag| flag == wanted))
 }
 
 /// Processes that want the CPU, on average over the last minute.

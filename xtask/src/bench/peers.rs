@@ -136,7 +136,12 @@ const AVX512: &[&str] = &["AVX", "AVX2", "FMA", "F16C", "BMI2", "AVX512", "AVX51
 pub(super) fn install(home: &Path) -> Result<()> {
     let mlx = if cfg!(target_os = "linux") { "mlx[cpu]" } else { "mlx" };
     environment(home, "mlx-lm", &[], &["mlx-lm", mlx])?;
-    XX
+    // Where there are tiles, the comparison without them is worth the time.
+    let builds = match (machine::has("amx_int8"), machine::has("avx512_bf16")) {
+        (true, _) => &BUILDS[1..],
+        (false, true) => &BUILDS[1..2],
+        (false, false) => &BUILDS[..1],
+    };
     for (name, flags) in builds {
         let mut cmake = vec!["-DGGML_NATIVE=OFF".to_owned(), "-DLLAVA_BUILD=OFF".to_owned()];
         for flag in BUILDS[2].1 {

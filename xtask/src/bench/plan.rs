@@ -107,10 +107,8 @@ impl Bench<'_> {
     }
 
     fn is_wanted(&self, name: &str) -> bool {
-        let Some(shape) = Shape::find(name) else { return false };
-        let is_needed = shape.instead_of.is_none_or(|own| !self.supported.iter().any(|known| known == own));
         match self.only.is_empty() {
-            true => is_needed && (!self.quick || [MAIN, DENSE].contains(&name)),
+            true => !self.quick || [MAIN, DENSE].contains(&name),
             false => self.only.iter().any(|only| only == name),
         }
     }
@@ -128,10 +126,11 @@ impl Bench<'_> {
     /// The shape of the goals, in turns with the peers.
     fn main(&self) -> Result<()> {
         let (Some(shape), Some(skeleton)) = (Shape::find(MAIN), Shape::find(SKELETON)) else { return Ok(()) };
-        let isas: &[Isa] = match (machine::has_amx(), self.quick) {
+        let isas: &[Isa] = match (machine::has("amx_int8"), self.quick) {
             (true, false) => &[None, Some("avx512"), Some("avx2")],
             (true, true) => &[None, Some("avx512")],
-            (false, _) => &[None],
+            (false, false) => &[None, Some("avx2")],
+            (false, true) => &[None],
         };
         for round in 1..=if self.quick { 1 } else { 3 } {
             for &isa in isas {

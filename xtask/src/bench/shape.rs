@@ -1,6 +1,4 @@
 //! The shapes that are measured: the matrices of real models, as `config.json` and the tensors of mlx-lm's layout.
-//!
-//! Unusual: a shape may stand in for one whose architecture does not exist here yet; it is measured until that one does.
 
 use serde_json::{Value, json};
 
@@ -16,8 +14,6 @@ pub(super) struct Shape {
     /// As the report calls it.
     pub(super) title: &'static str,
     pub(super) model_type: &'static str,
-    /// It is measured only where this model type is not supported.
-    pub(super) instead_of: Option<&'static str>,
     pub(super) hidden: u64,
     pub(super) layers: u64,
     pub(super) intermediate: u64,
@@ -41,9 +37,7 @@ enum Norms {
     Pre,
     /// And of queries and keys.
     PreQk,
-    /// Around attention and MLP; the weights are those less one.
-    Around,
-    /// Both.
+    /// Around attention and MLP, and of queries and keys; the weights are those less one.
     AroundQk,
 }
 
@@ -51,7 +45,6 @@ const LLAMA: Shape = Shape {
     name: "llama-3.2-1b",
     title: "Llama-3.2-1B",
     model_type: "llama",
-    instead_of: None,
     hidden: 2048,
     layers: 16,
     intermediate: 8192,
@@ -63,21 +56,6 @@ const LLAMA: Shape = Shape {
     norms: Norms::Pre,
     experts: None,
     quantized: true,
-};
-
-const MOE: Shape = Shape {
-    name: "qwen3-30b-a3b-cut",
-    title: "Qwen3-30B-A3B, 6 of 48 layers",
-    model_type: "qwen3_moe",
-    layers: 6,
-    intermediate: 768,
-    kv_heads: 4,
-    head_dim: 128,
-    vocab: 151_936,
-    tied: false,
-    norms: Norms::PreQk,
-    experts: Some((128, 8)),
-    ..LLAMA
 };
 
 /// The shape that the goals are about.
@@ -103,14 +81,19 @@ pub(super) const ALL: &[Shape] = &[
         norms: Norms::PreQk,
         ..LLAMA
     },
-    MOE,
     Shape {
-        name: "qwen3-30b-a3b-cut-as-mixtral",
-        title: "Qwen3-30B-A3B, 6 of 48 layers, as a mixtral",
-        model_type: "mixtral",
-        instead_of: Some("qwen3_moe"),
-        norms: Norms::Pre,
-        ..MOE
+        name: "qwen3-30b-a3b-cut",
+        title: "Qwen3-30B-A3B, 6 of 48 layers",
+        model_type: "qwen3_moe",
+        layers: 6,
+        intermediate: 768,
+        kv_heads: 4,
+        head_dim: 128,
+        vocab: 151_936,
+        tied: false,
+        norms: Norms::PreQk,
+        experts: Some((128, 8)),
+        ..LLAMA
     },
     Shape {
         name: "gemma-3-1b",
@@ -124,21 +107,6 @@ pub(super) const ALL: &[Shape] = &[
         head_dim: 256,
         vocab: 262_144,
         norms: Norms::AroundQk,
-        ..LLAMA
-    },
-    Shape {
-        name: "gemma-2-2b",
-        title: "Gemma-2-2B",
-        model_type: "gemma2",
-        instead_of: Some("gemma3_text"),
-        hidden: 2304,
-        layers: 26,
-        intermediate: 9216,
-        heads: 8,
-        kv_heads: 4,
-        head_dim: 256,
-        vocab: 256_000,
-        norms: Norms::Around,
         ..LLAMA
     },
     Shape {
@@ -193,10 +161,6 @@ impl Shape {
                     "original_max_position_embeddings": 8192,
                 },
             }),
-            "mixtral" => json!({
-                "num_local_experts": self.experts.map(|(count, _)| count),
-                "num_experts_per_tok": self.experts.map(|(_, active)| active),
-            }),
             "qwen3_moe" => json!({
                 "num_experts": self.experts.map(|(count, _)| count),
                 "num_experts_per_tok": self.experts.map(|(_, active)| active),
@@ -208,10 +172,6 @@ impl Shape {
             "gemma3_text" => json!({
                 "sliding_window": 512, "sliding_window_pattern": 6, "rope_local_base_freq": 1e4,
                 "query_pre_attn_scalar": 256,
-            }),
-            "gemma2" => json!({
-                "rope_theta": 1e4, "sliding_window": 4096, "query_pre_attn_scalar": 256,
-                "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
             }),
             _ => json!({}),
         };
@@ -252,12 +212,11 @@ impl Shape {
             if matches!(self.norms, Norms::PreQk | Norms::AroundQk) {
                 tensors.extend(["q_norm", "k_norm"].map(|name| norm(at(&format!("self_attn.{name}")), self.head_dim)));
             }
-            let (mlp, copies) = match (self.experts, self.model_type) {
-                (None, _) => (at("mlp"), 0),
-                (Some((count, _)), model_type) => {
-                    let moe = at(if model_type == "mixtral" { "block_sparse_moe" } else { "mlp" });
-                    tensors.push(matrix(format!("{moe}.gate"), count, self.hidden));
-                    (format!("{moe}.switch_mlp"), count)
+            let (mlp, copies) = match self.experts {
+                None => (at("mlp"), 0),
+                Some((count, _)) => {
+                    tensors.push(matrix(at("mlp.gate"), count, self.hidden));
+                    (at("mlp.switch_mlp"), count)
                 }
             };
             let stack = |name: &str, rows, columns| {
@@ -302,7 +261,7 @@ impl Norms {
     fn outer(self) -> &'static [&'static str] {
         match self {
             Self::Pre | Self::PreQk => &["input_layernorm", "post_attention_layernorm"],
-            Self::Around | Self::AroundQk => &[
+            Self::AroundQk => &[
                 "input_layernorm",
                 "post_attention_layernorm",
                 "pre_feedforward_layernorm",
@@ -328,7 +287,6 @@ mod tests {
         assert_eq!(millions(MAIN), 1235);
         assert_eq!(millions("qwen3-4b"), 4022);
         assert_eq!(millions("gemma-3-1b"), 999);
-        assert_eq!(millions("gemma-2-2b"), 2614);
         // Two tables of 311 million, and 6 of the 48 layers of 623 million that make 30.5 billion.
         assert_eq!(millions("qwen3-30b-a3b-cut"), 4361);
     }
@@ -347,11 +305,9 @@ mod tests {
     }
 
     #[test]
-    fn names_are_single_and_stand_ins_stand_in_for_somebody() {
+    fn names_are_single() {
         for (i, shape) in ALL.iter().enumerate() {
             assert!(ALL[..i].iter().all(|other| other.name != shape.name), "{}", shape.name);
-            let stands = shape.instead_of.is_none_or(|own| ALL.iter().any(|other| other.model_type == own));
-            assert!(stands, "{}", shape.name);
             assert_eq!(shape.config()["quantization"].is_object(), shape.quantized);
         }
     }

@@ -182,19 +182,22 @@ fn body(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
         for (i, x) in x.chunks_exact(RUN).enumerate() {
             let column = g * group + i * RUN;
             let at = column / COLUMNS * to.stride + column % COLUMNS;
-            let (high, low) = (&mut to.high[at..][..RUN], &mut to.low[at..][..RUN]);
-            let mut fixed = [0; RUN];
+            // One loop for each step, over arrays of its own: so compilers make vectors of them.
+            let (mut fixed, mut rounded, mut rest) = ([0; RUN], [0; RUN], [0; RUN]);
             for (fixed, x) in fixed.iter_mut().zip(x) {
                 *fixed = round(x * factors[0] * factors[1]);
             }
             for (total, fixed) in totals.iter_mut().zip(&fixed) {
                 *total += fixed;
             }
-            for ((high, low), fixed) in high.iter_mut().zip(low).zip(&fixed) {
-                let rounded = (fixed + 128) >> 8;
-                *high = rounded as u8;
-                *low = (fixed - (rounded << 8)) as u8;
+            for (rounded, fixed) in rounded.iter_mut().zip(&fixed) {
+                *rounded = (fixed + 128) >> 8;
             }
+            for (rest, (rounded, fixed)) in rest.iter_mut().zip(rounded.iter().zip(&fixed)) {
+                *rest = fixed - (rounded << 8);
+            }
+            to.high[at..][..RUN].copy_from_slice(&rounded.map(|part| part as u8));
+            to.low[at..][..RUN].copy_from_slice(&rest.map(|part| part as u8));
         }
         let step = power(-up);
         to.steps[g] = step;
