@@ -49,6 +49,5 @@ pub(crate) fn load_model(name: &str, args: &ModelArgs, tokenizer: TokenizerOptio
     let mut loaded = load(folder, &LoadOptions { adapter_path: args.adapter_path.clone(), tokenizer })?;
     let (_, bytes) = nn::size(&mut *loaded.model);
     loaded.warnings.iter().chain(&WiredLimit::warning(bytes)).for_each(warn);
-    nn::arrange(&mut *loaded.model).map_err(mlxlm_core::Error::from)?;
     Ok(loaded)
 }

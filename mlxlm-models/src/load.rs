@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mlxlm_core::nn;
 use mlxlm_core::text::{Tokenizer, TokenizerOptions};
 use mlxlm_core::weights::{Checkpoint, Tensors, WeightStore};
 
@@ -30,15 +31,16 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Loads a model folder with its tokenizer.
+/// Loads a model folder with its tokenizer, to generate: on a CPU the weights are [arranged](nn::arrange) for that.
 pub fn load(folder: impl AsRef<Path>, options: &LoadOptions) -> Result<Loaded> {
     let folder = folder.as_ref();
-    let (model, config, warnings) = load_model(folder, options)?;
+    let (mut model, config, warnings) = load_model(folder, options)?;
+    nn::arrange(&mut *model)?;
     let tokenizer = Tokenizer::from_folder(folder, &options.tokenizer)?;
     Ok(Loaded { model, tokenizer, config, warnings })
 }
 
-/// Loads the model of a folder, without a tokenizer; the strings are warnings.
+/// Loads the model of a folder as it is, without a tokenizer; the strings are warnings.
 pub fn load_model(
     folder: impl AsRef<Path>,
     options: &LoadOptions,

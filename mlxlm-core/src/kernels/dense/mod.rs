@@ -20,8 +20,8 @@ use super::scratch::{Scratch, with_scratch};
 mod dot;
 mod tiles;
 
-/// Rows up to which a row's result does not depend on how many others there are.
-const FEW: usize = 64;
+/// Rows up to which a row's result does not depend on how many there are: one and 64 others.
+const FEW: usize = 65;
 
 thread_local! {
     static WIDE: Scratch = const { Cell::new(Vec::new()) };

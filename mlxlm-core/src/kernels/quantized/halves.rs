@@ -9,13 +9,12 @@ use std::cell::Cell;
 use half::bf16;
 
 use super::FEW;
-use super::fixed::{Segment, numbers, quad};
+use super::fixed::{Segment, numbers, of_codes, quad};
 use super::matrix::{Matrix, arrange};
 use crate::kernels::convert::Values;
 use crate::kernels::gemm::halves::{self, Halves, SIDE, STEP, TILE};
 use crate::kernels::isa::Isa;
 use crate::kernels::scratch::{Scratch, with_scratch, words_of};
-use crate::quant::Mode;
 use crate::quant::panels::{LANES, Layout, UNIT};
 
 /// Rows of a matrix that are put into panels at a time, if they are not.
@@ -49,7 +48,9 @@ pub(super) fn multiply(
     // Some rows of the matrix, from `begin` on, in panels.
     let product = |layout: &Layout, lines: &[u32], begin: usize| {
         let pack_b = |column: usize, k: usize, tiles: &mut [bf16]| {
-            pack(layout, &lines[column / LANES * layout.panel_words()..][..layout.panel_words()], k, tiles);
+            let lines = &lines[column / LANES * layout.panel_words()..][..layout.panel_words()];
+            // SAFETY: AMX comes with AVX-512, and `takes` saw that; the lines are those of a panel.
+            unsafe { of_codes!(layout, unpack(layout, lines, k, tiles)) };
         };
         let write = |row: usize, column: usize, sums: &mut [f32]| {
             // SAFETY: each row's part of some columns is written once.
@@ -75,19 +76,6 @@ pub(super) fn multiply(
 }
 
 /// Columns `from..` of a panel as tiles of bf16 pairs.
-fn pack(layout: &Layout, lines: &[u32], from: usize, tiles: &mut [bf16]) {
-    macro_rules! kinds {
-        ($($bits:literal $float:literal),*) => {
-            match (layout.bits(), layout.scheme.mode != Mode::Affine) {
-                // SAFETY: AMX comes with AVX-512, and `takes` saw that; the lines are those of a panel.
-                $(($bits, $float) => unsafe { unpack::<$bits, $float>(layout, lines, from, tiles) },)*
-                (bits, _) => unreachable!("no codes of {bits} bits"),
-            }
-        };
-    }
-    kinds!(2 false, 3 false, 4 false, 5 false, 6 false, 8 false, 4 true);
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn unpack<const BITS: usize, const FLOAT: bool>(
     layout: &Layout,

@@ -39,8 +39,8 @@ pub(crate) use unpack::unpack;
 use weights::Storage;
 pub(crate) use weights::{Params, Weights};
 
-/// Rows up to which a row's result does not depend on how many others there are.
-pub(crate) const FEW: usize = 64;
+/// Rows up to which a row's result does not depend on how many there are: one and 64 others.
+pub(crate) const FEW: usize = 65;
 
 /// `x @ w.T` (or `x @ w` without `transpose`) against packed weights, or `None` where MLX's own operation is to be taken: on
 /// a GPU, for stacks of matrices, types that differ, and shapes that MLX will refuse.

@@ -46,7 +46,7 @@ pub(super) unsafe fn multiply(block: &Block<'_>, panels: &[&[u32]], sums: &mut [
                 for from in (0..layout.columns).step_by(BLOCK) {
                     let columns = from..(from + BLOCK).min(layout.columns);
                     for (lines, codes) in panels.iter().zip(codes.chunks_exact_mut(plane)) {
-                        spread_codes(layout, lines, &columns, codes);
+                        of_codes!(layout, spread(layout, lines, &columns, codes));
                     }
                     let tile = Tile { rows: block.rows, from, codes, plane, scales, biases };
                     let groups = columns.start / layout.group()..columns.end / layout.group();
@@ -90,19 +90,6 @@ unsafe fn spread_numbers(layout: &Layout, lines: &[u32], scales: &mut [f32], bia
 }
 
 /// The codes of some columns as bytes.
-unsafe fn spread_codes(layout: &Layout, lines: &[u32], columns: &Range<usize>, out: &mut [u8]) {
-    macro_rules! kinds {
-        ($($bits:literal $float:literal),*) => {
-            match (layout.bits(), layout.scheme.mode != Mode::Affine) {
-                // SAFETY: passed on from the caller.
-                $(($bits, $float) => unsafe { spread::<$bits, $float>(layout, lines, columns, out) },)*
-                (bits, _) => unreachable!("no codes of {bits} bits"),
-            }
-        };
-    }
-    kinds!(2 false, 3 false, 4 false, 5 false, 6 false, 8 false, 4 true);
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn spread<const BITS: usize, const FLOAT: bool>(
     layout: &Layout,

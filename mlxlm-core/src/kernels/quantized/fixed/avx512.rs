@@ -25,22 +25,17 @@ const AHEAD: usize = 256;
 /// # Safety
 /// The machine must have the level, and the block must have been checked.
 pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
-    let layout = block.layout;
     for (at, height) in block.runs() {
         let (row, sums) = (block.first + at, sums[at * PAIR * LANES..].as_mut_ptr());
-        macro_rules! kinds {
-            ($($bits:literal $float:literal),*) => {
-                match (layout.bits(), layout.scheme.mode != Mode::Affine, height) {
-                    // SAFETY: passed on from the caller; the rows are the block's.
-                    $(($bits, $float, 1) => unsafe { rows_of::<$bits, $float, 1>(block, lines, row, sums) },
-                    ($bits, $float, 2) => unsafe { rows_of::<$bits, $float, 2>(block, lines, row, sums) },
-                    ($bits, $float, 4) => unsafe { rows_of::<$bits, $float, 4>(block, lines, row, sums) },
-                    ($bits, $float, _) => unsafe { rows_of::<$bits, $float, 8>(block, lines, row, sums) },)*
-                    (bits, ..) => unreachable!("no codes of {bits} bits"),
-                }
-            };
+        // SAFETY: passed on from the caller; the rows are the block's.
+        unsafe {
+            match height {
+                1 => of_codes!(block.layout, rows_of::<1>(block, lines, row, sums)),
+                2 => of_codes!(block.layout, rows_of::<2>(block, lines, row, sums)),
+                4 => of_codes!(block.layout, rows_of::<4>(block, lines, row, sums)),
+                _ => of_codes!(block.layout, rows_of::<8>(block, lines, row, sums)),
+            }
         }
-        kinds!(2 false, 3 false, 4 false, 5 false, 6 false, 8 false, 4 true);
     }
 }
 

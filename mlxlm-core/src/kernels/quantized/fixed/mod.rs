@@ -22,6 +22,24 @@ use crate::kernels::pool;
 use crate::kernels::scratch::{Scratch, with_scratch, words_of};
 use crate::quant::panels::{LANES, Layout};
 
+/// Calls the version of a function that is made for the codes of a layout: `of_codes!(layout, f::<R>(…))` calls
+/// `f::<BITS, FLOAT, R>(…)`, where `FLOAT` tells codes that are 4-bit floats.
+macro_rules! of_codes {
+    ($layout:expr, $f:ident $(::<$($more:literal),+>)? ($($argument:expr),* $(,)?)) => {
+        match ($layout.bits(), $layout.scheme.mode != $crate::quant::Mode::Affine) {
+            (2, false) => $f::<2, false $(, $($more),+)?>($($argument),*),
+            (3, false) => $f::<3, false $(, $($more),+)?>($($argument),*),
+            (4, false) => $f::<4, false $(, $($more),+)?>($($argument),*),
+            (5, false) => $f::<5, false $(, $($more),+)?>($($argument),*),
+            (6, false) => $f::<6, false $(, $($more),+)?>($($argument),*),
+            (8, false) => $f::<8, false $(, $($more),+)?>($($argument),*),
+            (4, true) => $f::<4, true $(, $($more),+)?>($($argument),*),
+            (bits, _) => unreachable!("no codes of {bits} bits"),
+        }
+    };
+}
+pub(super) use of_codes;
+
 mod amx;
 mod avx2;
 mod avx512;
@@ -136,7 +154,7 @@ fn tasks(segments: &[Segment<'_>]) -> Vec<Task> {
     };
     let mut tasks = Vec::new();
     for (segment, layout) in layouts().enumerate() {
-        let step = (most / layout.panel_words().max(1)).clamp(1, layout.panels()).next_multiple_of(PAIR);
+        let step = (most / layout.panel_words().max(1)).min(layout.panels()).max(1).next_multiple_of(PAIR);
         let parts = (0..layout.panels()).step_by(step);
         tasks.extend(parts.map(|from| Task { segment, panels: from..(from + step).min(layout.panels()) }));
     }

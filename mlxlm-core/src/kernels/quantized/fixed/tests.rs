@@ -64,7 +64,7 @@ proptest! {
 
     #[test]
     fn a_row_has_the_same_bits_alone_and_in_company(
-        scheme in prop::sample::select(schemes()), (m, n) in (1_i32..=FEW as i32 + 1, 1_i32..40), row in any::<prop::sample::Index>(),
+        scheme in prop::sample::select(schemes()), (m, n) in (1_i32..=FEW as i32, 1_i32..40), row in any::<prop::sample::Index>(),
     ) {
         let (x, w) = (normal(&[m, 256], 3, Dtype::Bfloat16), weights(n, 256, scheme, Dtype::Bfloat16));
         let row = row.index(m as usize);
