@@ -6,6 +6,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "mlx/backend/cpu/encoder.h"
@@ -83,22 +84,25 @@ struct Handles {
   mlx_vector_array handle;
 };
 
-// Bytes of outputs that are allocated and not computed yet. MLX allocates an output when it dispatches the operation, which
-// would have the activations of many layers in memory at once while a prompt is read; so dispatching waits for the work.
+// Bytes of outputs of a stream that are allocated and not computed yet. MLX allocates an output when it dispatches the
+// operation, which would have the activations of many layers in memory at once while a prompt is read; so dispatching waits for
+// the work. Streams do not wait for each other here, since one may have to wait for another's results.
 class Ahead {
  public:
   // Waits until there is room for so many bytes, or nothing ahead at all; they count until what is returned is gone.
-  static std::shared_ptr<void> take(size_t bytes) {
+  static std::shared_ptr<void> take(mx::Stream stream, size_t bytes) {
     auto& self = instance();
     std::unique_lock lock(self.mutex_);
-    self.less_.wait(lock, [&] { return self.bytes_ == 0 || self.bytes_ + bytes <= LIMIT; });
-    self.bytes_ += bytes;
-    return {&self, [bytes](Ahead* self) {
+    // References into the map stay good while it grows.
+    auto& ahead = self.bytes_[stream.index];
+    self.less_.wait(lock, [&] { return ahead == 0 || ahead + bytes <= LIMIT; });
+    ahead += bytes;
+    return {&ahead, [bytes](size_t* ahead) {
               {
-                std::lock_guard lock(self->mutex_);
-                self->bytes_ -= bytes;
+                std::lock_guard lock(instance().mutex_);
+                *ahead -= bytes;
               }
-              self->less_.notify_all();
+              instance().less_.notify_all();
             }};
   }
 
@@ -114,7 +118,7 @@ class Ahead {
 
   std::mutex mutex_;
   std::condition_variable less_;
-  size_t bytes_ = 0;
+  std::unordered_map<int, size_t> bytes_;
 };
 
 class RustOp : public mx::Primitive {
@@ -129,7 +133,7 @@ class RustOp : public mx::Primitive {
       bytes += array.nbytes();
     }
     // A task that is thrown away gives back what it took, too.
-    auto room = Ahead::take(bytes);
+    auto room = Ahead::take(stream(), bytes);
     for (auto& array : outputs) {
       array.set_data(mx::allocator::malloc(array.nbytes()));
       out.emplace_back(array);

@@ -48,7 +48,10 @@ impl Panels {
     pub(crate) fn arrange(packed: &Packed, scheme: Scheme, arena: &mut Arena) -> Result<Option<Self>, Exception> {
         let Some((experts, layout)) = Layout::of(packed, scheme) else { return Ok(None) };
         let (stacked, each) = (experts.map_or(1, |experts| experts as usize), layout.words());
-        let mut room = arena.take(4 * stacked * each).map_err(|e| Exception::custom(e.to_string()))?;
+        let bytes = 4 * stacked * each;
+        let mut room = arena
+            .take(bytes)
+            .map_err(|e| Exception::custom(format!("there is no memory for {bytes} bytes of weights: {e}")))?;
         with_source(packed, layout, stacked, |sources| {
             for (source, lines) in sources.iter().zip(room.words().chunks_exact_mut(each.max(1))) {
                 arrange_all(&layout, source, lines);
@@ -58,7 +61,7 @@ impl Panels {
         let shape = [(stacked * each) as i32];
         #[allow(unsafe_code, reason = "an array over memory of ours")]
         // SAFETY: the room has this many words, a line's worth of bytes lies before it, and its owner keeps it.
-        let lines = unsafe { raw::array_over(words.cast(), &shape, Dtype::Uint32, 4 * stacked * each, owner) };
+        let lines = unsafe { raw::array_over(words.cast(), &shape, Dtype::Uint32, bytes, owner) };
         Ok(Some(Self { lines, experts, layout }))
     }
 
@@ -232,7 +235,12 @@ impl Layout {
 
     /// Groups in a row.
     pub(crate) fn groups(&self) -> usize {
-        self.columns / self.group()
+        self.group_of(self.columns)
+    }
+
+    /// The group of a column. Groups are powers of two, and a shift is a tenth of a division.
+    pub(crate) fn group_of(&self, column: usize) -> usize {
+        column >> self.group().trailing_zeros()
     }
 
     pub(crate) fn panels(&self) -> usize {
@@ -259,15 +267,16 @@ impl Layout {
         self.panels() * self.panel_words()
     }
 
-    /// Where the numbers of a group lie in a panel, and which of four in a line they are.
-    fn numbers_of(&self, group: usize) -> (usize, usize) {
-        (group / self.stripe_groups() * self.stripe_words(), group % self.stripe_groups())
+    /// The first word of the line that has a group's numbers in a panel, and which of four in it they are.
+    pub(crate) fn numbers_of(&self, group: usize) -> (usize, usize) {
+        let width = self.stripe_groups();
+        ((group >> width.trailing_zeros()) * self.stripe_words(), group & (width - 1))
     }
 
     /// The first word of a unit in a panel.
     pub(crate) fn unit(&self, unit: usize) -> usize {
         let each = self.stripe_groups() * self.group() / UNIT;
-        unit / each * self.stripe_words() + LINE * (1 + unit % each * self.bits())
+        (unit >> each.trailing_zeros()) * self.stripe_words() + LINE * (1 + (unit & (each - 1)) * self.bits())
     }
 
     /// Writes some columns of a row of the matrix as a file has them: words of codes, and for each group scale and bias.

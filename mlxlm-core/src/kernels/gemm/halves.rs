@@ -47,7 +47,7 @@ pub(crate) struct Halves<'a> {
     /// Writes `tiles` for columns `column..column + 16` and `k..`: `[k / 32][16 pairs of k][16 columns][2]`. Columns that are not
     /// there may be anything, values that are not there are zero.
     pub(crate) pack_b: &'a (dyn Fn(usize, usize, &mut [bf16]) + Sync),
-    /// Takes up to 32 sums of a row from a column on.
+    /// Takes the sums of a row from a column on.
     pub(crate) write: &'a (dyn Fn(usize, usize, &mut [f32]) + Sync),
 }
 
@@ -97,45 +97,46 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// The sums of some tiles of columns, of which the first has an even number.
+    /// The sums of some tiles of columns.
     unsafe fn columns(&self, first: usize, end: usize) {
         let pairs = (end - first).div_ceil(2);
-        let each = self.tiles * SIDE * 2 * SIDE;
+        let line = pairs * 2 * SIDE;
         let depth = DEPTH / STEP;
-        with_scratch(&SUMS, pairs * each, |sums| {
+        with_scratch(&SUMS, self.tiles * SIDE * line, |sums| {
             with_scratch(&PACKED_B, depth * TILE, |packed| {
                 let packed = halves_of(packed);
                 // SAFETY: passed on from the caller.
                 let tiles = unsafe { Tiles::configure(&Config::new([(SIDE, amx::ROW); 8])) };
                 for step in (0..self.steps).step_by(depth) {
                     let some = depth.min(self.steps - step);
-                    for (pair, sums) in sums.chunks_exact_mut(each).enumerate() {
+                    for pair in 0..pairs {
                         for (i, to) in packed[..2 * some * TILE].chunks_exact_mut(some * TILE).enumerate() {
                             let column = (first + 2 * pair + i).min(end - 1) * SIDE;
                             (self.g.pack_b)(column, step * STEP, to);
                         }
+                        let to = &mut sums[pair * 2 * SIDE..];
                         // SAFETY: the tiles are configured, and `packed`, `a` and `sums` have the sizes.
-                        unsafe { self.block(step, some, packed.as_ptr(), sums) };
+                        unsafe { self.block(step, some, packed.as_ptr(), to, line) };
                     }
                 }
                 drop(tiles);
             });
-            for (pair, sums) in sums.chunks_exact_mut(each).enumerate() {
-                let column = (first + 2 * pair) * SIDE;
-                let width = (2 * SIDE).min(self.g.n - column);
-                for (row, sums) in sums.chunks_exact_mut(2 * SIDE).take(self.rows).enumerate() {
-                    (self.g.write)(self.from + row, column, &mut sums[..width]);
-                }
+            let column = first * SIDE;
+            let width = line.min(self.g.n - column);
+            for (row, sums) in sums.chunks_exact_mut(line).take(self.rows).enumerate() {
+                (self.g.write)(self.from + row, column, &mut sums[..width]);
             }
         });
     }
 
-    /// Adds a block of `k` to the sums `[row][32]` of two tiles of columns, which the first block begins.
-    unsafe fn block(&self, step: usize, steps: usize, b: *const bf16, sums: &mut [f32]) {
-        const LINE: usize = 2 * SIDE;
+    /// Adds a block of `k` to the sums of all rows and two tiles of columns, which the first block begins; rows are `line` apart.
+    unsafe fn block(&self, step: usize, steps: usize, b: *const bf16, sums: &mut [f32], line: usize) {
         let bytes = |of: *const bf16, tile: usize| of.wrapping_add(tile * TILE).cast::<u8>();
-        for (pair, sums) in sums.chunks_exact_mut(2 * SIDE * LINE).enumerate() {
-            let c: [*mut u8; 4] = [0, SIDE, SIDE * LINE, SIDE * LINE + SIDE].map(|at| sums[at..].as_mut_ptr().cast());
+        let stride = 4 * line;
+        for pair in 0..self.tiles / 2 {
+            let row = 2 * pair * SIDE;
+            let mut at = |row: usize, column: usize| sums[row * line + column..].as_mut_ptr().cast::<u8>();
+            let c = [at(row, 0), at(row, SIDE), at(row + SIDE, 0), at(row + SIDE, SIDE)];
             let first = 2 * pair * self.steps + step;
             // SAFETY: the tiles lie inside the packed operands and the sums.
             unsafe {
@@ -145,10 +146,10 @@ impl Pass<'_> {
                     amx::zero::<2>();
                     amx::zero::<3>();
                 } else {
-                    amx::load::<0>(c[0], 4 * LINE);
-                    amx::load::<1>(c[1], 4 * LINE);
-                    amx::load::<2>(c[2], 4 * LINE);
-                    amx::load::<3>(c[3], 4 * LINE);
+                    amx::load::<0>(c[0], stride);
+                    amx::load::<1>(c[1], stride);
+                    amx::load::<2>(c[2], stride);
+                    amx::load::<3>(c[3], stride);
                 }
                 for i in 0..steps {
                     amx::load::<4>(bytes(self.a, first + i), amx::ROW);
@@ -160,10 +161,10 @@ impl Pass<'_> {
                     amx::dot_bf16::<2, 5, 6>();
                     amx::dot_bf16::<3, 5, 7>();
                 }
-                amx::store::<0>(c[0], 4 * LINE);
-                amx::store::<1>(c[1], 4 * LINE);
-                amx::store::<2>(c[2], 4 * LINE);
-                amx::store::<3>(c[3], 4 * LINE);
+                amx::store::<0>(c[0], stride);
+                amx::store::<1>(c[1], stride);
+                amx::store::<2>(c[2], stride);
+                amx::store::<3>(c[3], stride);
             }
         }
     }

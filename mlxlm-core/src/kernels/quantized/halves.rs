@@ -84,31 +84,54 @@ unsafe fn unpack<const BITS: usize, const FLOAT: bool>(
     tiles: &mut [bf16],
 ) {
     const _: () = assert!(STEP == UNIT && SIDE == LANES);
-    let width = layout.stripe_groups();
+    // Codes of 4-bit floats may have two groups in a unit; a group of more units has the same numbers in each.
+    let group = layout.group().min(UNIT);
     for (column, tile) in (from..).step_by(UNIT).zip(tiles.chunks_exact_mut(TILE)) {
+        // A row may end with half a unit.
+        let some = UNIT.min(layout.columns.saturating_sub(column));
+        tile[some * LANES..].fill(bf16::ZERO);
+        if some == 0 {
+            continue;
+        }
         let unit = &lines[layout.unit(column / UNIT)..][..BITS * LANES];
-        for (q, to) in tile.chunks_exact_mut(4 * LANES).enumerate() {
-            let column = column + 4 * q;
-            if column >= layout.columns {
-                to.fill(bf16::ZERO);
-                continue;
-            }
-            let group = column / layout.group();
-            let line = &lines[group / width * layout.stripe_words()..][..LANES];
-            // SAFETY: the unit, the line and the room of two pairs of columns have their sizes.
+        for begin in (0..some).step_by(group) {
+            let (line, which) = layout.numbers_of(layout.group_of(column + begin));
+            let line = &lines[line..][..LANES];
+            // SAFETY: the unit and the line have their sizes, and a tile has 16 values for each column.
             unsafe {
-                let (scale, bias) = numbers::<FLOAT>(layout, line.as_ptr(), group % width);
-                let codes = quad::<BITS, FLOAT>(unit.as_ptr(), q);
-                let byte = _mm512_set1_epi32(255);
-                let weights = |codes: __m512i| _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, bias);
-                let first = weights(_mm512_and_si512(codes, byte));
-                let second = weights(_mm512_and_si512(_mm512_srli_epi32::<8>(codes), byte));
-                let third = weights(_mm512_and_si512(_mm512_srli_epi32::<16>(codes), byte));
-                let fourth = weights(_mm512_srli_epi32::<24>(codes));
-                let to = to.as_mut_ptr();
-                _mm512_storeu_si512(to.cast(), pair(first, second));
-                _mm512_storeu_si512(to.add(2 * LANES).cast(), pair(third, fourth));
+                let numbers = numbers::<FLOAT>(layout, line.as_ptr(), which);
+                let (codes, to) =
+                    (unit.as_ptr().add(begin * BITS * LANES / UNIT), tile.as_mut_ptr().add(begin * LANES));
+                match group {
+                    UNIT => weights_of::<BITS, FLOAT, { UNIT / 4 }>(codes, numbers, to),
+                    _ => weights_of::<BITS, FLOAT, { UNIT / 8 }>(codes, numbers, to),
+                }
             }
+        }
+    }
+}
+
+/// `N` quads of columns of one group.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn weights_of<const BITS: usize, const FLOAT: bool, const N: usize>(
+    codes: *const u32,
+    (scale, bias): (__m512, __m512),
+    to: *mut bf16,
+) {
+    let weights = |codes: __m512i| _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, bias);
+    let byte = _mm512_set1_epi32(255);
+    for q in 0..N {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let codes = quad::<BITS, FLOAT>(codes, q);
+            let first = weights(_mm512_and_si512(codes, byte));
+            let second = weights(_mm512_and_si512(_mm512_srli_epi32::<8>(codes), byte));
+            let third = weights(_mm512_and_si512(_mm512_srli_epi32::<16>(codes), byte));
+            let fourth = weights(_mm512_srli_epi32::<24>(codes));
+            let to = to.add(4 * q * LANES);
+            _mm512_storeu_si512(to.cast(), pair(first, second));
+            _mm512_storeu_si512(to.add(2 * LANES).cast(), pair(third, fourth));
         }
     }
 }

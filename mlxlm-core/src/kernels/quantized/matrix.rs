@@ -106,12 +106,12 @@ impl Matrix<'_> {
     /// Whether the codes are small integers, as [`super::fixed`] needs them: those of panels are, 8-bit floats are not.
     pub(super) fn is_fixed(&self) -> bool {
         match self {
-            Self::Rows(w) => w.scheme.mode != Mode::Mxfp8 && !matches!(w.scales, Params::F32(_)),
+            Self::Rows(w) => w.scheme.mode != Mode::Mxfp8 && !matches!(w.scales, Params::F32(_)) && w.columns > 0,
             Self::Panels(..) => true,
         }
     }
 
-    /// Whether [`Self::panel`] needs no room.
+    /// Whether panels are there, and not to be made.
     pub(super) fn is_in_panels(&self) -> bool {
         matches!(self, Self::Panels(..))
     }
@@ -127,18 +127,6 @@ impl Matrix<'_> {
                     Params::E8m0(_) | Params::E4m3(_) => Dtype::Uint8,
                 };
                 Layout { scheme: w.scheme, numbers, rows: w.rows, columns: w.columns }
-            }
-        }
-    }
-
-    /// A panel: in place, or put together in `room` from rows.
-    pub(super) fn panel<'b>(&'b self, isa: Isa, layout: &Layout, panel: usize, room: &'b mut [u32]) -> &'b [u32] {
-        match self {
-            Self::Panels(_, lines) => &lines[panel * layout.panel_words()..][..layout.panel_words()],
-            Self::Rows(w) => {
-                let room = &mut room[..layout.panel_words()];
-                arrange_one(isa, layout, &w.source(), panel, room);
-                room
             }
         }
     }
@@ -218,7 +206,7 @@ pub(crate) fn arrange(layout: &Layout, source: &Source<'_>, lines: &mut [u32]) {
 }
 
 /// [`arrange_panel`] in the instructions of a level.
-fn arrange_one(isa: Isa, layout: &Layout, source: &Source<'_>, panel: usize, lines: &mut [u32]) {
+pub(super) fn arrange_one(isa: Isa, layout: &Layout, source: &Source<'_>, panel: usize, lines: &mut [u32]) {
     #[target_feature(enable = "avx2")]
     fn avx2(layout: &Layout, source: &Source<'_>, panel: usize, lines: &mut [u32]) {
         arrange_panel(layout, source, panel, lines);

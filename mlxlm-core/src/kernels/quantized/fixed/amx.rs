@@ -30,8 +30,9 @@ thread_local! {
 ///
 /// # Safety
 /// The machine must have the level, and the block and the panels must have been checked.
-pub(super) unsafe fn multiply(block: &Block<'_>, panels: &[&[u32]], sums: &mut [f32]) {
+pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
     let layout = block.layout;
+    let panels = || lines.chunks_exact(layout.panel_words());
     let each = layout.groups() * LANES;
     let plane = BLOCK.min(layout.columns.next_multiple_of(UNIT)) * LANES;
     with_scratch(&NUMBERS, 2 * PAIR * each, |room| {
@@ -40,17 +41,17 @@ pub(super) unsafe fn multiply(block: &Block<'_>, panels: &[&[u32]], sums: &mut [
             let codes = bytes_of(codes);
             // SAFETY: passed on from the caller; the rooms were measured.
             unsafe {
-                for (i, lines) in panels.iter().enumerate() {
+                for (i, lines) in panels().enumerate() {
                     spread_numbers(layout, lines, &mut scales[i * each..], &mut biases[i * each..]);
                 }
                 for from in (0..layout.columns).step_by(BLOCK) {
                     let columns = from..(from + BLOCK).min(layout.columns);
-                    for (lines, codes) in panels.iter().zip(codes.chunks_exact_mut(plane)) {
+                    for (lines, codes) in panels().zip(codes.chunks_exact_mut(plane)) {
                         of_codes!(layout, spread(layout, lines, &columns, codes));
                     }
                     let tile = Tile { rows: block.rows, from, codes, plane, scales, biases };
                     let groups = columns.start / layout.group()..columns.end / layout.group();
-                    rows_of(&tile, block, groups, panels.len(), sums);
+                    rows_of(&tile, block, groups, panels().len(), sums);
                 }
             }
         });
@@ -73,15 +74,15 @@ struct Tile<'a> {
 /// Scales and biases as `[group][LANES]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn spread_numbers(layout: &Layout, lines: &[u32], scales: &mut [f32], biases: &mut [f32]) {
-    let width = layout.stripe_groups();
     for group in 0..layout.groups() {
-        let line = lines[group / width * layout.stripe_words()..][..LANES].as_ptr();
+        let (line, which) = layout.numbers_of(group);
+        let line = lines[line..][..LANES].as_ptr();
         let (scales, biases) = (&mut scales[group * LANES..][..LANES], &mut biases[group * LANES..][..LANES]);
         // SAFETY: the line and the rooms have 16 words.
         unsafe {
             let (scale, bias) = match layout.scheme.mode {
                 Mode::Affine => numbers::<false>(layout, line, 0),
-                _ => numbers::<true>(layout, line, group % width),
+                _ => numbers::<true>(layout, line, which),
             };
             _mm512_storeu_ps(scales.as_mut_ptr(), scale);
             _mm512_storeu_ps(biases.as_mut_ptr(), bias);

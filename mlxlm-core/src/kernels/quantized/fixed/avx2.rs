@@ -5,14 +5,14 @@ use std::arch::x86_64::*;
 use mlx_rs::Dtype;
 
 use super::super::weights::{e4m3, e8m0};
-use super::{Block, CENTRE, E2M1, HALF, LANES, PAIR};
+use super::{Block, CENTRE, E2M1, HALF, LANES};
 use crate::quant::Mode;
 use crate::quant::panels::{Layout, UNIT};
 
 const QUAD: usize = 4;
 const QUADS: usize = UNIT / QUAD;
 
-/// See [`Block::panel`].
+/// See [`Block::by_vectors`].
 ///
 /// # Safety
 /// The machine must have the level, and the block must have been checked.
@@ -20,7 +20,7 @@ pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]
     for (at, height) in block.runs() {
         // More than four rows would not have their sums in registers.
         for at in (at..at + height).step_by(height.min(4)) {
-            let (row, sums) = (block.first + at, sums[at * PAIR * LANES..].as_mut_ptr());
+            let (row, sums) = (block.first + at, sums[at * block.stride..].as_mut_ptr());
             // SAFETY: passed on from the caller; the rows are the block's.
             unsafe {
                 match height {
@@ -43,40 +43,42 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
     let (layout, rows) = (block.layout, block.rows);
     let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
     let line = rows.line(row);
-    let mut totals = [[_mm256_setzero_ps(); R]; 2];
-    // SAFETY: `Block::check` saw that the lines have all stripes, and the rows all columns and groups.
+    // SAFETY: `Block::check` saw that panels have all stripes, rows all columns and groups, and sums all panels and rows.
     unsafe {
-        for (stripe, lines) in lines.chunks_exact(layout.stripe_words()).enumerate() {
-            let lines = lines.as_ptr();
-            let mut codes = lines.add(LANES);
-            for which in 0..width.min(groups - stripe * width) {
-                let g = stripe * width + which;
-                for (half, totals) in totals.iter_mut().enumerate() {
-                    let mut dots = [_mm256_setzero_si256(); R];
-                    let mut codes = codes.add(8 * half);
-                    if group < UNIT {
-                        add::<BITS, FLOAT, R, { QUADS / 2 }>(&mut dots, line.at(g * group), block, codes);
-                    } else {
-                        for column in (g * group..(g + 1) * group).step_by(UNIT) {
-                            add::<BITS, FLOAT, R, QUADS>(&mut dots, line.at(column), block, codes);
-                            codes = codes.add(BITS * LANES);
+        for (panel, lines) in lines.chunks_exact(layout.panel_words()).enumerate() {
+            let mut totals = [[_mm256_setzero_ps(); R]; 2];
+            for (stripe, lines) in lines.chunks_exact(layout.stripe_words()).enumerate() {
+                let lines = lines.as_ptr();
+                let mut codes = lines.add(LANES);
+                for which in 0..width.min(groups - stripe * width) {
+                    let g = stripe * width + which;
+                    for (half, totals) in totals.iter_mut().enumerate() {
+                        let mut dots = [_mm256_setzero_si256(); R];
+                        let mut codes = codes.add(8 * half);
+                        if group < UNIT {
+                            add::<BITS, FLOAT, R, { QUADS / 2 }>(&mut dots, line.at(g * group), block, codes);
+                        } else {
+                            for column in (g * group..(g + 1) * group).step_by(UNIT) {
+                                add::<BITS, FLOAT, R, QUADS>(&mut dots, line.at(column), block, codes);
+                                codes = codes.add(BITS * LANES);
+                            }
+                        }
+                        let (scale, bias) = numbers::<FLOAT>(layout, lines, which, half);
+                        for r in 0..R {
+                            let at = (row + r) * groups + g;
+                            let (step, sum) = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
+                            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[r]), _mm256_set1_ps(step));
+                            totals[r] = _mm256_fmadd_ps(scaled, scale, totals[r]);
+                            totals[r] = _mm256_fmadd_ps(bias, _mm256_set1_ps(sum), totals[r]);
                         }
                     }
-                    let (scale, bias) = numbers::<FLOAT>(layout, lines, which, half);
-                    for r in 0..R {
-                        let at = (row + r) * groups + g;
-                        let (step, sum) = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-                        let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[r]), _mm256_set1_ps(step));
-                        totals[r] = _mm256_fmadd_ps(scaled, scale, totals[r]);
-                        totals[r] = _mm256_fmadd_ps(bias, _mm256_set1_ps(sum), totals[r]);
-                    }
+                    codes = codes.add(group * BITS * LANES / UNIT);
                 }
-                codes = codes.add(group * BITS * LANES / UNIT);
             }
-        }
-        for (half, totals) in totals.into_iter().enumerate() {
-            for (r, total) in totals.into_iter().enumerate() {
-                _mm256_storeu_ps(sums.add(r * PAIR * LANES + 8 * half), total);
+            for (half, totals) in totals.into_iter().enumerate() {
+                for (r, total) in totals.into_iter().enumerate() {
+                    _mm256_storeu_ps(sums.add(r * block.stride + panel * LANES + 8 * half), total);
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use mlx_rs::Dtype;
 
-use super::{Block, CENTRE, E2M1, HALF, LANES, PAIR};
+use super::{Block, CENTRE, E2M1, HALF, LANES};
 use crate::kernels::convert::bf16_lanes;
 use crate::kernels::isa::fetches_ahead;
 use crate::quant::Mode;
@@ -20,13 +20,13 @@ const QUADS: usize = UNIT / QUAD;
 /// Words ahead of its use that a line is asked for, see [`fetches_ahead`].
 const AHEAD: usize = 256;
 
-/// See [`Block::panel`].
+/// See [`Block::by_vectors`].
 ///
 /// # Safety
 /// The machine must have the level, and the block must have been checked.
 pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
     for (at, height) in block.runs() {
-        let (row, sums) = (block.first + at, sums[at * PAIR * LANES..].as_mut_ptr());
+        let (row, sums) = (block.first + at, sums[at * block.stride..].as_mut_ptr());
         // SAFETY: passed on from the caller; the rows are the block's.
         unsafe {
             match height {
@@ -47,43 +47,46 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
     sums: *mut f32,
 ) {
     let (layout, rows) = (block.layout, block.rows);
-    let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
+    let (group, groups, width, stripe) =
+        (layout.group(), layout.groups(), layout.stripe_groups(), layout.stripe_words());
     let line = rows.line(row);
     // More rows than these have more to compute than to wait for.
     let ahead = R <= 2 && fetches_ahead();
-    let mut totals = [_mm512_setzero_ps(); R];
-    // SAFETY: `Block::check` saw that the lines have all stripes, and the rows all columns and groups.
+    // SAFETY: `Block::check` saw that panels have all stripes, rows all columns and groups, and sums all panels and rows.
     unsafe {
-        for (stripe, lines) in lines.chunks_exact(layout.stripe_words()).enumerate() {
-            let lines = lines.as_ptr();
-            let mut codes = lines.add(LANES);
-            for which in 0..width.min(groups - stripe * width) {
-                let g = stripe * width + which;
-                let mut dots = Dots([[_mm512_setzero_si512(); R]; 2]);
-                let columns = g * group..(g + 1) * group;
-                if ahead {
-                    fetch(lines, 1);
-                    fetch(codes, group * BITS / UNIT);
-                }
-                if group < UNIT {
-                    dots.add::<BITS, FLOAT, { QUADS / 2 }>(line.at(columns.start), block, codes);
-                    codes = codes.add(BITS * LANES / 2);
-                } else {
-                    for column in columns.step_by(UNIT) {
-                        dots.add::<BITS, FLOAT, QUADS>(line.at(column), block, codes);
-                        codes = codes.add(BITS * LANES);
+        for (panel, lines) in lines.chunks_exact(layout.panel_words()).enumerate() {
+            let mut totals = [_mm512_setzero_ps(); R];
+            for (first, lines) in (0..groups).step_by(width).zip(lines.chunks_exact(stripe)) {
+                let lines = lines.as_ptr();
+                let mut codes = lines.add(LANES);
+                for which in 0..width.min(groups - first) {
+                    let g = first + which;
+                    let mut dots = Dots([[_mm512_setzero_si512(); R]; 2]);
+                    let columns = g * group..(g + 1) * group;
+                    if ahead {
+                        fetch(lines, 1);
+                        fetch(codes, group * BITS / UNIT);
+                    }
+                    if group < UNIT {
+                        dots.add::<BITS, FLOAT, { QUADS / 2 }>(line.at(columns.start), block, codes);
+                        codes = codes.add(BITS * LANES / 2);
+                    } else {
+                        for column in columns.step_by(UNIT) {
+                            dots.add::<BITS, FLOAT, QUADS>(line.at(column), block, codes);
+                            codes = codes.add(BITS * LANES);
+                        }
+                    }
+                    let numbers = numbers::<FLOAT>(layout, lines, which);
+                    for (r, total) in totals.iter_mut().enumerate() {
+                        let at = (row + r) * groups + g;
+                        let x = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
+                        *total = with_group(*total, dots.of(r), numbers, x);
                     }
                 }
-                let numbers = numbers::<FLOAT>(layout, lines, which);
-                for (r, total) in totals.iter_mut().enumerate() {
-                    let at = (row + r) * groups + g;
-                    let x = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-                    *total = with_group(*total, dots.of(r), numbers, x);
-                }
             }
-        }
-        for (r, total) in totals.into_iter().enumerate() {
-            _mm512_storeu_ps(sums.add(r * PAIR * LANES), total);
+            for (r, total) in totals.into_iter().enumerate() {
+                _mm512_storeu_ps(sums.add(r * block.stride + panel * LANES), total);
+            }
         }
     }
 }

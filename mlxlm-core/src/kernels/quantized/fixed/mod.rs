@@ -15,7 +15,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::matrix::Matrix;
+use super::matrix::{Matrix, arrange_one};
 use crate::kernels::convert::{Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
@@ -51,6 +51,9 @@ use rows::Rows;
 
 /// Panels whose results are written together: a cache line of 16-bit numbers.
 const PAIR: usize = 2;
+/// Panels that a few rows pass in one go, and how many rows those are.
+const WIDE: usize = 8;
+const RUN: usize = 8;
 /// Rows from which on the tiles of AMX are faster than vectors.
 const TILES: usize = 5;
 /// Bytes of activations that a pass over the weights keeps in the second-level cache.
@@ -179,42 +182,49 @@ impl Job<'_> {
         let near = (NEAR / (2 * self.layout.columns)).max(1).next_multiple_of(rows::ROWS);
         for from in all.clone().step_by(near) {
             let rows = from..(from + near).min(all.end);
-            with_scratch(&SUMS, rows.len() * PAIR * LANES, |sums| {
-                for first in panels.clone().step_by(PAIR) {
-                    self.pair(&rows, first..(first + PAIR).min(panels.end), sums);
-                    self.finish(&rows, first * LANES, sums);
+            let one_go = rows.len() <= RUN && !self.by_tiles(rows.len()) && self.segment.w.is_in_panels();
+            let wide = if one_go { WIDE } else { PAIR };
+            let stride = wide * LANES;
+            with_scratch(&SUMS, rows.len() * stride, |sums| {
+                for first in panels.clone().step_by(wide) {
+                    let panels = first..(first + wide).min(panels.end);
+                    let block =
+                        Block { layout: &self.layout, rows: self.rows, first: rows.start, count: rows.len(), stride };
+                    self.multiply(&block, panels.clone(), sums);
+                    self.finish(&rows, panels.start * LANES, stride, sums);
                 }
             });
         }
     }
 
-    /// Writes the sums `[row][panel][LANES]` of some rows and one or two panels.
-    fn pair(&self, rows: &Range<usize>, panels: Range<usize>, sums: &mut [f32]) {
-        let (layout, w) = (&self.layout, &self.segment.w);
-        let block = Block { layout, rows: self.rows, first: rows.start, count: rows.len() };
-        with_scratch(&PANEL, if w.is_in_panels() { 0 } else { PAIR * layout.panel_words() }, |room| {
-            let each = room.len() / PAIR;
-            let (one, two) = words_of(room).split_at_mut(each);
-            let first = w.panel(self.isa, layout, panels.start, one);
-            let second = (panels.len() == PAIR).then(|| w.panel(self.isa, layout, panels.start + 1, two));
-            if self.isa == Isa::Amx && rows.len() >= TILES {
-                return match second {
-                    Some(second) => block.by_tiles(&[first, second], sums),
-                    None => block.by_tiles(&[first], sums),
-                };
-            }
-            block.panel(self.isa, first, sums);
-            if let Some(second) = second {
-                block.panel(self.isa, second, &mut sums[LANES..]);
-            }
-        });
+    fn by_tiles(&self, rows: usize) -> bool {
+        self.isa == Isa::Amx && rows >= TILES
     }
 
-    /// Writes the results of a pair whose first row of weights is `first`.
-    fn finish(&self, rows: &Range<usize>, first: usize, sums: &mut [f32]) {
+    /// Writes the sums `[row][panel][LANES]` of some rows and panels.
+    fn multiply(&self, block: &Block<'_>, panels: Range<usize>, sums: &mut [f32]) {
+        let each = self.layout.panel_words();
+        let multiply = |lines: &[u32], sums: &mut [f32]| match self.by_tiles(block.count) {
+            true => block.by_tiles(lines, sums),
+            false => block.by_vectors(self.isa, lines, sums),
+        };
+        match &self.segment.w {
+            Matrix::Panels(_, lines) => multiply(&lines[panels.start * each..panels.end * each], sums),
+            Matrix::Rows(w) => with_scratch(&PANEL, panels.len() * each, |room| {
+                let room = words_of(room);
+                for (panel, room) in panels.zip(room.chunks_exact_mut(each.max(1))) {
+                    arrange_one(self.isa, &self.layout, &w.source(), panel, room);
+                }
+                multiply(room, sums);
+            }),
+        }
+    }
+
+    /// Writes the results of some panels whose first row of weights is `first`.
+    fn finish(&self, rows: &Range<usize>, first: usize, stride: usize, sums: &mut [f32]) {
         let outputs = self.layout.rows;
-        let width = (outputs - first).min(PAIR * LANES);
-        for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(PAIR * LANES)) {
+        let width = (outputs - first).min(stride);
+        for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(stride)) {
             if let (Some(number), false) = (self.numbers[row], self.odd[row]) {
                 // SAFETY: a row's part of these columns is written by this task only.
                 unsafe { self.segment.out.write(self.isa, (self.place)(number) * outputs + first, &mut sums[..width]) };
@@ -230,13 +240,14 @@ struct Block<'a> {
     /// The first of the rows, which begins a tile, and how many there are.
     first: usize,
     count: usize,
+    /// From the sums of a row to those of the next.
+    stride: usize,
 }
 
 impl Block<'_> {
-    /// Multiplies with one panel. The sums of each row are `PAIR · LANES` apart.
-    fn panel(&self, isa: Isa, lines: &[u32], sums: &mut [f32]) {
-        self.check(lines);
-        assert!(isa <= Isa::best() && sums.len() + PAIR * LANES >= self.count * PAIR * LANES + LANES);
+    /// Multiplies with panels that follow each other. The sums of a row are `[panel][LANES]`.
+    fn by_vectors(&self, isa: Isa, lines: &[u32], sums: &mut [f32]) {
+        self.check(isa, lines, sums);
         // SAFETY: the level and all sizes were checked.
         unsafe {
             match isa {
@@ -248,20 +259,21 @@ impl Block<'_> {
     }
 
     /// Multiplies with one or two panels.
-    fn by_tiles(&self, panels: &[&[u32]], sums: &mut [f32]) {
-        for lines in panels {
-            self.check(lines);
-        }
-        assert!(Isa::best() == Isa::Amx && sums.len() >= self.count * PAIR * LANES);
+    fn by_tiles(&self, lines: &[u32], sums: &mut [f32]) {
+        self.check(Isa::Amx, lines, sums);
+        assert_eq!(self.stride, PAIR * LANES);
         // SAFETY: the level and all sizes were checked.
-        unsafe { amx::multiply(self, panels, sums) };
+        unsafe { amx::multiply(self, lines, sums) };
     }
 
-    fn check(&self, lines: &[u32]) {
+    fn check(&self, isa: Isa, lines: &[u32], sums: &[f32]) {
         let (layout, rows) = (self.layout, self.rows);
-        assert!(lines.len() == layout.panel_words() && rows.columns == layout.columns);
+        assert!(isa <= Isa::best() && rows.columns == layout.columns);
         assert!(rows.group == layout.group() && rows.groups == layout.groups());
         assert!(self.first.is_multiple_of(rows.height) && self.first + self.count <= rows.len);
+        let each = layout.panel_words().max(1);
+        assert!(lines.len().is_multiple_of(each) && lines.len() / each * LANES <= self.stride);
+        assert!(sums.len() >= self.count * self.stride);
     }
 
     /// The rows in runs of 8, 4, 2 and 1, none of which crosses a tile.

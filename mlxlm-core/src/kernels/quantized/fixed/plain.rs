@@ -3,17 +3,17 @@
 use mlx_rs::Dtype;
 
 use super::super::weights::{code, e4m3, e8m0};
-use super::{Block, CENTRE, E2M1, HALF, LANES, PAIR};
+use super::{Block, CENTRE, E2M1, HALF, LANES};
 use crate::quant::Mode;
 use crate::quant::panels::Layout;
 
-/// See [`Block::panel`].
+/// See [`Block::by_vectors`].
 pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
     let (layout, rows) = (block.layout, block.rows);
     let (groups, group, bits) = (layout.groups(), layout.group(), layout.bits());
     let mut words = vec![0; layout.columns * bits / 32];
     let mut numbers = vec![[0; 2]; groups];
-    for lane in 0..LANES {
+    for lane in 0..lines.len() / layout.panel_words().max(1) * LANES {
         layout.row(lines, lane, 0..layout.columns, &mut words, &mut numbers);
         let codes: Vec<i32> = (0..layout.columns)
             .map(|column| {
@@ -34,7 +34,7 @@ pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
                 total = (dot as f32 * rows.steps[at]).mul_add(scale, total);
                 total = bias.mul_add(rows.sums[at], total);
             }
-            sums[row * PAIR * LANES + lane] = total;
+            sums[row * block.stride + lane] = total;
         }
     }
 }
