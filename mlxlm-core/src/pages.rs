@@ -6,6 +6,10 @@ use std::io;
 use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapRaw};
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
+use crate::raw;
 
 /// What is asked of the system at once, at least.
 const CHUNK: usize = 64 << 20;
@@ -40,6 +44,33 @@ impl Arena {
         self.used += needed;
         Ok(Room { chunk, start, bytes })
     }
+
+    /// A copy of an array in memory of this arena.
+    pub(crate) fn copy(&mut self, array: &Array) -> Result<Array, Exception> {
+        let bytes = array.nbytes();
+        let no_room = |e: io::Error| Exception::custom(format!("there is no memory for {bytes} bytes of weights: {e}"));
+        let mut room = self.take(bytes).map_err(no_room)?;
+        raw::with_bytes(array, |from| copy_bytes(from, room.bytes()))?;
+        let (data, owner) = room.into_parts();
+        #[allow(unsafe_code, reason = "an array over memory of ours")]
+        // SAFETY: the room has this many bytes on a line's border, a line lies before it, and its owner keeps it.
+        Ok(unsafe { raw::array_over(data, array.shape(), array.dtype(), bytes, owner) })
+    }
+}
+
+/// Copies on all threads: clearing new pages takes as long as reading.
+fn copy_bytes(from: &[u8], to: &mut [u8]) {
+    const PART: usize = 4 << 20;
+    let parts: Vec<_> = from.chunks(PART).zip(to.chunks_mut(PART)).map(std::sync::Mutex::new).collect();
+    let copy = |i: usize| {
+        let mut part = parts[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (from, to) = &mut *part;
+        to.copy_from_slice(from);
+    };
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    crate::kernels::pool::parallel(parts.len(), copy);
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    (0..parts.len()).for_each(copy);
 }
 
 /// Memory that was taken from an [`Arena`] and belongs to whoever took it.
@@ -55,6 +86,11 @@ impl Room {
     fn as_ptr(&self) -> *mut u8 {
         // SAFETY: the room lies inside its chunk.
         unsafe { self.chunk.as_mut_ptr().add(self.start) }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: rooms do not overlap, and this one is borrowed as a whole.
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.bytes) }
     }
 
     /// The memory as words.

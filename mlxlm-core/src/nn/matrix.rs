@@ -77,13 +77,17 @@ impl Matrix {
         }
     }
 
-    /// Puts a packed matrix into the order in which the CPU's kernels read it fastest, in the memory of `arena`. Any other
-    /// stays as it is.
+    /// Puts a packed matrix into the order in which the CPU's kernels read it fastest, and a dense one as it is, into the memory
+    /// of `arena`.
     pub(super) fn arrange(&mut self, arena: &mut Arena) -> Result<(), Exception> {
-        if let Self::Packed(packed, scheme) = self
-            && let Some(panels) = Panels::arrange(packed, *scheme, arena)?
-        {
-            *self = Self::Panels(panels);
+        match self {
+            Self::Dense(weight) => *weight = arena.copy(weight)?,
+            Self::Packed(packed, scheme) => {
+                if let Some(panels) = Panels::arrange(packed, *scheme, arena)? {
+                    *self = Self::Panels(panels);
+                }
+            }
+            Self::Panels(_) => {}
         }
         Ok(())
     }

@@ -95,10 +95,10 @@ pub fn size<M: Module + ?Sized>(model: &mut M) -> (u64, u64) {
     (count, bytes)
 }
 
-/// Puts the packed matrices of a model into the order in which the CPU's kernels read them, and into huge pages: what to do
-/// once before text is generated. Results stay the same, bit by bit.
+/// Puts the matrices of a model into huge pages, packed ones in the order in which the CPU's kernels read them: what to do once
+/// before text is generated. Results stay the same, bit by bit.
 ///
-/// A matrix takes as much memory as before, and what it took before is given back (that of a mapped file too) before the next
+/// It takes as long as to read all weights once and to write them. A matrix takes as much memory as before, and what it took before is given back (that of a mapped file too) before the next
 /// one is arranged. Where there are no kernels of ours, nothing is done.
 pub fn arrange<M: Module + ?Sized>(model: &mut M) -> Result<(), Exception> {
     let (mut arena, mut result) = (Arena::default(), Ok(()));
@@ -179,17 +179,18 @@ mod tests {
 
     #[test]
     fn what_is_arranged_computes_the_same_and_comes_back() {
-        let mut model = vec![linear(48), linear(20)];
+        let mut model = vec![linear(48), linear(20), linear(30)];
+        model[2].weight.dequantize().unwrap();
         model[1].bias = Some(mlx_rs::ops::ones_dtype(&[20], Dtype::Bfloat16).unwrap());
         let (before, of_rows) = (parameters(&mut model), size(&mut model));
         let x = random::normal::<f32>(&[2, 128], None, None, None).unwrap().as_dtype(Dtype::Bfloat16).unwrap();
-        let outputs = |model: &[Linear]| [0, 1].map(|i| model[i].forward(&x).unwrap());
+        let outputs = |model: &[Linear]| [0, 1, 2].map(|i| model[i].forward(&x).unwrap());
         let want = outputs(&model);
         arrange(&mut model).unwrap();
         let in_panels = matches!(model[0].weight, Matrix::Panels(_));
         assert_eq!(in_panels, fast::has_kernels());
         let at_once = Linear::forward_all([&model[0], &model[1]], &x).unwrap();
-        for (want, got) in want.iter().zip(outputs(&model).iter().chain(&at_once)) {
+        for (want, got) in want.iter().zip(&outputs(&model)).chain(want.iter().zip(&at_once)) {
             assert!(want.eq_values(got).unwrap());
         }
         // Counting leaves matrices as they are; showing their arrays turns them back.
