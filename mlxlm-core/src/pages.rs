@@ -1,15 +1,15 @@
 //! Memory for weights that kernels read over and over: huge pages, where the system has them.
 //!
-//! With pages of 4 KiB a product from memory spends a quarter of its time on looking up pages.
+//! A model of 2.5 GB in bf16 decoded a fifth slower from the pages of its mapped file, which are of 4 KiB.
 
-use std::io;
 use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapRaw};
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
 
 use crate::raw;
+use crate::weights::dtype_bytes;
 
 /// What is asked of the system at once, at least.
 const CHUNK: usize = 64 << 20;
@@ -27,12 +27,13 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// Room for so many bytes, which are zero. Fails where the system has no memory.
-    pub(crate) fn take(&mut self, bytes: usize) -> io::Result<Room> {
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<Room, Exception> {
         let needed = bytes.next_multiple_of(LINE) + LINE;
         let chunk = match &self.chunk {
             Some(chunk) if chunk.len() - self.used >= needed => Arc::clone(chunk),
             _ => {
-                let map = MmapMut::map_anon(needed.next_multiple_of(PAGE).max(CHUNK))?;
+                let map = MmapMut::map_anon(needed.next_multiple_of(PAGE).max(CHUNK))
+                    .map_err(|e| Exception::custom(format!("there is no memory for {bytes} bytes of weights: {e}")))?;
                 #[cfg(target_os = "linux")]
                 // A system without huge pages goes without them.
                 drop(map.advise(memmap2::Advice::HugePage));
@@ -47,14 +48,9 @@ impl Arena {
 
     /// A copy of an array in memory of this arena.
     pub(crate) fn copy(&mut self, array: &Array) -> Result<Array, Exception> {
-        let bytes = array.nbytes();
-        let no_room = |e: io::Error| Exception::custom(format!("there is no memory for {bytes} bytes of weights: {e}"));
-        let mut room = self.take(bytes).map_err(no_room)?;
+        let mut room = self.take(array.nbytes())?;
         raw::with_bytes(array, |from| copy_bytes(from, room.bytes()))?;
-        let (data, owner) = room.into_parts();
-        #[allow(unsafe_code, reason = "an array over memory of ours")]
-        // SAFETY: the room has this many bytes on a line's border, a line lies before it, and its owner keeps it.
-        Ok(unsafe { raw::array_over(data, array.shape(), array.dtype(), bytes, owner) })
+        Ok(room.into_array(array.shape(), array.dtype()))
     }
 }
 
@@ -99,9 +95,13 @@ impl Room {
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr().cast(), self.bytes / 4) }
     }
 
-    /// Where the memory begins, behind a line that may be read, and what keeps it.
-    pub(crate) fn into_parts(self) -> (*mut u8, impl Send + Sync + 'static) {
-        (self.as_ptr(), self.chunk)
+    /// An array of all of the memory.
+    pub(crate) fn into_array(self, shape: &[i32], dtype: Dtype) -> Array {
+        let (data, bytes) = (self.as_ptr(), self.bytes);
+        let elements: usize = shape.iter().map(|&size| size as usize).product();
+        assert_eq!(elements * dtype_bytes(dtype), bytes, "a room is as large as its array");
+        // SAFETY: the room has these bytes on a line's border, a line lies before it, and its chunk keeps it.
+        unsafe { raw::array_over(data, shape, dtype, bytes, self.chunk) }
     }
 }
 

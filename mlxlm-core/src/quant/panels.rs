@@ -48,20 +48,13 @@ impl Panels {
     pub(crate) fn arrange(packed: &Packed, scheme: Scheme, arena: &mut Arena) -> Result<Option<Self>, Exception> {
         let Some((experts, layout)) = Layout::of(packed, scheme) else { return Ok(None) };
         let (stacked, each) = (experts.map_or(1, |experts| experts as usize), layout.words());
-        let bytes = 4 * stacked * each;
-        let mut room = arena
-            .take(bytes)
-            .map_err(|e| Exception::custom(format!("there is no memory for {bytes} bytes of weights: {e}")))?;
+        let mut room = arena.take(4 * stacked * each)?;
         with_source(packed, layout, stacked, |sources| {
             for (source, lines) in sources.iter().zip(room.words().chunks_exact_mut(each.max(1))) {
                 arrange_all(&layout, source, lines);
             }
         })?;
-        let (words, owner) = room.into_parts();
-        let shape = [(stacked * each) as i32];
-        #[allow(unsafe_code, reason = "an array over memory of ours")]
-        // SAFETY: the room has this many words, a line's worth of bytes lies before it, and its owner keeps it.
-        let lines = unsafe { raw::array_over(words.cast(), &shape, Dtype::Uint32, bytes, owner) };
+        let lines = room.into_array(&[(stacked * each) as i32], Dtype::Uint32);
         Ok(Some(Self { lines, experts, layout }))
     }
 

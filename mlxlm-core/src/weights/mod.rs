@@ -20,6 +20,7 @@ pub use error::{Problem, WeightsError};
 pub use recipe::Recipe;
 pub use save::{MAX_SHARD_BYTES, save_model, save_safetensors};
 pub use shard::SafetensorsFile;
+pub(crate) use shard::dtype_bytes;
 pub use store::{Init, LowRank, WeightStore, Weights};
 
 use std::collections::BTreeMap;

@@ -144,7 +144,7 @@ fn array_over(map: &Arc<MmapRaw>, (start, end): (usize, usize), shape: &[i32], d
 }
 
 /// The size of an element.
-pub(super) fn dtype_bytes(dtype: Dtype) -> usize {
+pub(crate) fn dtype_bytes(dtype: Dtype) -> usize {
     match dtype {
         Dtype::Bool | Dtype::Uint8 | Dtype::Int8 => 1,
         Dtype::Uint16 | Dtype::Int16 | Dtype::Float16 | Dtype::Bfloat16 => 2,

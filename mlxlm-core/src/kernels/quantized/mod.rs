@@ -1,11 +1,13 @@
 //! Products with quantized matrices, in every mode and number of bits, for f32, bf16 and f16 activations.
 //!
-//! A matrix comes in the rows of a file or in panels ([`matrix`]), with the same results. Three ways, all of them
-//! batch-invariant: 16-bit activations meet the codes in integers ([`fixed`]), beyond [`FEW`] rows of bf16 in the tiles of AMX
-//! ([`halves`]). With f32 activations, up to [`FEW`] of them, and
-//! rows, AVX-512 reads each weight once and multiplies codes as they are ([`dot`]). Everything else unpacks weights into the f32
-//! product of [`super::gemm`], which reads no more of the matrix than one block at a time. A row's bits may differ between the
-//! ways; the choice depends on the number of rows only for f32, and there only beyond [`FEW`].
+//! A matrix comes in the rows of a file or in panels ([`matrix`]). Four ways, all of them batch-invariant as far as they go:
+//!
+//! - 16-bit activations meet the codes in integers ([`fixed`]), with the same bits from rows and from panels;
+//! - more than [`FEW`] rows of bf16 meet weights in bf16 in the tiles of AMX ([`halves`]), where there are any;
+//! - up to [`FEW`] rows of f32 meet codes as they are ([`dot`]): AVX-512 and a matrix in rows;
+//! - everything else unpacks weights into the f32 product of [`super::gemm`], one block at a time.
+//!
+//! A row's bits may differ between the ways; the choice depends on the number of rows only beyond [`FEW`].
 
 use std::cell::Cell;
 use std::ffi::CStr;

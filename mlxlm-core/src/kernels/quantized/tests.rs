@@ -175,20 +175,19 @@ fn what_does_not_fit_is_left_to_mlx() {
     assert!(quantized_matmul(&x, &w, other, true).unwrap().is_none());
 }
 
+/// How far results are from the exact ones together.
+fn distance(result: &Array, exact: &[(f64, f64)]) -> f64 {
+    let squares = floats(result).into_iter().zip(exact).map(|(got, (want, _))| (f64::from(got) - want).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
 #[test]
 fn no_worse_than_mlx_at_the_same_type() {
     let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
     for dtype in FLOATS {
         let (w, x) = (packed(32, 512, scheme, dtype), random(&[2, 512], 9, dtype));
         let exact = exact(&x, &w, scheme, true);
-        let error = |result: &Array| -> f64 {
-            floats(result)
-                .iter()
-                .zip(&exact)
-                .map(|(got, (want, _))| (f64::from(*got) - want).powi(2))
-                .sum::<f64>()
-                .sqrt()
-        };
+        let error = |result: &Array| distance(result, &exact);
         let theirs = error(&quant::mlx_quantized_matmul(&x, &w, scheme, true).unwrap());
         for isa in Isa::available() {
             let ours = error(&ours(isa, &x, &w, scheme, true));
@@ -202,14 +201,7 @@ fn many_rows_are_no_worse_than_mlx_at_the_same_type() {
     for scheme in schemes() {
         let (w, x) = (packed(40, 256, scheme, Dtype::Bfloat16), random(&[FEW as i32 + 7, 256], 9, Dtype::Bfloat16));
         let exact = exact(&x, &w, scheme, true);
-        let error = |result: &Array| -> f64 {
-            floats(result)
-                .iter()
-                .zip(&exact)
-                .map(|(got, (want, _))| (f64::from(*got) - want).powi(2))
-                .sum::<f64>()
-                .sqrt()
-        };
+        let error = |result: &Array| distance(result, &exact);
         let theirs = error(&quant::mlx_quantized_matmul(&x, &w, scheme, true).unwrap());
         for isa in Isa::available() {
             let ours = error(&ours(isa, &x, &w, scheme, true));
