@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use mlxlm_core::ops::indexing::TryIndexOp;
-use mlxlm_core::{Array, Exception, fast, ops};
+use mlxlm_core::{Array, Dtype, Exception, fast, ops};
 
 use super::Token;
 use crate::samplers::greedy;
@@ -28,7 +28,7 @@ pub(crate) struct Choice {
     pub token: Array,
     /// `[1, V]`
     pub logprobs: Array,
-    /// `[1, 1]`: the logarithm of the sum of all, which is finite if and only if the logits make sense.
+    /// `[1, 1]` in f32: the logarithm of the sum of all, which is finite if and only if the logits make sense.
     total: Array,
 }
 
@@ -68,7 +68,7 @@ impl Chooser {
         }
         let total = fast::logsumexp(&logits)?;
         let logprobs = logits.subtract(&total)?;
-        Ok(Choice { token: self.sampler.sample(&logprobs)?, logprobs, total })
+        Ok(Choice { token: self.sampler.sample(&logprobs)?, logprobs, total: total.as_dtype(Dtype::Float32)? })
     }
 
     /// Whether the most likely token is all that is wanted.
@@ -89,9 +89,11 @@ impl Choice {
     }
 
     /// The token's id, once it is computed; `n` tokens were generated before it.
+    ///
+    /// Nothing is put into the graph for it: that would have to wait for the step that is in flight by now.
     pub(crate) fn id(&self, n: usize) -> Result<u32> {
         let unreadable = |error: &dyn std::fmt::Display| Exception::custom(error.to_string());
-        let total = self.total.try_item_cast::<f32>().map_err(|error| unreadable(&error))?;
+        let total = self.total.try_item_exact::<f32>().map_err(|error| unreadable(&error))?;
         if !total.is_finite() {
             return Err(Error::NotNumbers { n });
         }
@@ -113,7 +115,7 @@ pub(crate) fn choose_rows(choosers: &mut [Chooser], logits: &Array) -> Result<Ve
     if choosers.iter().all(Chooser::is_plain) {
         let total = fast::logsumexp(logits)?;
         let logprobs = logits.subtract(&total)?;
-        let tokens = greedy(&logprobs)?;
+        let (tokens, total) = (greedy(&logprobs)?, total.as_dtype(Dtype::Float32)?);
         let choice = |i: usize| {
             let token = tokens.try_index(i as i32..i as i32 + 1)?;
             Ok(Choice { token, logprobs: row(&logprobs, i)?, total: row(&total, i)? })
