@@ -127,10 +127,13 @@ fn figures(trials: &[&Trial]) -> String {
 /// `--bandwidth`.
 fn show_bandwidth(json: bool) -> Result {
     let read = bandwidth::measure().map_err(|error| Failure::new(format!("cannot measure the bandwidth: {error}")))?;
-    let gb = read.bytes_per_s / 1e9;
+    let bandwidth::Bandwidth { bytes_per_s, usual_bytes_per_s, threads } = read;
+    let (gb, usual) = (bytes_per_s / 1e9, usual_bytes_per_s / 1e9);
     match json {
-        true => say!("{}", json!({"bytes_per_s": read.bytes_per_s, "threads": read.threads})),
-        false => say!("Read bandwidth: {gb:.1} GB/s with {} threads", read.threads),
+        true => {
+            say!("{}", json!({"bytes_per_s": bytes_per_s, "usual_bytes_per_s": usual_bytes_per_s, "threads": threads}))
+        }
+        false => say!("Read bandwidth: {gb:.1} GB/s with {threads} threads, usually {usual:.1} GB/s"),
     }
 }
 

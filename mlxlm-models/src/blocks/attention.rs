@@ -133,17 +133,18 @@ impl Attention {
         let Heads { count, kv_count, dim, rope, how, .. } = &self.heads;
         let [q, k, v] = self.project(x)?;
         let by_head = |x: Array, heads: i32, norm: &Option<Norm>| -> Result<Array> {
-            let x = x.reshape(&[batch, len, heads, *dim])?;
+            // The heads of one token lie as `[B, heads, 1, d]` already: one node less in each step's graph.
+            let x = x.reshape(&if len == 1 { [batch, heads, 1, *dim] } else { [batch, len, heads, *dim] })?;
             let x = norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))?;
-            Ok(x.transpose_axes(&[0, 2, 1, 3])?)
+            if len == 1 { Ok(x) } else { Ok(x.transpose_axes(&[0, 2, 1, 3])?) }
         };
         let offset = step.offset()?;
         let q = rope.forward(&by_head(q, *count, &self.q_norm)?, &offset)?;
         let k = rope.forward(&by_head(k, *kv_count, &self.k_norm)?, &offset)?;
         let v = by_head(v, *kv_count, &None)?;
         let out = step.attend(&q, &k, &v, how)?;
-        let out = out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, len, count * dim])?;
-        Ok(self.o_proj.forward(&out)?)
+        let out = if len == 1 { out } else { out.transpose_axes(&[0, 2, 1, 3])? };
+        Ok(self.o_proj.forward(&out.reshape(&[batch, len, count * dim])?)?)
     }
 
     fn project(&self, x: &Array) -> Result<[Array; 3]> {

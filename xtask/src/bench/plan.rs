@@ -222,6 +222,12 @@ impl Bench<'_> {
         outcomes.iter().flatten().filter_map(|value| value["bytes_per_s"].as_f64()).max_by(f64::total_cmp)
     }
 
+    /// The median of what was usual at each time that it was measured.
+    pub(super) fn usual_bandwidth(&self) -> Option<f64> {
+        let outcomes = self.journal.outcomes("bandwidth ");
+        median(outcomes.iter().flatten().filter_map(|value| value["usual_bytes_per_s"].as_f64()))
+    }
+
     /// What our processes said of this shape, each with the context and the rows that it had.
     pub(super) fn processes(&self, shape: &Shape) -> Vec<Value> {
         self.journal.outcomes(&format!("{}: ", shape.name)).into_iter().flatten().collect()
