@@ -191,7 +191,7 @@ impl Job<'_> {
                     let block =
                         Block { layout: &self.layout, rows: self.rows, first: rows.start, count: rows.len(), stride };
                     self.multiply(&block, panels.clone(), sums);
-                    self.finish(&rows, panels.start * LANES, stride, sums);
+                    self.finish(&rows, panels, stride, sums);
                 }
             });
         }
@@ -220,10 +220,10 @@ impl Job<'_> {
         }
     }
 
-    /// Writes the results of some panels whose first row of weights is `first`.
-    fn finish(&self, rows: &Range<usize>, first: usize, stride: usize, sums: &mut [f32]) {
-        let outputs = self.layout.rows;
-        let width = (outputs - first).min(stride);
+    /// Writes the results of some panels, and of no others: those are another task's.
+    fn finish(&self, rows: &Range<usize>, panels: Range<usize>, stride: usize, sums: &mut [f32]) {
+        let (outputs, first) = (self.layout.rows, panels.start * LANES);
+        let width = (outputs - first).min(panels.len() * LANES);
         for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(stride)) {
             if let (Some(number), false) = (self.numbers[row], self.odd[row]) {
                 // SAFETY: a row's part of these columns is written by this task only.
