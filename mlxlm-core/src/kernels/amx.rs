@@ -39,8 +39,8 @@ fn xcr0() -> u64 {
 
 /// Asks the system for the tiles' state, once for all threads of the process.
 fn permitted() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
-    const XFEATURE_XTILEDATA: libc::c_int = 18;
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
     // SAFETY: this request takes and returns numbers only.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
@@ -97,7 +97,7 @@ impl Drop for Tiles {
     fn drop(&mut self) {
         #[cfg(test)]
         if emulated::instead() {
-            return;
+            return emulated::release();
         }
         // SAFETY: the tiles were configured on this thread; without this, every switch of threads would save them.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };

@@ -8,6 +8,9 @@ use std::thread::LocalKey;
 #[repr(C, align(64))]
 pub(crate) struct Line([f32; 16]);
 
+/// Lines that a thread keeps at most, 32 MB: what only the gradients of a vocabulary need is given back.
+const KEPT: usize = (32 << 20) / size_of::<Line>();
+
 /// A thread's buffer. It is taken out while in use, so a nested use gets a fresh one and not an error.
 pub(crate) type Scratch = Cell<Vec<Line>>;
 
@@ -24,7 +27,9 @@ impl Loan {
         let mut lines = buffer.take();
         let needed = floats.div_ceil(16);
         if lines.len() < needed {
-            lines = vec![Line([0.0; 16]); needed];
+            // The old one goes first.
+            lines = Vec::new();
+            lines.resize(needed, Line([0.0; 16]));
         }
         Self { buffer, lines, floats }
     }
@@ -36,7 +41,9 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        self.buffer.set(std::mem::take(&mut self.lines));
+        if self.lines.len() <= KEPT {
+            self.buffer.set(std::mem::take(&mut self.lines));
+        }
     }
 }
 
@@ -86,5 +93,13 @@ mod tests {
             with_scratch(&BUFFER, 20, |inner| inner.fill(2.0));
             assert!(outer.iter().all(|v| *v == 1.0));
         });
+    }
+
+    #[test]
+    fn large_buffers_are_given_back() {
+        with_scratch(&BUFFER, 16 * KEPT, |_| ());
+        assert_eq!(BUFFER.take().len(), KEPT);
+        with_scratch(&BUFFER, 16 * KEPT + 1, |_| ());
+        assert!(BUFFER.take().is_empty());
     }
 }

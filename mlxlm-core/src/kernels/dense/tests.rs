@@ -67,6 +67,34 @@ fn layouts_and_edges() {
 }
 
 #[test]
+fn many_rows_and_columns_use_every_path() {
+    // More rows than one pass, more of `k` than a block, several tasks, the last of an odd number of tiles.
+    for (ta, tb) in [(false, true), (true, false)] {
+        let (of_a, of_b) = (if ta { [1057, 530] } else { [530, 1057] }, if tb { [298, 1057] } else { [1057, 298] });
+        check(&random(&of_a, 1, Dtype::Bfloat16), &random(&of_b, 2, Dtype::Bfloat16), ta, tb);
+    }
+}
+
+#[test]
+fn rows_that_are_not_finite_spoil_no_others() {
+    let (m, n, k) = (FEW + 35, 40, 70);
+    let (x, w) = (random(&[m as i32, k], 1, Dtype::Bfloat16), random(&[n, k], 2, Dtype::Bfloat16));
+    let mut values = floats(&x);
+    values[3 * k as usize + 69] = f32::NAN;
+    values[50 * k as usize] = f32::INFINITY;
+    let spoilt = Array::from_slice(&values, x.shape()).as_dtype(Dtype::Bfloat16).unwrap();
+    for isa in Isa::available() {
+        let [clean, got] = [&x, &spoilt].map(|x| floats(&ours(isa, x, &w, false, true)));
+        for (row, (clean, got)) in clean.chunks_exact(n as usize).zip(got.chunks_exact(n as usize)).enumerate() {
+            match row {
+                3 | 50 => assert!(got.iter().all(|v| !v.is_finite()), "{isa} {row}"),
+                _ => assert!(got == clean, "{isa} {row}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn not_a_number_comes_through() {
     for dtype in NARROW {
         let x = Array::from_slice(&[1.0_f32, f32::NAN, 2.0, 0.0, f32::INFINITY, 0.0], &[3, 2]).as_dtype(dtype).unwrap();

@@ -133,9 +133,11 @@ impl Pass<'_> {
     unsafe fn block(&self, step: usize, steps: usize, b: *const bf16, sums: &mut [f32], line: usize) {
         let bytes = |of: *const bf16, tile: usize| of.wrapping_add(tile * TILE).cast::<u8>();
         let stride = 4 * line;
+        assert!(sums.len() >= (self.tiles * SIDE - 1) * line + 2 * SIDE);
+        let base = sums.as_mut_ptr();
         for pair in 0..self.tiles / 2 {
             let row = 2 * pair * SIDE;
-            let mut at = |row: usize, column: usize| sums[row * line + column..].as_mut_ptr().cast::<u8>();
+            let at = |row: usize, column: usize| base.wrapping_add(row * line + column).cast::<u8>();
             let c = [at(row, 0), at(row, SIDE), at(row + SIDE, 0), at(row + SIDE, SIDE)];
             let first = 2 * pair * self.steps + step;
             // SAFETY: the tiles lie inside the packed operands and the sums.

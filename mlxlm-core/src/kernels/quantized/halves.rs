@@ -136,11 +136,15 @@ unsafe fn weights_of<const BITS: usize, const FLOAT: bool, const N: usize>(
     }
 }
 
-/// Two f32 vectors as bf16 side by side, rounded to nearest. Halves away from zero: weights are finite, and a tie is one of
-/// 65,536.
+/// Two f32 vectors as bf16 side by side, rounded to nearest, ties to even: with scales of 8 bits an eighth of all weights are ties,
+/// and they would all grow if ties went away from zero. Weights are numbers or infinite.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 fn pair(low: __m512, high: __m512) -> __m512i {
-    let rounded = |v: __m512| _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
+    let rounded = |v: __m512| {
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)))
+    };
     _mm512_mask_blend_epi16(0xAAAA_AAAA, _mm512_srli_epi32::<16>(rounded(low)), rounded(high))
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pages::Arena;
 use crate::transforms;
 
 /// Every scheme that MLX has.
@@ -206,6 +207,33 @@ fn many_rows_are_no_worse_than_mlx_at_the_same_type() {
         for isa in Isa::available() {
             let ours = error(&ours(isa, &x, &w, scheme, true));
             assert!(ours <= 1.01 * theirs, "{isa} {scheme}: {ours:e} against {theirs:e}");
+        }
+    }
+}
+
+#[test]
+fn many_rows_and_columns_use_every_path() {
+    // More rows than one pass, more outputs than a slice, more columns than a block, half a unit at the end.
+    let (affine, nvfp4) = (Mode::Affine.default_scheme(), Mode::Nvfp4.default_scheme());
+    for (scheme, m, n, k) in [(affine, 530, 300, 1088), (affine, 70, 2100, 576), (nvfp4, 70, 40, 1040)] {
+        let (w, x) = (packed(n, k, scheme, Dtype::Bfloat16), random(&[m, k], 9, Dtype::Bfloat16));
+        let panels = Panels::arrange(&w, scheme, &mut Arena::default()).unwrap().unwrap();
+        let dense: Vec<f32> = weights_of(&w, scheme).into_iter().map(|v| v as f32).collect();
+        let wide = x.as_dtype(Dtype::Float32).unwrap();
+        let want = floats(&ops::matmul(&wide, Array::from_slice(&dense, &[n, k]).t()).unwrap());
+        for isa in Isa::available() {
+            let operation = QuantizedMatmul { stored: Stored::Panels(panels.layout), transpose: true, isa };
+            let by_panels = apply_one(operation, &[&x, &panels.lines], &[m, n], Dtype::Bfloat16).unwrap();
+            for got in [ours(isa, &x, &w, scheme, true), by_panels] {
+                for (i, (got, want)) in floats(&got).iter().zip(&want).enumerate() {
+                    // Weights rounded to bf16, and the result.
+                    let tolerance = 0.004 * want.abs() + 0.004 * (k as f32).sqrt();
+                    assert!(
+                        (got - want).abs() <= tolerance,
+                        "{isa} {scheme} {m} × {k} × {n}, {i}: {got} is not {want}"
+                    );
+                }
+            }
         }
     }
 }
