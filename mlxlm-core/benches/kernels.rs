@@ -24,6 +24,7 @@ fn main() {
     let short = short.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
     let mut criterion = short.configure_from_args();
     quantized(&mut criterion);
+    schemes(&mut criterion);
     dense(&mut criterion);
     attention(&mut criterion);
     rows(&mut criterion);
@@ -64,9 +65,44 @@ fn quantized(criterion: &mut Criterion) {
         let name = format!("quantized matmul, {m} × 2048 × 8192");
         bench(criterion, &name, bytes, || linear.forward(&x));
     }
+    let Matrix::Panels(panels) = &linear.weight else { return };
+    let gradient = normal(&[512, INTERMEDIATE]);
+    bench(criterion, "gradient of quantized matmul, 512 × 2048 × 8192", bytes, || panels.matmul(&gradient, false));
 }
 
-/// The same without quantization.
+/// One row with 16,384 × 8192 in every scheme, more than the caches hold, in panels as models have them.
+fn schemes(criterion: &mut Criterion) {
+    const SCHEMES: [(Mode, i32, i32); 11] = [
+        (Mode::Affine, 2, 64),
+        (Mode::Affine, 3, 64),
+        (Mode::Affine, 4, 32),
+        (Mode::Affine, 4, 64),
+        (Mode::Affine, 4, 128),
+        (Mode::Affine, 5, 64),
+        (Mode::Affine, 6, 64),
+        (Mode::Affine, 8, 64),
+        (Mode::Mxfp4, 4, 32),
+        (Mode::Mxfp8, 8, 32),
+        (Mode::Nvfp4, 4, 16),
+    ];
+    for (mode, bits, group_size) in SCHEMES {
+        for dtype in [Dtype::Bfloat16, Dtype::Float32] {
+            let of_dtype = |array: Array| array.as_dtype(dtype).expect("a type of floats");
+            let scheme = Scheme::new(mode, bits, group_size).expect("a scheme of MLX");
+            let weight = of_dtype(normal(&[2 * INTERMEDIATE, 4 * HIDDEN]));
+            let packed = quant::quantize(&weight, scheme).expect("a matrix of whole groups");
+            let bytes =
+                packed.weight.nbytes() + packed.scales.nbytes() + packed.biases.as_ref().map_or(0, Array::nbytes);
+            let mut linear = Linear { weight: Matrix::Packed(packed, scheme), bias: None, adapter: None };
+            nn::arrange(&mut linear).expect("memory for the matrix");
+            let x = of_dtype(normal(&[1, 4 * HIDDEN]));
+            let name = format!("one row, {} {bits} bits of {group_size}, {dtype:?}", mode.name());
+            bench(criterion, &name, bytes, || linear.forward(&x));
+        }
+    }
+}
+
+/// `[m, D] @ [8192, D]ᵀ` without quantization.
 fn dense(criterion: &mut Criterion) {
     let weight = normal(&[INTERMEDIATE, HIDDEN]);
     for m in [1, 16, 512] {

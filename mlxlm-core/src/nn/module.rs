@@ -96,10 +96,10 @@ pub fn size<M: Module + ?Sized>(model: &mut M) -> (u64, u64) {
 }
 
 /// Puts the matrices of a model into huge pages, packed ones in the order in which the CPU's kernels read them: what to do once
-/// before text is generated. Results stay the same, for 16-bit activations bit by bit.
+/// before text is generated. Results stay the same, bit by bit.
 ///
-/// It takes as long as to read all weights once and to write them. A matrix takes as much memory as before, and what it took before is given back (that of a mapped file too) before the next
-/// one is arranged. Where there are no kernels of ours, nothing is done.
+/// It takes as long as to read all weights once and to write them. A matrix takes as much memory as before, and what it took before
+/// is given back (that of a mapped file too) before the next one is arranged. Where there are no kernels of ours, nothing is done.
 pub fn arrange<M: Module + ?Sized>(model: &mut M) -> Result<(), Exception> {
     let (mut arena, mut result) = (Arena::default(), Ok(()));
     if !fast::has_kernels() {

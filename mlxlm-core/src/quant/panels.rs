@@ -2,7 +2,8 @@
 //!
 //! A file keeps a matrix row by row. A product of few rows wants 16 outputs side by side, from one stream of memory, so a
 //! panel holds 16 rows of the matrix, a lane for each. Its stripes follow each other: a line of the scales and biases of one
-//! group (or of four groups, where a scale is a byte), then the codes of these groups.
+//! group (two lines, where they have 32 bits; or of the scales of four groups, where these are bytes), then the codes of these
+//! groups.
 //!
 //! The codes of 32 columns and 16 lanes are a unit of as many lines as a code has bits. A line is a 32-bit word for each lane.
 //! Codes of 3, 5 and 6 bits are cut into a lower and an upper part, each of which has lines of its own ([`Plane`]), so that no
@@ -43,8 +44,7 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Puts a matrix or a stack of matrices into panels in the memory of `arena`; `None` if the kernels have no use for that:
-    /// for scales of 32 bits, and for codes that are 8-bit floats.
+    /// Puts a matrix or a stack of matrices into panels in the memory of `arena`; `None` for what MLX's own operations refuse.
     pub(crate) fn arrange(packed: &Packed, scheme: Scheme, arena: &mut Arena) -> Result<Option<Self>, Exception> {
         let Some((experts, layout)) = Layout::of(packed, scheme) else { return Ok(None) };
         let (stacked, each) = (experts.map_or(1, |experts| experts as usize), layout.words());
@@ -64,7 +64,7 @@ impl Panels {
         let (stacked, each) = (self.experts.unwrap_or(1) as usize, self.layout.words());
         let (length, groups) = (scheme.packed_words(columns as i32) as usize, self.layout.groups());
         let mut words = vec![0; stacked * rows * length];
-        let mut numbers = vec![[0_u16; 2]; stacked * rows * groups];
+        let mut numbers = vec![[0_u32; 2]; stacked * rows * groups];
         raw::with_bytes(&self.lines, |bytes| {
             for matrix in 0..stacked {
                 let lines = words_of(&bytes[4 * matrix * each..][..4 * each]);
@@ -82,19 +82,25 @@ impl Panels {
             }
         })?;
         let shape = |last: usize| -> Vec<i32> { self.experts.into_iter().chain([rows as i32, last as i32]).collect() };
-        let part = |i: usize| -> Vec<u16> { numbers.iter().map(|pair| pair[i]).collect() };
-        let halves = |values: Vec<u16>| match self.layout.numbers {
+        let part = |i: usize| numbers.iter().map(move |pair| pair[i]);
+        let shape_of_numbers = shape(groups);
+        let floats = |i: usize| match self.layout.numbers {
+            Dtype::Float32 => Array::from_slice(&part(i).map(f32::from_bits).collect::<Vec<_>>(), &shape_of_numbers),
             Dtype::Float16 => {
-                Array::from_slice(&values.into_iter().map(half::f16::from_bits).collect::<Vec<_>>(), &shape(groups))
+                let halves: Vec<_> = part(i).map(|bits| half::f16::from_bits(bits as u16)).collect();
+                Array::from_slice(&halves, &shape_of_numbers)
             }
-            _ => Array::from_slice(&values.into_iter().map(half::bf16::from_bits).collect::<Vec<_>>(), &shape(groups)),
+            _ => {
+                let halves: Vec<_> = part(i).map(|bits| half::bf16::from_bits(bits as u16)).collect();
+                Array::from_slice(&halves, &shape_of_numbers)
+            }
         };
         let weight = Array::from_slice(&words, &shape(length));
         Ok(if scheme.mode == Mode::Affine {
-            Packed { weight, scales: halves(part(0)), biases: Some(halves(part(1))) }
+            Packed { weight, scales: floats(0), biases: Some(floats(1)) }
         } else {
-            let scales: Vec<u8> = part(0).into_iter().map(|scale| scale as u8).collect();
-            Packed { weight, scales: Array::from_slice(&scales, &shape(groups)), biases: None }
+            let scales: Vec<u8> = part(0).map(|scale| scale as u8).collect();
+            Packed { weight, scales: Array::from_slice(&scales, &shape_of_numbers), biases: None }
         })
     }
 
@@ -111,14 +117,18 @@ impl Panels {
     /// The bytes that the matrix takes in a file.
     pub fn nbytes(&self) -> usize {
         let Layout { scheme, rows, columns, .. } = self.layout;
-        let number = if scheme.mode == Mode::Affine { 4 } else { 1 };
-        let row = columns * scheme.bits as usize / 8 + self.layout.groups() * number;
+        let numbers = match self.layout.numbers {
+            Dtype::Float32 => 8,
+            Dtype::Uint8 => 1,
+            _ => 4,
+        };
+        let row = columns * scheme.bits as usize / 8 + self.layout.groups() * numbers;
         self.experts.unwrap_or(1) as usize * rows * row
     }
 
     /// The type that results have where the input is of this type too.
     pub fn dtype(&self) -> Dtype {
-        if self.layout.numbers == Dtype::Float16 { Dtype::Float16 } else { Dtype::Bfloat16 }
+        if self.layout.numbers == Dtype::Uint8 { Dtype::Bfloat16 } else { self.layout.numbers }
     }
 
     /// As [`super::quantized_matmul`].
@@ -172,7 +182,7 @@ pub(crate) const fn planes(bits: usize) -> &'static [Plane] {
 }
 
 /// Where a column of a unit lies in a plane: the line, and the bit in its words.
-const fn place(width: usize, column: usize) -> (usize, usize) {
+pub(crate) const fn place(width: usize, column: usize) -> (usize, usize) {
     let in_line = column % (UNIT / width);
     (column / (UNIT / width), in_line % 4 * 8 + in_line / 4 * width)
 }
@@ -181,7 +191,7 @@ const fn place(width: usize, column: usize) -> (usize, usize) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) scheme: Scheme,
-    /// Of scales and biases: `Float16` or `Bfloat16`, and `Uint8` for scales without biases.
+    /// Of scales and biases: a type of floats, and `Uint8` for scales without biases.
     pub(crate) numbers: Dtype,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
@@ -194,12 +204,12 @@ impl Layout {
         let (weight, scales) = (packed.weight.shape(), packed.scales.shape());
         let (&[.., rows, words], &[.., of_rows, groups]) = (weight, scales) else { return None };
         let numbers = match (&packed.biases, scheme.mode, packed.scales.dtype()) {
-            (Some(biases), Mode::Affine, dtype @ (Dtype::Float16 | Dtype::Bfloat16))
+            (Some(biases), Mode::Affine, dtype @ (Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16))
                 if biases.dtype() == dtype && biases.shape() == scales =>
             {
                 dtype
             }
-            (None, Mode::Mxfp4 | Mode::Nvfp4, Dtype::Uint8) => Dtype::Uint8,
+            (None, Mode::Mxfp4 | Mode::Mxfp8 | Mode::Nvfp4, Dtype::Uint8) => Dtype::Uint8,
             _ => return None,
         };
         let columns = groups.checked_mul(scheme.group_size)?;
@@ -245,9 +255,14 @@ impl Layout {
         if self.scheme.mode == Mode::Affine { 1 } else { 4 }
     }
 
+    /// Lines of scales and biases that begin a stripe.
+    pub(crate) fn number_lines(&self) -> usize {
+        if self.numbers == Dtype::Float32 { 2 } else { 1 }
+    }
+
     /// 32-bit words of a stripe.
     pub(crate) fn stripe_words(&self) -> usize {
-        LINE * (1 + self.stripe_groups() * self.group() * self.bits() / UNIT)
+        LINE * (self.number_lines() + self.stripe_groups() * self.group() * self.bits() / UNIT)
     }
 
     /// 32-bit words of a panel.
@@ -260,7 +275,7 @@ impl Layout {
         self.panels() * self.panel_words()
     }
 
-    /// The first word of the line that has a group's numbers in a panel, and which of four in it they are.
+    /// The first word of the lines that have a group's numbers in a panel, and which of four in them they are.
     pub(crate) fn numbers_of(&self, group: usize) -> (usize, usize) {
         let width = self.stripe_groups();
         ((group >> width.trailing_zeros()) * self.stripe_words(), group & (width - 1))
@@ -269,10 +284,11 @@ impl Layout {
     /// The first word of a unit in a panel.
     pub(crate) fn unit(&self, unit: usize) -> usize {
         let each = self.stripe_groups() * self.group() / UNIT;
-        (unit >> each.trailing_zeros()) * self.stripe_words() + LINE * (1 + (unit & (each - 1)) * self.bits())
+        (unit >> each.trailing_zeros()) * self.stripe_words()
+            + LINE * (self.number_lines() + (unit & (each - 1)) * self.bits())
     }
 
-    /// Writes some columns of a row of the matrix as a file has them: words of codes, and for each group scale and bias.
+    /// Writes some columns of a row of the matrix as a file has them: words of codes, and for each group the bits of scale and bias.
     /// `columns` begins and ends with a group, and with a unit if it is not the end.
     pub(crate) fn row(
         &self,
@@ -280,18 +296,19 @@ impl Layout {
         row: usize,
         columns: std::ops::Range<usize>,
         words: &mut [u32],
-        numbers: &mut [[u16; 2]],
+        numbers: &mut [[u32; 2]],
     ) {
         let (bits, lane) = (self.bits(), row % LANES);
         let panel = &lines[row / LANES * self.panel_words()..][..self.panel_words()];
         let groups = columns.start / self.group()..columns.end / self.group();
         for (group, numbers) in groups.zip(numbers) {
             let (at, which) = self.numbers_of(group);
-            let half = |i: usize| (panel[at + i / 2] >> (16 * (i % 2))) as u16;
-            let byte = |i: usize| u16::from((panel[at + i / 4] >> (8 * (i % 4))) as u8);
-            *numbers = match self.stripe_groups() {
-                1 => [half(lane), half(LANES + lane)],
-                _ => [byte(LANES * which + lane), 0],
+            let half = |i: usize| panel[at + i / 2] >> (16 * (i % 2)) & 0xFFFF;
+            let byte = |i: usize| panel[at + i / 4] >> (8 * (i % 4)) & 0xFF;
+            *numbers = match self.numbers {
+                Dtype::Float32 => [panel[at + lane], panel[at + LANES + lane]],
+                Dtype::Uint8 => [byte(LANES * which + lane), 0],
+                _ => [half(lane), half(LANES + lane)],
             };
         }
         let words = &mut words[..columns.len() * bits / 32];
@@ -327,9 +344,11 @@ pub(crate) struct Source<'a> {
 /// The scales and biases of all rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Numbers<'a> {
-    /// The bits of 16-bit floats: scales, biases.
+    /// The bits of 32-bit floats: scales, biases.
+    Floats(&'a [u32], &'a [u32]),
+    /// Those of 16-bit floats.
     Halves(&'a [u16], &'a [u16]),
-    /// 8-bit floats.
+    /// Scales alone, as bytes.
     Bytes(&'a [u8]),
 }
 
@@ -366,9 +385,15 @@ pub(crate) fn arrange_panel(layout: &Layout, source: &Source<'_>, panel: usize, 
 fn arrange_numbers(layout: &Layout, source: &Source<'_>, first: usize, lanes: usize, lines: &mut [u32]) {
     let groups = layout.groups();
     for (stripe, lines) in lines.chunks_exact_mut(layout.stripe_words()).enumerate() {
-        let line = &mut lines[..LINE];
+        let line = &mut lines[..layout.number_lines() * LINE];
         line.fill(0);
         match source.numbers {
+            Numbers::Floats(scales, biases) => {
+                for lane in 0..lanes {
+                    let at = (first + lane) * groups + stripe;
+                    (line[lane], line[LANES + lane]) = (scales[at], biases[at]);
+                }
+            }
             Numbers::Halves(scales, biases) => {
                 for lane in 0..lanes {
                     let at = (first + lane) * groups + stripe;
@@ -405,7 +430,7 @@ fn arrange_codes<const BITS: usize>(
         *row = &source.words[(first + lane) * length..][..length];
     }
     for (stripe, lines) in lines.chunks_exact_mut(layout.stripe_words()).enumerate() {
-        for (i, lines) in lines[LINE..].chunks_exact_mut(BITS * LINE).enumerate() {
+        for (i, lines) in lines[layout.number_lines() * LINE..].chunks_exact_mut(BITS * LINE).enumerate() {
             let unit = stripe * each + i;
             if unit >= units {
                 lines.fill(0);
@@ -466,12 +491,16 @@ fn with_source<T>(
                 let numbers = layout.rows * layout.groups();
                 let source = |i: usize| Source {
                     words: &words[i * each..][..each],
-                    numbers: match layout.scheme.mode {
-                        Mode::Affine => Numbers::Halves(
+                    numbers: match layout.numbers {
+                        Dtype::Float32 => Numbers::Floats(
+                            &words_of(scales)[i * numbers..][..numbers],
+                            &words_of(biases)[i * numbers..][..numbers],
+                        ),
+                        Dtype::Uint8 => Numbers::Bytes(&scales[i * numbers..][..numbers]),
+                        _ => Numbers::Halves(
                             &halves_of(scales)[i * numbers..][..numbers],
                             &halves_of(biases)[i * numbers..][..numbers],
                         ),
-                        _ => Numbers::Bytes(&scales[i * numbers..][..numbers]),
                     },
                 };
                 body(&(0..stacked).map(source).collect::<Vec<_>>())

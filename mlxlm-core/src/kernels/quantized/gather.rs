@@ -11,7 +11,7 @@ use mlx_rs::{Array, Dtype};
 use super::fixed::Segment;
 use super::matrix::{Stack, Stored};
 use super::weights::Storage;
-use super::{ACTIVATIONS, RESULTS, fits, narrow, product};
+use super::{ACTIVATIONS, RESULTS, by_blocks, fits, products};
 use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
@@ -113,8 +113,8 @@ impl Operation for Gather {
         let row_of = sources(&x.shape[..x.shape.len() - 2], batch);
         let mut order: Vec<usize> = (0..expert_of.len()).collect();
         order.sort_by_key(|&i| expert_of[i]);
-        if self.transpose && x.dtype != Dtype::Float32 && stack.is_fixed() {
-            return self.narrow(x, &stack, &expert_of, &row_of, &order, out);
+        if self.transpose && k > 0 {
+            return self.products(x, &stack, &expert_of, &row_of, &order, out);
         }
         with_scratch(&ACTIVATIONS, x.len(), |activations| {
             convert::read(self.isa, x, activations);
@@ -132,7 +132,7 @@ impl Operation for Gather {
                             to.copy_from_slice(&activations[row_of[row] * k..][..k]);
                         }
                         with_scratch(&PRODUCTS, rows.len() * n, |products| {
-                            product(self.isa, gathered, rows.len(), &w, self.transpose, products);
+                            by_blocks(self.isa, gathered, rows.len(), &w, self.transpose, products);
                             for (from, &row) in products.chunks_exact(n).zip(rows) {
                                 results[row * n..][..n].copy_from_slice(from);
                             }
@@ -161,7 +161,7 @@ impl Operation for Gather {
 impl Gather {
     /// All experts' products in one job. `expert_of` and `row_of` tell the expert and the row of `x` of each row of the result, and
     /// `order` lists those by expert.
-    fn narrow(
+    fn products(
         &self,
         x: &View<'_>,
         stack: &Stack<'_>,
@@ -187,7 +187,7 @@ impl Gather {
             }
             begin += rows.len();
         }
-        narrow(self.isa, &values, &|i| row_of[order[i]], segments, &|i| order[i]);
+        products(self.isa, &values, &|i| row_of[order[i]], segments, &|i| order[i]);
     }
 }
 

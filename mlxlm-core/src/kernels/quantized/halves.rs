@@ -9,12 +9,13 @@ use std::cell::Cell;
 use half::bf16;
 
 use super::FEW;
-use super::fixed::{Segment, numbers, of_codes, quad};
+use super::fixed::{Segment, e4m3, numbers, of_codes, quad};
 use super::matrix::{Matrix, arrange};
 use crate::kernels::convert::Values;
 use crate::kernels::gemm::halves::{self, Halves, SIDE, STEP, TILE};
 use crate::kernels::isa::Isa;
 use crate::kernels::scratch::{Scratch, with_scratch, words_of};
+use crate::quant::Mode;
 use crate::quant::panels::{LANES, Layout, UNIT};
 
 /// Rows of a matrix that are put into panels at a time, if they are not.
@@ -50,7 +51,12 @@ pub(super) fn multiply(
         let pack_b = |column: usize, k: usize, tiles: &mut [bf16]| {
             let lines = &lines[column / LANES * layout.panel_words()..][..layout.panel_words()];
             // SAFETY: AMX comes with AVX-512, and `takes` saw that; the lines are those of a panel.
-            unsafe { of_codes!(layout, unpack(layout, lines, k, tiles)) };
+            unsafe {
+                match layout.scheme.mode {
+                    Mode::Mxfp8 => unpack::<8, true>(layout, lines, k, tiles),
+                    _ => of_codes!(layout, unpack(layout, lines, k, tiles)),
+                }
+            };
         };
         let write = |row: usize, column: usize, sums: &mut [f32]| {
             // SAFETY: each row's part of some columns is written once.
@@ -119,7 +125,10 @@ unsafe fn weights_of<const BITS: usize, const FLOAT: bool, const N: usize>(
     (scale, bias): (__m512, __m512),
     to: *mut bf16,
 ) {
-    let weights = |codes: __m512i| _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, bias);
+    let weights = |codes: __m512i| match BITS {
+        8 if FLOAT => _mm512_mul_ps(e4m3(codes), scale),
+        _ => _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, bias),
+    };
     let byte = _mm512_set1_epi32(255);
     for q in 0..N {
         // SAFETY: passed on from the caller.

@@ -1,16 +1,19 @@
 //! A quantized matrix as an operation finds it in memory: in the rows of a file, or in panels.
 
 use std::ops::Range;
+use std::thread::LocalKey;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use mlx_rs::Dtype;
 
+use super::panel::{self, Part};
 use super::unpack::unpack;
 use super::weights::{Params, Storage, Weights};
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::primitive::View;
+use crate::kernels::scratch::{Scratch, with_scratch, words_of};
 use crate::quant::panels::{Layout, Numbers, Source, UNIT, arrange_panel};
 use crate::quant::{Mode, Scheme};
 
@@ -70,10 +73,6 @@ impl<'a> Stack<'a> {
         self.all.columns()
     }
 
-    pub(super) fn is_fixed(&self) -> bool {
-        self.all.is_fixed()
-    }
-
     /// One of the matrices, if there are so many.
     pub(super) fn expert(&self, expert: usize) -> Option<Matrix<'a>> {
         if expert >= self.experts {
@@ -103,17 +102,31 @@ impl Matrix<'_> {
         }
     }
 
-    /// Whether the codes are small integers, as [`super::fixed`] needs them: those of panels are, 8-bit floats are not.
-    pub(super) fn is_fixed(&self) -> bool {
-        match self {
-            Self::Rows(w) => w.scheme.mode != Mode::Mxfp8 && !matches!(w.scales, Params::F32(_)) && w.columns > 0,
-            Self::Panels(..) => true,
-        }
-    }
-
     /// Whether panels are there, and not to be made.
     pub(super) fn is_in_panels(&self) -> bool {
         matches!(self, Self::Panels(..))
+    }
+
+    /// Calls `body` with the lines of some panels, which are made in `room` if they are not there.
+    pub(super) fn with_panels<T>(
+        &self,
+        isa: Isa,
+        panels: Range<usize>,
+        room: &'static LocalKey<Scratch>,
+        body: impl FnOnce(&[u32]) -> T,
+    ) -> T {
+        let layout = self.layout();
+        let each = layout.panel_words();
+        match self {
+            Self::Panels(_, lines) => body(&lines[panels.start * each..panels.end * each]),
+            Self::Rows(w) => with_scratch(room, panels.len() * each, |room| {
+                let room = words_of(room);
+                for (panel, room) in panels.zip(room.chunks_exact_mut(each.max(1))) {
+                    arrange_one(isa, &layout, &w.source(), panel, room);
+                }
+                body(room)
+            }),
+        }
     }
 
     /// The layout that this matrix has, or would have, in panels.
@@ -122,12 +135,30 @@ impl Matrix<'_> {
             Self::Panels(layout, _) => *layout,
             Self::Rows(w) => {
                 let numbers = match w.scales {
+                    Params::F32(_) => Dtype::Float32,
                     Params::F16(_) => Dtype::Float16,
-                    Params::Bf16(_) | Params::F32(_) => Dtype::Bfloat16,
+                    Params::Bf16(_) => Dtype::Bfloat16,
                     Params::E8m0(_) | Params::E4m3(_) => Dtype::Uint8,
                 };
                 Layout { scheme: w.scheme, numbers, rows: w.rows, columns: w.columns }
             }
+        }
+    }
+
+    /// Whether codes are 8-bit floats.
+    pub(super) fn is_mxfp8(&self) -> bool {
+        self.layout().scheme.mode == Mode::Mxfp8
+    }
+
+    /// Writes a part of the weights as f32.
+    pub(super) fn unpack_part(&self, isa: Isa, part: &Part, out: &mut [f32]) {
+        match self {
+            Self::Rows(w) => {
+                for (row, out) in part.rows.clone().zip(out.chunks_exact_mut(part.width)) {
+                    unpack(isa, w, row, part.columns.start, &mut out[..part.columns.len()]);
+                }
+            }
+            Self::Panels(layout, lines) => panel::unpack(isa, layout, lines, part, out),
         }
     }
 
@@ -157,40 +188,48 @@ fn unpack_of_panel(
     let mut words = vec![0; columns.len() * layout.bits() / 32];
     let mut numbers = vec![[0; 2]; columns.len() / layout.group()];
     layout.row(lines, row, columns.clone(), &mut words, &mut numbers);
-    let part = |i: usize| numbers.iter().map(|pair| pair[i]).collect::<Vec<u16>>();
-    let (scales, biases) = (part(0), part(1));
-    let bytes: Vec<u8> = scales.iter().map(|&scale| scale as u8).collect();
-    let halves = |values: &'_ [u16]| -> (Vec<f16>, Vec<bf16>) {
-        values.iter().map(|&bits| (f16::from_bits(bits), bf16::from_bits(bits))).unzip()
-    };
-    let (scales, biases) = (halves(&scales), halves(&biases));
-    let (scales, biases) = match (layout.scheme.mode, layout.numbers) {
-        (Mode::Affine, Dtype::Float16) => (Params::F16(&scales.0), Some(Params::F16(&biases.0))),
-        (Mode::Affine, _) => (Params::Bf16(&scales.1), Some(Params::Bf16(&biases.1))),
-        (Mode::Nvfp4, _) => (Params::E4m3(&bytes), None),
-        _ => (Params::E8m0(&bytes), None),
+    let part = |i: usize| numbers.iter().map(move |pair| pair[i]);
+    let bytes: Vec<u8> = part(0).map(|scale| scale as u8).collect();
+    let floats = [0, 1].map(|i| part(i).map(|bits| float_of(layout.numbers, bits)).collect::<Vec<f32>>());
+    let (scales, biases) = match layout.scheme.mode {
+        Mode::Affine => (Params::F32(&floats[0]), Some(Params::F32(&floats[1]))),
+        Mode::Nvfp4 => (Params::E4m3(&bytes), None),
+        Mode::Mxfp4 | Mode::Mxfp8 => (Params::E8m0(&bytes), None),
     };
     let piece = Weights { scheme: layout.scheme, rows: 1, columns: columns.len(), words: &words, scales, biases };
     unpack(isa, &piece, 0, from - columns.start, out);
 }
 
+/// A number of a type of floats from its bits.
+pub(super) fn float_of(dtype: Dtype, bits: u32) -> f32 {
+    match dtype {
+        Dtype::Float32 => f32::from_bits(bits),
+        Dtype::Float16 => f16::from_bits(bits as u16).to_f32(),
+        _ => bf16::from_bits(bits as u16).to_f32(),
+    }
+}
+
 impl<'a> Weights<'a> {
-    /// The matrix as panels are made from; its numbers are of 8 or 16 bits.
+    /// The matrix as panels are made from.
     pub(super) fn source(&self) -> Source<'a> {
-        let halves = |params: &Params<'a>| -> &'a [u16] {
-            match *params {
-                Params::F16(values) => values.reinterpret_cast(),
-                Params::Bf16(values) => values.reinterpret_cast(),
-                _ => unreachable!("scales and biases of panels have 16 bits"),
+        let numbers = match (self.scales, self.biases) {
+            (Params::E8m0(scales) | Params::E4m3(scales), None) => Numbers::Bytes(scales),
+            (Params::F32(scales), Some(Params::F32(biases))) => Numbers::Floats(bits_of(scales), bits_of(biases)),
+            (Params::F16(scales), Some(Params::F16(biases))) => {
+                Numbers::Halves(scales.reinterpret_cast(), biases.reinterpret_cast())
             }
-        };
-        let numbers = match (self.scales, &self.biases) {
-            (Params::E8m0(scales) | Params::E4m3(scales), _) => Numbers::Bytes(scales),
-            (scales, Some(biases)) => Numbers::Halves(halves(&scales), halves(biases)),
-            _ => unreachable!("affine codes have biases"),
+            (Params::Bf16(scales), Some(Params::Bf16(biases))) => {
+                Numbers::Halves(scales.reinterpret_cast(), biases.reinterpret_cast())
+            }
+            _ => unreachable!("scales and biases are of one type"),
         };
         Source { words: self.words, numbers }
     }
+}
+
+fn bits_of(values: &[f32]) -> &[u32] {
+    // SAFETY: any 32 bits are a word, and the alignments are the same.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
 }
 
 /// Puts a matrix into panels, on all threads.

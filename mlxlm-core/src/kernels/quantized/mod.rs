@@ -1,11 +1,12 @@
 //! Products with quantized matrices, in every mode and number of bits, for f32, bf16 and f16 activations.
 //!
-//! A matrix comes in the rows of a file or in panels ([`matrix`]). Four ways, all of them batch-invariant as far as they go:
+//! A matrix comes in the rows of a file or in panels ([`matrix`]), with the same bits of results. Four ways, all of them
+//! batch-invariant as far as they go:
 //!
-//! - 16-bit activations meet the codes in integers ([`fixed`]), with the same bits from rows and from panels;
+//! - activations meet the codes in integers ([`fixed`]);
+//! - codes that are 8-bit floats become f32 in registers ([`mxfp8`]);
 //! - more than [`FEW`] rows of bf16 meet weights in bf16 in the tiles of AMX ([`halves`]), where there are any;
-//! - up to [`FEW`] rows of f32 meet codes as they are ([`dot`]): AVX-512 and a matrix in rows;
-//! - everything else unpacks weights into the f32 product of [`super::gemm`], one block at a time.
+//! - everything else, gradients above all, unpacks weights into the f32 product of [`super::gemm`], one block at a time.
 //!
 //! A row's bits may differ between the ways; the choice depends on the number of rows only beyond [`FEW`].
 
@@ -23,12 +24,12 @@ use super::scratch::{Scratch, with_scratch};
 use crate::quant::panels::Layout;
 use crate::quant::{self, Mode, Packed, Panels, Scheme};
 
-mod dot;
 mod fixed;
 mod gather;
 mod halves;
-mod lanes;
 mod matrix;
+mod mxfp8;
+mod panel;
 mod rows;
 mod unpack;
 mod weights;
@@ -36,6 +37,7 @@ mod weights;
 pub(crate) use gather::{gather_panels_matmul, gather_quantized_matmul};
 pub(crate) use matrix::arrange;
 use matrix::{Matrix, Stored};
+use panel::Part;
 pub(crate) use rows::{panels_rows, quantized_rows};
 pub(crate) use unpack::unpack;
 use weights::Storage;
@@ -93,8 +95,7 @@ pub(crate) fn panels_matmuls(x: &Array, all: &[&Panels]) -> Result<Option<Vec<Ar
     let fits = |w: &&Panels| {
         w.experts.is_none() && w.takes(x) && w.layout.columns == columns && w.layout.scheme.group_size == group_size
     };
-    let narrow = matches!(x.dtype(), Dtype::Float16 | Dtype::Bfloat16);
-    if !on_cpu() || !narrow || x.shape().last() != Some(&(columns as i32)) || !all.iter().all(fits) {
+    if !on_cpu() || x.shape().last() != Some(&(columns as i32)) || !all.iter().all(fits) {
         return Ok(None);
     }
     let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
@@ -128,7 +129,7 @@ impl Operation for QuantizedMatmuls {
             let w = Stored::Panels(*layout).matrix(std::slice::from_ref(lines), storage);
             fixed::Segment { rows: 0..rows, w, out: Results::new(out) }
         };
-        narrow(self.isa, &x, &|row| row, parts.map(segment).collect(), &|row| row);
+        products(self.isa, &x, &|row| row, parts.map(segment).collect(), &|row| row);
     }
 
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
@@ -164,7 +165,7 @@ fn fits(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> bool {
     let params = match (scheme.mode, &w.biases) {
         (Mode::Affine, Some(biases)) => {
             let same = |dtype| float(dtype) && (dtype == x.dtype() || x.dtype() == Dtype::Float32);
-            same(w.scales.dtype()) && same(biases.dtype()) && biases.shape() == scales
+            same(w.scales.dtype()) && biases.dtype() == w.scales.dtype() && biases.shape() == scales
         }
         (Mode::Affine, None) => false,
         (_, biases) => w.scales.dtype() == Dtype::Uint8 && biases.is_none(),
@@ -247,27 +248,28 @@ thread_local! {
 fn multiply(isa: Isa, x: &View<'_>, w: &Matrix<'_>, transpose: bool, out: &mut ViewMut<'_>) {
     let (k, n) = if transpose { (w.columns(), w.rows()) } else { (w.rows(), w.columns()) };
     let Some(m) = out.len().checked_div(n) else { return };
-    if transpose && x.dtype != Dtype::Float32 && w.is_fixed() {
+    if transpose && k > 0 {
         let mut copies = Copies::default();
         let x = Values::new(x, &mut copies);
         let segment = fixed::Segment { rows: 0..m, w: *w, out: Results::new(out) };
-        return narrow(isa, &x, &|row| row, vec![segment], &|row| row);
+        return products(isa, &x, &|row| row, vec![segment], &|row| row);
     }
     with_scratch(&ACTIVATIONS, m * k, |activations| {
         convert::read(isa, x, activations);
         if out.dtype == Dtype::Float32 {
-            product(isa, activations, m, w, transpose, out.as_mut_slice());
+            by_blocks(isa, activations, m, w, transpose, out.as_mut_slice());
         } else {
             with_scratch(&RESULTS, m * n, |results| {
-                product(isa, activations, m, w, transpose, results);
+                by_blocks(isa, activations, m, w, transpose, results);
                 convert::write(isa, results, out);
             });
         }
     });
 }
 
-/// `out[place(i)] = x[source(i)] @ w.T` in 16 bits, for each segment and each row `i` of it: see [`fixed::multiply`].
-fn narrow(
+/// `out[place(i)] = x[source(i)] @ w.T` for each segment and each row `i` of it. All matrices have the same columns, and at least
+/// one.
+fn products(
     isa: Isa,
     x: &Values<'_>,
     source: &(dyn Fn(usize) -> usize + Sync),
@@ -278,9 +280,11 @@ fn narrow(
     for segment in many {
         halves::multiply(isa, x, source, &segment, place);
     }
-    // Numbers that are not finite are no integers.
-    for row in fixed::multiply(isa, x, source, &few, place) {
-        for fixed::Segment { w, out, .. } in few.iter().filter(|segment| segment.rows.contains(&row)) {
+    let (floats, integers): (Vec<_>, Vec<_>) = few.into_iter().partition(|segment| segment.w.is_mxfp8());
+    mxfp8::multiply(isa, x, source, &floats, place);
+    // What is too large or not finite is no integer.
+    for row in fixed::multiply(isa, x, source, &integers, place) {
+        for fixed::Segment { w, out, .. } in integers.iter().filter(|segment| segment.rows.contains(&row)) {
             with_scratch(&ACTIVATIONS, w.columns(), |activations| {
                 x.read(isa, source(row) * w.columns(), activations);
                 with_scratch(&RESULTS, w.rows(), |results| {
@@ -290,19 +294,6 @@ fn narrow(
                 });
             });
         }
-    }
-}
-
-/// The product of `m` rows of f32.
-fn product(isa: Isa, x: &[f32], m: usize, w: &Matrix<'_>, transpose: bool, out: &mut [f32]) {
-    match w {
-        Matrix::Rows(rows) if transpose && m <= FEW && dot::covers(isa, rows) => {
-            let (k, n) = (rows.columns, rows.rows);
-            for row in dot::multiply(x, m, rows, out) {
-                by_blocks(isa, &x[row * k..][..k], 1, w, true, &mut out[row * n..][..n]);
-            }
-        }
-        _ => by_blocks(isa, x, m, w, transpose, out),
     }
 }
 
@@ -316,20 +307,19 @@ fn by_blocks(isa: Isa, x: &[f32], m: usize, w: &Matrix<'_>, transpose: bool, out
         (kernels.pack_rows)(x.as_ptr().add(b.lane * k + b.k), k, b.lanes, b.width, b.kc, dst);
     };
     let pack_b = |b: Block, dst: *mut f32| {
+        let (lanes, depth) = (b.lane..b.lane + b.lanes, b.k..b.k + b.kc);
         if transpose {
             with_scratch(&UNPACKED, b.lanes * b.kc, |rows| {
-                for (lane, row) in rows.chunks_exact_mut(b.kc).enumerate() {
-                    w.unpack(isa, b.lane + lane, b.k, row);
-                }
+                w.unpack_part(isa, &Part { rows: lanes, columns: depth, width: b.kc }, rows);
                 // SAFETY: `rows` holds `lanes` rows of `kc` values, and `gemm` made room for the packed block.
                 unsafe { (kernels.pack_rows)(rows.as_ptr(), b.kc, b.lanes, b.width, b.kc, dst) };
             });
         } else {
             // SAFETY: `gemm` made room for `kc` rows of `width` values.
             let packed = unsafe { std::slice::from_raw_parts_mut(dst, b.kc * b.width) };
-            for (row, packed) in packed.chunks_exact_mut(b.width).enumerate() {
-                w.unpack(isa, b.k + row, b.lane, &mut packed[..b.lanes]);
-                packed[b.lanes..].fill(0.0);
+            w.unpack_part(isa, &Part { rows: depth, columns: lanes, width: b.width }, packed);
+            for row in packed.chunks_exact_mut(b.width) {
+                row[b.lanes..].fill(0.0);
             }
         }
     };

@@ -46,14 +46,15 @@ fn ours(isa: Isa, x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Arr
 /// The exact product: for each element the sum, and what it may be off by before it is rounded: by f32 sums, and where
 /// activations are in fixed point, half a step for each of them.
 fn exact(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Vec<(f64, f64)> {
-    let fixed = transpose && x.dtype() != Dtype::Float32 && scheme.mode != Mode::Mxfp8;
+    let bits = if x.dtype() == Dtype::Float32 { 23 } else { 14 };
+    let fixed = transpose && scheme.mode != Mode::Mxfp8;
     let dense = weights_of(w, scheme);
     let (rows, columns) = (w.weight.dim(0) as usize, (w.scales.dim(1) * scheme.group_size) as usize);
     let (k, n) = if transpose { (columns, rows) } else { (rows, columns) };
     let at = |k: usize, n: usize| if transpose { dense[n * columns + k] } else { dense[k * columns + n] };
     let element = |x: &[f32], n: usize| {
         let most = x.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-        let half_step = if fixed { 2.0_f64.powi(-14) * f64::from(most) } else { 0.0 };
+        let half_step = if fixed { 2.0_f64.powi(-bits) * f64::from(most) } else { 0.0 };
         let terms = x.iter().enumerate().map(|(k, x)| (f64::from(*x) * at(k, n), at(k, n).abs()));
         terms.fold((0.0, 0.0), |(sum, off), (t, w)| (sum + t, off + 4e-6 * t.abs() + half_step * w))
     };
@@ -184,15 +185,14 @@ fn distance(result: &Array, exact: &[(f64, f64)]) -> f64 {
 
 #[test]
 fn no_worse_than_mlx_at_the_same_type() {
-    let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
-    for dtype in FLOATS {
+    for (scheme, dtype) in schemes().into_iter().flat_map(|scheme| FLOATS.map(|dtype| (scheme, dtype))) {
         let (w, x) = (packed(32, 512, scheme, dtype), random(&[2, 512], 9, dtype));
         let exact = exact(&x, &w, scheme, true);
         let error = |result: &Array| distance(result, &exact);
         let theirs = error(&quant::mlx_quantized_matmul(&x, &w, scheme, true).unwrap());
         for isa in Isa::available() {
             let ours = error(&ours(isa, &x, &w, scheme, true));
-            assert!(ours <= theirs, "{isa} {dtype:?}: {ours:e} against {theirs:e}");
+            assert!(ours <= theirs, "{isa} {scheme} {dtype:?}: {ours:e} against {theirs:e}");
         }
     }
 }

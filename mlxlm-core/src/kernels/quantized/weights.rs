@@ -46,15 +46,6 @@ impl<'a> Params<'a> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::F16(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-            Self::E8m0(values) | Self::E4m3(values) => values.len(),
-        }
-    }
-
     #[inline]
     pub(crate) fn get(&self, i: usize) -> f32 {
         match self {

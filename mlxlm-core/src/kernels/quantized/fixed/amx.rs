@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::avx512::{numbers, quad, with_group};
+use super::avx512::{numbers, of_planes, quad, with_group};
 use super::rows::{COLUMNS, ROWS, Rows};
 use super::{Block, LANES, PAIR};
 use crate::kernels::amx::{Config, Tiles, dot_signed_unsigned, load, store, zero};
@@ -76,9 +76,9 @@ struct Tile<'a> {
 unsafe fn spread_numbers(layout: &Layout, lines: &[u32], scales: &mut [f32], biases: &mut [f32]) {
     for group in 0..layout.groups() {
         let (line, which) = layout.numbers_of(group);
-        let line = lines[line..][..LANES].as_ptr();
+        let line = lines[line..][..layout.number_lines() * LANES].as_ptr();
         let (scales, biases) = (&mut scales[group * LANES..][..LANES], &mut biases[group * LANES..][..LANES]);
-        // SAFETY: the line and the rooms have 16 words.
+        // SAFETY: the lines are those of the layout, and the rooms have 16 words.
         unsafe {
             let (scale, bias) = match layout.scheme.mode {
                 Mode::Affine => numbers::<false>(layout, line, 0),
@@ -175,8 +175,8 @@ unsafe fn products<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
         }
         for column in (begin..begin + rows.group).step_by(depth) {
             let at = line.at(column);
-            load::<4>(rows.high.as_ptr().add(at), COLUMNS);
-            load::<5>(rows.low.as_ptr().add(at), COLUMNS);
+            load::<4>(rows.planes[0].as_ptr().add(at), COLUMNS);
+            load::<5>(rows.planes[1].as_ptr().add(at), COLUMNS);
             let codes = tile.codes.as_ptr().add((column - tile.from) * LANES);
             load::<6>(codes, 4 * LANES);
             dot_signed_unsigned::<0, 4, 6>();
@@ -225,8 +225,7 @@ unsafe fn collect<const P: usize, const B: usize>(
                 let activations = (*steps.add(at + b), *totals.add(at + b));
                 for p in 0..P {
                     let part = |which: usize| _mm512_loadu_epi32(dots[b].0[p][which][r].as_ptr());
-                    let dots = _mm512_add_epi32(_mm512_slli_epi32::<8>(part(0)), part(1));
-                    sums[p] = with_group(sums[p], dots, params[b][p], activations);
+                    sums[p] = with_group(sums[p], of_planes(part(0), part(1)), params[b][p], activations);
                 }
             }
             for (p, sums) in sums.into_iter().enumerate() {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use mlx_rs::Dtype;
 
 use super::super::weights::{e4m3, e8m0};
-use super::{Block, CENTRE, E2M1, HALF, LANES};
+use super::{Block, CENTRE, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, ZERO};
 use crate::quant::Mode;
 use crate::quant::panels::{Layout, UNIT};
 
@@ -23,10 +23,13 @@ pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]
             let (row, sums) = (block.first + at, sums[at * block.stride..].as_mut_ptr());
             // SAFETY: passed on from the caller; the rows are the block's.
             unsafe {
-                match height {
-                    1 => of_codes!(block.layout, rows_of::<1>(block, lines, row, sums)),
-                    2 => of_codes!(block.layout, rows_of::<2>(block, lines, row, sums)),
-                    _ => of_codes!(block.layout, rows_of::<4>(block, lines, row, sums)),
+                match (block.rows.planes.len(), height) {
+                    (HALF_PLANES, 1) => of_codes!(block.layout, rows_of::<HALF_PLANES, 1>(block, lines, row, sums)),
+                    (HALF_PLANES, 2) => of_codes!(block.layout, rows_of::<HALF_PLANES, 2>(block, lines, row, sums)),
+                    (HALF_PLANES, _) => of_codes!(block.layout, rows_of::<HALF_PLANES, 4>(block, lines, row, sums)),
+                    (_, 1) => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 1>(block, lines, row, sums)),
+                    (_, 2) => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 2>(block, lines, row, sums)),
+                    _ => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 4>(block, lines, row, sums)),
                 }
             }
         }
@@ -34,7 +37,7 @@ pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
+unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R: usize>(
     block: &Block<'_>,
     lines: &[u32],
     row: usize,
@@ -43,23 +46,24 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
     let (layout, rows) = (block.layout, block.rows);
     let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
     let line = rows.line(row);
+    let planes: [*const u8; B] = std::array::from_fn(|p| rows.planes[p].as_ptr());
     // SAFETY: `Block::check` saw that panels have all stripes, rows all columns and groups, and sums all panels and rows.
     unsafe {
         for (panel, lines) in lines.chunks_exact(layout.panel_words()).enumerate() {
             let mut totals = [[_mm256_setzero_ps(); R]; 2];
             for (stripe, lines) in lines.chunks_exact(layout.stripe_words()).enumerate() {
                 let lines = lines.as_ptr();
-                let mut codes = lines.add(LANES);
+                let mut codes = lines.add(layout.number_lines() * LANES);
                 for which in 0..width.min(groups - stripe * width) {
                     let g = stripe * width + which;
                     for (half, totals) in totals.iter_mut().enumerate() {
-                        let mut dots = [_mm256_setzero_si256(); R];
+                        let mut dots = [[_mm256_setzero_si256(); R]; B];
                         let mut codes = codes.add(8 * half);
                         if group < UNIT {
-                            add::<BITS, FLOAT, R, { QUADS / 2 }>(&mut dots, line.at(g * group), block, codes);
+                            add::<BITS, FLOAT, B, R, { QUADS / 2 }>(&mut dots, &planes, line.at(g * group), codes);
                         } else {
                             for column in (g * group..(g + 1) * group).step_by(UNIT) {
-                                add::<BITS, FLOAT, R, QUADS>(&mut dots, line.at(column), block, codes);
+                                add::<BITS, FLOAT, B, R, QUADS>(&mut dots, &planes, line.at(column), codes);
                                 codes = codes.add(BITS * LANES);
                             }
                         }
@@ -67,9 +71,23 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize>(
                         for r in 0..R {
                             let at = (row + r) * groups + g;
                             let (step, sum) = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-                            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[r]), _mm256_set1_ps(step));
-                            totals[r] = _mm256_fmadd_ps(scaled, scale, totals[r]);
-                            totals[r] = _mm256_fmadd_ps(bias, _mm256_set1_ps(sum), totals[r]);
+                            let (step, sum) = (_mm256_set1_ps(step), _mm256_set1_ps(sum));
+                            let centre = match B {
+                                FLOAT_PLANES if FLOAT => rows.integers.get_unchecked(at).map(|sum| -ZERO * sum),
+                                _ => [0; 2],
+                            };
+                            let high = _mm256_add_epi32(_mm256_slli_epi32::<8>(dots[0][r]), dots[1][r]);
+                            let mut dot = _mm256_cvtepi32_ps(_mm256_add_epi32(high, _mm256_set1_epi32(centre[0])));
+                            if B == FLOAT_PLANES {
+                                let rest = _mm256_add_epi32(dots[B - 1][r], _mm256_set1_epi32(centre[1]));
+                                dot = _mm256_fmadd_ps(dot, _mm256_set1_ps(256.0), _mm256_cvtepi32_ps(rest));
+                            }
+                            let scaled = _mm256_mul_ps(dot, step);
+                            totals[r] = match B {
+                                HALF_PLANES => _mm256_fmadd_ps(bias, sum, _mm256_fmadd_ps(scaled, scale, totals[r])),
+                                _ if FLOAT => _mm256_fmadd_ps(scaled, scale, totals[r]),
+                                _ => _mm256_add_ps(totals[r], _mm256_fmadd_ps(scaled, scale, _mm256_mul_ps(bias, sum))),
+                            };
                         }
                     }
                     codes = codes.add(group * BITS * LANES / UNIT);
@@ -98,48 +116,49 @@ const fn fitting(bits: usize, float: bool, byte: usize) -> usize {
     }
 }
 
-/// Adds the first `N` quads of a unit; `at` is where the bytes of the first row and column lie.
+/// Adds the first `N` quads of a unit to the sums of each plane; `first` is where in the planes the bytes of the first row and column
+/// lie.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn add<const BITS: usize, const FLOAT: bool, const R: usize, const N: usize>(
-    dots: &mut [__m256i; R],
-    at: usize,
-    block: &Block<'_>,
+unsafe fn add<const BITS: usize, const FLOAT: bool, const B: usize, const R: usize, const N: usize>(
+    dots: &mut [[__m256i; R]; B],
+    planes: &[*const u8; B],
+    first: usize,
     codes: *const u32,
 ) {
-    let (h, l) = (block.rows.high.as_ptr().wrapping_add(at), block.rows.low.as_ptr().wrapping_add(at));
-    // The high bytes of 15-bit numbers are at most 64 in magnitude, the low ones 128.
+    // The high bytes of two are at most 64 in magnitude, others 128.
     let fits = const { if fitting(BITS, FLOAT, 128) == 0 { 1 } else { fitting(BITS, FLOAT, 128) } };
     let splits = const { fitting(BITS, FLOAT, 128) == 0 };
-    let (one, high_one) = (_mm256_set1_epi16(1), _mm256_set1_epi16(256));
+    let one = _mm256_set1_epi16(1);
     // SAFETY: passed on from the caller.
     unsafe {
         let four = |bytes: *const u8| _mm256_set1_epi32(bytes.cast::<i32>().read_unaligned());
         for from in (0..N).step_by(fits) {
-            let (mut high, mut low) = ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
+            let mut short = [[_mm256_setzero_si256(); R]; B];
             for q in from..(from + fits).min(N) {
                 let codes = quad::<BITS, FLOAT>(codes, q);
                 for r in 0..R {
                     let at = r * super::rows::COLUMNS + QUAD * q;
-                    high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(codes, four(h.add(at))));
-                    if splits {
-                        // Wide codes meet the low bytes in two halves.
-                        let nibble = _mm256_set1_epi8(15);
-                        let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
-                        let upper = _mm256_maddubs_epi16(upper, four(l.add(at)));
-                        let lower = _mm256_maddubs_epi16(_mm256_and_si256(codes, nibble), four(l.add(at)));
-                        let sixteen = _mm256_set1_epi16(16);
-                        let both = _mm256_add_epi32(_mm256_madd_epi16(upper, sixteen), _mm256_madd_epi16(lower, one));
-                        dots[r] = _mm256_add_epi32(dots[r], both);
-                    } else {
-                        low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(codes, four(l.add(at))));
+                    for p in 0..B {
+                        let bytes = four(planes[p].add(first + at));
+                        if splits && (p > 0 || B > HALF_PLANES) {
+                            // Wide codes meet these bytes in two halves.
+                            let nibble = _mm256_set1_epi8(15);
+                            let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
+                            let upper = _mm256_maddubs_epi16(upper, bytes);
+                            let lower = _mm256_maddubs_epi16(_mm256_and_si256(codes, nibble), bytes);
+                            let upper = _mm256_madd_epi16(upper, _mm256_set1_epi16(16));
+                            let both = _mm256_add_epi32(upper, _mm256_madd_epi16(lower, one));
+                            dots[p][r] = _mm256_add_epi32(dots[p][r], both);
+                        } else {
+                            short[p][r] = _mm256_add_epi16(short[p][r], _mm256_maddubs_epi16(codes, bytes));
+                        }
                     }
                 }
             }
             for r in 0..R {
-                dots[r] = _mm256_add_epi32(dots[r], _mm256_madd_epi16(high[r], high_one));
-                if !splits {
-                    dots[r] = _mm256_add_epi32(dots[r], _mm256_madd_epi16(low[r], one));
+                for p in 0..B {
+                    dots[p][r] = _mm256_add_epi32(dots[p][r], _mm256_madd_epi16(short[p][r], one));
                 }
             }
         }
@@ -178,13 +197,18 @@ unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: *const u32, q: usize)
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
 unsafe fn numbers<const FLOAT: bool>(layout: &Layout, line: *const u32, which: usize, half: usize) -> (__m256, __m256) {
-    // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it.
+    // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it, and another line follows if numbers
+    // have 32 bits.
     unsafe {
         if FLOAT {
             let bytes = line.cast::<u8>().add(LANES * which + 8 * half).cast::<[u8; 8]>().read();
             let scales = bytes.map(if layout.scheme.mode == Mode::Nvfp4 { e4m3 } else { e8m0 });
             let scale = _mm256_loadu_ps(scales.as_ptr());
             return (_mm256_mul_ps(scale, _mm256_set1_ps(HALF)), _mm256_mul_ps(scale, _mm256_set1_ps(CENTRE)));
+        }
+        if layout.numbers == Dtype::Float32 {
+            let floats = line.cast::<f32>().add(8 * half);
+            return (_mm256_loadu_ps(floats), _mm256_loadu_ps(floats.add(LANES)));
         }
         let halves = line.cast::<u16>().add(8 * half);
         let read = |at: *const u16| {

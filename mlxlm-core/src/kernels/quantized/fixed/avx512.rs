@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use mlx_rs::Dtype;
 
-use super::{Block, CENTRE, E2M1, HALF, LANES};
+use super::{Block, CENTRE, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, ZERO};
 use crate::kernels::convert::bf16_lanes;
 use crate::kernels::isa::fetches_ahead;
 use crate::quant::Mode;
@@ -30,28 +30,35 @@ const AHEAD: usize = 256;
 /// # Safety
 /// The machine must have the level, and the block must have been checked.
 pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
-    let pairs = if block.layout.columns < LONG { 0 } else { lines.len() / block.layout.panel_words() / 2 * 2 };
+    let pairs = if block.layout.columns >= LONG { lines.len() / block.layout.panel_words() / 2 * 2 } else { 0 };
     let (paired, single) = lines.split_at(pairs * block.layout.panel_words());
     for (at, height) in block.runs() {
         let (row, sums) = (block.first + at, sums[at * block.stride..].as_mut_ptr());
         // SAFETY: passed on from the caller; the rows are the block's.
         unsafe {
-            match height {
-                1 => {
-                    of_codes!(block.layout, rows_of::<1, 2>(block, paired, row, sums));
-                    of_codes!(block.layout, rows_of::<1, 1>(block, single, row, sums.add(pairs * LANES)));
+            match (block.rows.planes.len(), height) {
+                (HALF_PLANES, 1) => {
+                    of_codes!(block.layout, rows_of::<HALF_PLANES, 1, 2>(block, paired, row, sums));
+                    of_codes!(block.layout, rows_of::<HALF_PLANES, 1, 1>(block, single, row, sums.add(pairs * LANES)));
                 }
-                2 => of_codes!(block.layout, rows_of::<2, 1>(block, lines, row, sums)),
-                4 => of_codes!(block.layout, rows_of::<4, 1>(block, lines, row, sums)),
-                _ => of_codes!(block.layout, rows_of::<8, 1>(block, lines, row, sums)),
+                (HALF_PLANES, 2) => of_codes!(block.layout, rows_of::<HALF_PLANES, 2, 1>(block, lines, row, sums)),
+                (HALF_PLANES, 4) => of_codes!(block.layout, rows_of::<HALF_PLANES, 4, 1>(block, lines, row, sums)),
+                (HALF_PLANES, _) => of_codes!(block.layout, rows_of::<HALF_PLANES, 8, 1>(block, lines, row, sums)),
+                (_, 1) => {
+                    of_codes!(block.layout, rows_of::<FLOAT_PLANES, 1, 2>(block, paired, row, sums));
+                    of_codes!(block.layout, rows_of::<FLOAT_PLANES, 1, 1>(block, single, row, sums.add(pairs * LANES)));
+                }
+                (_, 2) => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 2, 1>(block, lines, row, sums)),
+                (_, 4) => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 4, 1>(block, lines, row, sums)),
+                _ => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 8, 1>(block, lines, row, sums)),
             }
         }
     }
 }
 
-/// `R` rows against panels, `P` of them side by side.
+/// `R` rows of `B` planes of bytes against panels, `P` of them side by side.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize, const P: usize>(
+unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R: usize, const P: usize>(
     block: &Block<'_>,
     lines: &[u32],
     row: usize,
@@ -61,6 +68,7 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize, const P:
     let (group, groups, width, stripe) =
         (layout.group(), layout.groups(), layout.stripe_groups(), layout.stripe_words());
     let (line, next) = (rows.line(row), layout.panel_words());
+    let planes: [*const u8; B] = std::array::from_fn(|p| rows.planes[p].as_ptr());
     // More rows than these have more to compute than to wait for.
     let ahead = R <= 2 && fetches_ahead();
     // SAFETY: `Block::check` saw that panels have all stripes, rows all columns and groups, and sums all panels and rows.
@@ -69,10 +77,10 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize, const P:
             let mut totals = [[_mm512_setzero_ps(); R]; P];
             for (first, lines) in (0..groups).step_by(width).zip(lines[..next].chunks_exact(stripe)) {
                 let lines = lines.as_ptr();
-                let mut codes = lines.add(LANES);
+                let mut codes = lines.add(layout.number_lines() * LANES);
                 for which in 0..width.min(groups - first) {
                     let g = first + which;
-                    let mut dots = [Dots([[_mm512_setzero_si512(); R]; 2]); P];
+                    let mut dots = [Dots([[_mm512_setzero_si512(); R]; B]); P];
                     let columns = g * group..(g + 1) * group;
                     if ahead {
                         for panel in 0..P {
@@ -83,14 +91,14 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize, const P:
                     if group < UNIT {
                         for (panel, dots) in dots.iter_mut().enumerate() {
                             let codes = codes.add(panel * next);
-                            dots.add::<BITS, FLOAT, { QUADS / 2 }>(line.at(columns.start), block, codes);
+                            dots.add::<BITS, FLOAT, { QUADS / 2 }>(&planes, line.at(columns.start), codes);
                         }
                         codes = codes.add(BITS * LANES / 2);
                     } else {
                         for column in columns.step_by(UNIT) {
                             for (panel, dots) in dots.iter_mut().enumerate() {
                                 let codes = codes.add(panel * next);
-                                dots.add::<BITS, FLOAT, QUADS>(line.at(column), block, codes);
+                                dots.add::<BITS, FLOAT, QUADS>(&planes, line.at(column), codes);
                             }
                             codes = codes.add(BITS * LANES);
                         }
@@ -100,7 +108,15 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const R: usize, const P:
                         for (r, total) in totals.iter_mut().enumerate() {
                             let at = (row + r) * groups + g;
                             let x = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-                            *total = with_group(*total, dots[panel].of(r), numbers, x);
+                            *total = if B == HALF_PLANES {
+                                with_group(*total, dots[panel].of(r, [0; 2]), numbers, x)
+                            } else if FLOAT {
+                                let centre = rows.integers.get_unchecked(at).map(|sum| -ZERO * sum);
+                                let scaled = _mm512_mul_ps(dots[panel].of(r, centre), _mm512_set1_ps(x.0));
+                                _mm512_fmadd_ps(scaled, numbers.0, *total)
+                            } else {
+                                _mm512_add_ps(*total, group_of(dots[panel].of(r, [0; 2]), numbers, x))
+                            };
                         }
                     }
                 }
@@ -123,22 +139,20 @@ fn fetch(from: *const u32, lines: usize) {
     }
 }
 
-/// The integer sums of a group: of the high and of the low bytes.
+/// The integer sums of a group, for each plane of bytes.
 #[derive(Clone, Copy)]
-struct Dots<const R: usize>([[__m512i; R]; 2]);
+struct Dots<const R: usize, const B: usize>([[__m512i; R]; B]);
 
-impl<const R: usize> Dots<R> {
-    /// Adds the first `N` quads of a unit; `at` is where the bytes of the first row and column lie.
+impl<const R: usize, const B: usize> Dots<R, B> {
+    /// Adds the first `N` quads of a unit; `first` is where in the planes the bytes of the first row and column lie.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     #[inline]
     unsafe fn add<const BITS: usize, const FLOAT: bool, const N: usize>(
         &mut self,
-        at: usize,
-        block: &Block<'_>,
+        planes: &[*const u8; B],
+        first: usize,
         codes: *const u32,
     ) {
-        let [high, low] = &mut self.0;
-        let (h, l) = (block.rows.high.as_ptr().wrapping_add(at), block.rows.low.as_ptr().wrapping_add(at));
         // SAFETY: passed on from the caller.
         unsafe {
             let four = |bytes: *const u8| _mm512_set1_epi32(bytes.cast::<i32>().read_unaligned());
@@ -146,18 +160,32 @@ impl<const R: usize> Dots<R> {
                 let codes = quad::<BITS, FLOAT>(codes, q);
                 for r in 0..R {
                     let at = r * super::rows::COLUMNS + QUAD * q;
-                    high[r] = _mm512_dpbusd_epi32(high[r], codes, four(h.add(at)));
-                    low[r] = _mm512_dpbusd_epi32(low[r], codes, four(l.add(at)));
+                    for (sums, plane) in self.0.iter_mut().zip(planes) {
+                        sums[r] = _mm512_dpbusd_epi32(sums[r], codes, four(plane.add(first + at)));
+                    }
                 }
             }
         }
     }
 
+    /// The sum of the products, with `more` for high and low bytes together and for those below.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn of(&self, r: usize) -> __m512i {
-        _mm512_add_epi32(_mm512_slli_epi32::<8>(self.0[0][r]), self.0[1][r])
+    fn of(&self, r: usize, more: [i32; 2]) -> __m512 {
+        let add = |sums: __m512i, more: i32| _mm512_add_epi32(sums, _mm512_set1_epi32(more));
+        let high = of_planes(self.0[0][r], add(self.0[1][r], more[0]));
+        match B {
+            HALF_PLANES => high,
+            _ => _mm512_fmadd_ps(high, _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(add(self.0[2][r], more[1]))),
+        }
     }
+}
+
+/// The sum of high and low bytes' products.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn of_planes(high: __m512i, low: __m512i) -> __m512 {
+    _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low))
 }
 
 /// The codes of columns `4 q .. 4 q + 4` of a unit, four bytes in each lane. `q` is known where this is compiled.
@@ -188,7 +216,7 @@ pub(in super::super) unsafe fn quad<const BITS: usize, const FLOAT: bool>(unit: 
     }
 }
 
-/// Scale and bias of a group in each lane, from the line that begins a stripe.
+/// Scale and bias of a group in each lane, from the lines that begin a stripe.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 pub(in super::super) unsafe fn numbers<const FLOAT: bool>(
@@ -196,25 +224,26 @@ pub(in super::super) unsafe fn numbers<const FLOAT: bool>(
     line: *const u32,
     which: usize,
 ) -> (__m512, __m512) {
-    // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it.
+    // SAFETY: the caller's line has 64 bytes, of which a group has 16 if there are four in it, and another line follows if numbers
+    // have 32 bits.
     unsafe {
         if FLOAT {
             let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(line.cast::<__m128i>().add(which)));
             let scale = match layout.scheme.mode {
-                Mode::Nvfp4 => {
-                    let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x80)));
-                    let magnitude = _mm512_slli_epi32::<20>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x7F)));
-                    let up = _mm512_set1_ps(f32::from_bits(247 << 23));
-                    let scaled = _mm512_mul_ps(_mm512_castsi512_ps(magnitude), up);
-                    _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(scaled), sign))
-                }
+                Mode::Nvfp4 => e4m3(bytes),
                 _ => {
                     let smallest = _mm512_cmpeq_epi32_mask(bytes, _mm512_setzero_si512());
                     let powers = _mm512_slli_epi32::<23>(bytes);
                     _mm512_castsi512_ps(_mm512_mask_mov_epi32(powers, smallest, _mm512_set1_epi32(1 << 22)))
                 }
             };
+            if layout.scheme.mode == Mode::Mxfp8 {
+                return (scale, _mm512_setzero_ps());
+            }
             return (_mm512_mul_ps(scale, _mm512_set1_ps(HALF)), _mm512_mul_ps(scale, _mm512_set1_ps(CENTRE)));
+        }
+        if layout.numbers == Dtype::Float32 {
+            return (_mm512_loadu_ps(line.cast()), _mm512_loadu_ps(line.add(LANES).cast()));
         }
         let halves = [_mm256_loadu_si256(line.cast()), _mm256_loadu_si256(line.add(LANES / 2).cast())];
         match layout.numbers {
@@ -224,15 +253,34 @@ pub(in super::super) unsafe fn numbers<const FLOAT: bool>(
     }
 }
 
+/// 8-bit floats, one in each lane: see `weights::e4m3`.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(in super::super) fn e4m3(bytes: __m512i) -> __m512 {
+    let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x80)));
+    let magnitude = _mm512_slli_epi32::<20>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x7F)));
+    let scaled = _mm512_mul_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(f32::from_bits((120 + 127) << 23)));
+    _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(scaled), sign))
+}
+
 /// The sums with one more group: its integer sum times step and scale, and the sum of its activations times the bias.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn with_group(
     total: __m512,
-    dots: __m512i,
+    dots: __m512,
     (scale, bias): (__m512, __m512),
     (step, sum): (f32, f32),
 ) -> __m512 {
-    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(step));
+    let scaled = _mm512_mul_ps(dots, _mm512_set1_ps(step));
     _mm512_fmadd_ps(bias, _mm512_set1_ps(sum), _mm512_fmadd_ps(scaled, scale, total))
+}
+
+/// What [`with_group`] adds, rounded by itself: sums of biases and of products that nearly cancel each other do not meet the larger
+/// total one by one.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn group_of(dots: __m512, (scale, bias): (__m512, __m512), (step, sum): (f32, f32)) -> __m512 {
+    let scaled = _mm512_mul_ps(dots, _mm512_set1_ps(step));
+    _mm512_fmadd_ps(scaled, scale, _mm512_mul_ps(bias, _mm512_set1_ps(sum)))
 }

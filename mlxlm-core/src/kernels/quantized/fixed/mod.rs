@@ -1,31 +1,32 @@
-//! Products of 16-bit activations with quantized matrices, in integers: any number of rows, all levels, the same bits.
+//! Products with quantized matrices in integers: any number of rows, all levels, the same bits.
 //!
-//! Within a group of columns the activations become 15-bit fixed-point numbers over a common power of two ([`rows`]), and the codes
-//! are small integers already, so a group's sum of products is an exact integer. Then one multiply-add by the weights' scale and
-//! one by their bias go to the result, group after group, in f32.
+//! Within a group of columns the activations become fixed-point numbers over a common power of two ([`rows`]), of 15 bits if they
+//! have 16 and of 24 bits if they have 32, and the codes are small integers already, so a group's sum of products is an exact
+//! integer. Then one multiply-add by the weights' scale and one by their bias go to the result, group after group, in f32.
 //!
 //! What is unusual:
 //! - Integer sums do not depend on their order, and the chain of f32 operations is fixed. So a row has the same bits alone and in
 //!   any company, and at every level: one vector instruction (VNNI), a matrix tile (AMX) and a plain loop give the same.
 //! - Of the activations of a group, those larger than 1/64 of the largest in bf16 (1/8 in f16) are exact; the others are off by
-//!   2⁻¹⁴ of the largest at most, half a step.
+//!   2⁻¹⁴ of the largest at most, half a step. Those in f32 are off by 2⁻²³ of the largest, less than what adding them up in f32
+//!   is off by.
 //! - Weights are read as panels of 16 rows ([`crate::quant::panels`]), one stream of memory and a lane for each row. A matrix that
 //!   is not in panels is put into them one at a time, in the second-level cache.
 
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::matrix::{Matrix, arrange_one};
+use super::matrix::Matrix;
 use crate::kernels::convert::{Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
-use crate::kernels::scratch::{Scratch, with_scratch, words_of};
+use crate::kernels::scratch::{Scratch, with_scratch};
 use crate::quant::panels::{LANES, Layout};
 
 /// Calls the version of a function that is made for the codes of a layout: `of_codes!(layout, f::<R>(…))` calls
 /// `f::<BITS, FLOAT, R>(…)`, where `FLOAT` tells codes that are 4-bit floats.
 macro_rules! of_codes {
-    ($layout:expr, $f:ident $(::<$($more:literal),+>)? ($($argument:expr),* $(,)?)) => {
+    ($layout:expr, $f:ident $(::<$($more:tt),+>)? ($($argument:expr),* $(,)?)) => {
         match ($layout.bits(), $layout.scheme.mode != $crate::quant::Mode::Affine) {
             (2, false) => $f::<2, false $(, $($more),+)?>($($argument),*),
             (3, false) => $f::<3, false $(, $($more),+)?>($($argument),*),
@@ -46,11 +47,11 @@ mod avx512;
 mod plain;
 mod rows;
 
-pub(super) use avx512::{numbers, quad};
-use rows::Rows;
+pub(super) use avx512::{e4m3, numbers, quad};
+use rows::{FLOAT_PLANES, HALF_PLANES, Rows};
 
 /// Panels whose results are written together: a cache line of 16-bit numbers.
-const PAIR: usize = 2;
+pub(super) const PAIR: usize = 2;
 /// Panels that a few rows pass in one go, and how many rows those are.
 const WIDE: usize = 8;
 const RUN: usize = 8;
@@ -73,6 +74,8 @@ const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 
 /// What a scale becomes, and the bias in scales, when codes are `E2M1`.
 const HALF: f32 = 0.5;
 const CENTRE: f32 = -6.0;
+/// The zero of `E2M1`. For f32 it is taken off in integers, as sums that nearly cancel each other cost more than f32 has to spare.
+const ZERO: i32 = 12;
 
 thread_local! {
     static PANEL: Scratch = const { Cell::new(Vec::new()) };
@@ -88,7 +91,8 @@ pub(super) struct Segment<'a> {
 }
 
 /// `out[place(i)] = x[source(i)] @ w.T` for each segment and each row `i` of it. All matrices have the same columns and groups;
-/// neighbours may have the same rows. Returns the rows that were left out because they hold a number that is not finite.
+/// neighbours may have the same rows. Returns the rows that were left out because they hold a number that is too large or not
+/// finite.
 pub(super) fn multiply<'a>(
     isa: Isa,
     x: &Values<'_>,
@@ -139,12 +143,13 @@ fn longest(segments: &[Segment<'_>]) -> usize {
 }
 
 /// Some panels of a segment's matrix.
-struct Task {
-    segment: usize,
-    panels: Range<usize>,
+pub(super) struct Task {
+    pub(super) segment: usize,
+    pub(super) panels: Range<usize>,
 }
 
-fn tasks(segments: &[Segment<'_>]) -> Vec<Task> {
+/// The work of a product, cut into tasks.
+pub(super) fn tasks(segments: &[Segment<'_>]) -> Vec<Task> {
     let layouts = || segments.iter().map(|segment| segment.w.layout());
     let work: usize = segments.iter().map(|segment| segment.rows.len() * segment.w.rows() * segment.w.columns()).sum();
     let words: usize = layouts().map(|layout| layout.words()).sum();
@@ -179,7 +184,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// All rows against some panels: a block of rows after the other, which stays in the second-level cache.
     fn run(&self, all: Range<usize>, panels: Range<usize>) {
-        let near = (NEAR / (2 * self.layout.columns)).max(1).next_multiple_of(rows::ROWS);
+        let near = (NEAR / (self.rows.planes.len() * self.layout.columns)).max(1).next_multiple_of(rows::ROWS);
         for from in all.clone().step_by(near) {
             let rows = from..(from + near).min(all.end);
             let one_go = rows.len() <= RUN && !self.by_tiles(rows.len()) && self.segment.w.is_in_panels();
@@ -198,26 +203,16 @@ impl Job<'_> {
     }
 
     fn by_tiles(&self, rows: usize) -> bool {
-        self.isa == Isa::Amx && rows >= TILES
+        self.isa == Isa::Amx && rows >= TILES && self.rows.planes.len() == HALF_PLANES
     }
 
     /// Writes the sums `[row][panel][LANES]` of some rows and panels.
     fn multiply(&self, block: &Block<'_>, panels: Range<usize>, sums: &mut [f32]) {
-        let each = self.layout.panel_words();
         let multiply = |lines: &[u32], sums: &mut [f32]| match self.by_tiles(block.count) {
             true => block.by_tiles(lines, sums),
             false => block.by_vectors(self.isa, lines, sums),
         };
-        match &self.segment.w {
-            Matrix::Panels(_, lines) => multiply(&lines[panels.start * each..panels.end * each], sums),
-            Matrix::Rows(w) => with_scratch(&PANEL, panels.len() * each, |room| {
-                let room = words_of(room);
-                for (panel, room) in panels.zip(room.chunks_exact_mut(each.max(1))) {
-                    arrange_one(self.isa, &self.layout, &w.source(), panel, room);
-                }
-                multiply(room, sums);
-            }),
-        }
+        self.segment.w.with_panels(self.isa, panels, &PANEL, |lines| multiply(lines, sums));
     }
 
     /// Writes the results of some panels, and of no others: those are another task's.

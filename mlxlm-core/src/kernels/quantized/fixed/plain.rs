@@ -1,9 +1,8 @@
 //! The plain version, which all levels agree with bit by bit.
 
-use mlx_rs::Dtype;
-
+use super::super::matrix::float_of;
 use super::super::weights::{code, e4m3, e8m0};
-use super::{Block, CENTRE, E2M1, HALF, LANES};
+use super::{Block, CENTRE, E2M1, HALF, LANES, ZERO};
 use crate::quant::Mode;
 use crate::quant::panels::Layout;
 
@@ -24,15 +23,29 @@ pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
         for row in 0..block.count {
             let mut total = 0.0_f32;
             for (g, &of_group) in numbers.iter().enumerate() {
-                let x = |column: usize| {
-                    let at = rows.at(block.first + row, column);
-                    i32::from(rows.high[at] as i8) * 256 + i32::from(rows.low[at] as i8)
+                let [whole, below] = rows.integers[(block.first + row) * groups + g];
+                let dot = |plane: &&[u8]| -> i32 {
+                    let x = |column: usize| i32::from(plane[rows.at(block.first + row, column)] as i8);
+                    (g * group..(g + 1) * group).map(|column| x(column) * codes[column]).sum()
                 };
-                let dot: i32 = (g * group..(g + 1) * group).map(|column| x(column) * codes[column]).sum();
                 let (scale, bias) = scale_and_bias(layout, of_group);
                 let at = (block.first + row) * groups + g;
-                total = (dot as f32 * rows.steps[at]).mul_add(scale, total);
-                total = bias.mul_add(rows.sums[at], total);
+                let (step, sum) = (rows.steps[at], rows.sums[at]);
+                total = match rows.planes.iter().map(dot).collect::<Vec<_>>()[..] {
+                    [high, low] => {
+                        let dot = (256 * high + low) as f32 * step;
+                        bias.mul_add(sum, dot.mul_add(scale, total))
+                    }
+                    [high, low, rest] if layout.scheme.mode == Mode::Affine => {
+                        let dot = ((256 * high + low) as f32).mul_add(256.0, rest as f32) * step;
+                        total + dot.mul_add(scale, bias * sum)
+                    }
+                    [high, low, rest] => {
+                        let (high, rest) = (256 * high + low - ZERO * whole, rest - ZERO * below);
+                        ((high as f32).mul_add(256.0, rest as f32) * step).mul_add(scale, total)
+                    }
+                    _ => unreachable!("activations have two or three bytes"),
+                };
             }
             sums[row * block.stride + lane] = total;
         }
@@ -40,15 +53,9 @@ pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
 }
 
 /// What a group's numbers are for codes as integers.
-fn scale_and_bias(layout: &Layout, [scale, bias]: [u16; 2]) -> (f32, f32) {
+fn scale_and_bias(layout: &Layout, [scale, bias]: [u32; 2]) -> (f32, f32) {
     let float = match layout.scheme.mode {
-        Mode::Affine => {
-            let half = |bits: u16| match layout.numbers {
-                Dtype::Float16 => half::f16::from_bits(bits).to_f32(),
-                _ => half::bf16::from_bits(bits).to_f32(),
-            };
-            return (half(scale), half(bias));
-        }
+        Mode::Affine => return (float_of(layout.numbers, scale), float_of(layout.numbers, bias)),
         Mode::Nvfp4 => e4m3(scale as u8),
         _ => e8m0(scale as u8),
     };

@@ -1,6 +1,6 @@
-//! Activations in fixed point: within each group of columns `x = step · (256 · high + low)`.
+//! Activations in fixed point: within each group of columns `x = step · (256 · high + low)`, and a byte more for those in f32.
 //!
-//! Bytes lie as the tiles of AMX take them, `[up to 16 rows][64 columns]` one after the other: rows that are a power of two apart
+//! Bytes lie in a plane each, as the tiles of AMX take them, `[up to 16 rows][64 columns]` one after the other: rows that are a power of two apart
 //! would drive each other out of the caches.
 
 use std::cell::Cell;
@@ -12,8 +12,12 @@ use crate::kernels::pool;
 use crate::kernels::scratch::{Scratch, bytes_of, with_scratch};
 use crate::quant::panels::Layout;
 
-/// The largest numbers have this many bits and a sign: what two signed bytes hold with room for rounding the lower one.
-const BITS: i32 = 14;
+/// The bits of 2¹¹², from which on the sum of a group's products with codes could be too large for an f32. Numbers that are not
+/// finite are above, too.
+const TOO_LARGE: u32 = (112 + 127) << 23;
+/// Bytes of an activation that has 16 bits, and of one that has 32.
+pub(super) const HALF_PLANES: usize = 2;
+pub(super) const FLOAT_PLANES: usize = 3;
 /// Rows of a tile at most, and its columns.
 pub(super) const ROWS: usize = 16;
 pub(super) const COLUMNS: usize = 64;
@@ -37,13 +41,14 @@ pub(super) struct Rows<'a> {
     pub(super) columns: usize,
     pub(super) group: usize,
     pub(super) groups: usize,
-    /// `[row / height][column / 64][row % height][column % 64]`.
-    pub(super) high: &'a [u8],
-    pub(super) low: &'a [u8],
+    /// The high bytes, the low ones, and for f32 those below: `[row / height][column / 64][row % height][column % 64]`.
+    pub(super) planes: &'a [&'a [u8]],
     /// `[row][group]`: powers of two.
     pub(super) steps: &'a [f32],
     /// `[row][group]`: the sum of the activations.
     pub(super) sums: &'a [f32],
+    /// `[row][group]`: the sums of the integers, of `256 · high + low` and of the bytes below those.
+    pub(super) integers: &'a [[i32; 2]],
 }
 
 impl Rows<'_> {
@@ -81,8 +86,22 @@ fn place(height: usize, columns: usize, row: usize, column: usize) -> usize {
 }
 
 /// Calls `body` with rows of `x`, in tiles of `height`: `chosen` tells for each which one it is, or `None` if nothing reads it; and
-/// for each whether it holds a number that is not finite.
+/// for each whether it holds a number that is too large or not finite.
 pub(super) fn with_rows<R>(
+    isa: Isa,
+    x: &Values<'_>,
+    chosen: &[Option<usize>],
+    height: usize,
+    layout: &Layout,
+    body: impl FnOnce(&Rows<'_>, &[bool]) -> R,
+) -> R {
+    match x {
+        Values::F32(_) => with_planes::<FLOAT_PLANES, R>(isa, x, chosen, height, layout, body),
+        Values::F16(_) | Values::Bf16(_) => with_planes::<HALF_PLANES, R>(isa, x, chosen, height, layout, body),
+    }
+}
+
+fn with_planes<const P: usize, R>(
     isa: Isa,
     x: &Values<'_>,
     chosen: &[Option<usize>],
@@ -93,29 +112,33 @@ pub(super) fn with_rows<R>(
     let (columns, group, groups, len) = (layout.columns, layout.group(), layout.groups(), chosen.len());
     assert!((1..=ROWS).contains(&height) && len.is_multiple_of(height));
     let plane = len * columns.next_multiple_of(COLUMNS);
-    with_scratch(&BYTES, 2 * plane / 4, |bytes| {
-        with_scratch(&STEPS, 2 * len * groups, |steps| {
-            let (high, low) = bytes_of(bytes).split_at_mut(plane);
+    with_scratch(&BYTES, P * plane / 4, |bytes| {
+        with_scratch(&STEPS, 4 * len * groups, |steps| {
+            let bytes = bytes_of(bytes);
             let (steps, sums) = steps.split_at_mut(len * groups);
+            let (sums, integers) = sums.split_at_mut(len * groups);
+            let integers = pairs_of(integers);
             let mut odd = vec![false; len];
-            let to = (Shared(high.as_mut_ptr()), Shared(low.as_mut_ptr()));
+            let to = Shared(bytes.as_mut_ptr());
             let scales = (Shared(steps.as_mut_ptr()), Shared(sums.as_mut_ptr()), Shared(odd.as_mut_ptr()));
+            let pairs = Shared(integers.as_mut_ptr());
             let fix_row = |row: usize, source: usize| {
                 with_scratch(&WIDE, columns, |wide| {
                     x.read(isa, source * columns, wide);
-                    // SAFETY: rows have places of their own in all five.
+                    // SAFETY: rows have places of their own in each plane and in the other four.
                     unsafe {
                         let floats =
                             |all: Shared<f32>| std::slice::from_raw_parts_mut(all.get().add(row * groups), groups);
                         let first = place(height, columns, row, 0);
                         let len = (columns.div_ceil(COLUMNS) - 1) * height * COLUMNS + COLUMNS;
-                        let bytes = |all: Shared<u8>| std::slice::from_raw_parts_mut(all.get().add(first), len);
-                        let mut fixed = Fixed {
-                            high: bytes(to.0),
-                            low: bytes(to.1),
+                        let mut fixed = Fixed::<P> {
+                            planes: std::array::from_fn(|p| {
+                                std::slice::from_raw_parts_mut(to.get().add(p * plane + first), len)
+                            }),
                             stride: height * COLUMNS,
                             steps: floats(scales.0),
                             sums: floats(scales.1),
+                            integers: std::slice::from_raw_parts_mut(pairs.get().add(row * groups), groups),
                         };
                         *scales.2.get().add(row) = !fix(isa, wide, group, &mut fixed);
                     }
@@ -129,30 +152,37 @@ pub(super) fn with_rows<R>(
                     }
                 }
             });
-            body(&Rows { len, height, columns, group, groups, high, low, steps, sums }, &odd)
+            let planes: [&[u8]; P] = std::array::from_fn(|p| &bytes[p * plane..][..plane]);
+            body(&Rows { len, height, columns, group, groups, planes: &planes, steps, sums, integers }, &odd)
         })
     })
 }
 
 /// Where a row goes.
-struct Fixed<'a> {
+struct Fixed<'a, const P: usize> {
     /// From the row's first byte to its last.
-    high: &'a mut [u8],
-    low: &'a mut [u8],
+    planes: [&'a mut [u8]; P],
     /// Bytes from one run of 64 columns to the next.
     stride: usize,
     steps: &'a mut [f32],
     sums: &'a mut [f32],
+    integers: &'a mut [[i32; 2]],
 }
 
-/// Fixes a row; `false` if a number is not finite.
-fn fix(isa: Isa, x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
+/// The values as pairs of integers.
+fn pairs_of(floats: &mut [f32]) -> &mut [[i32; 2]] {
+    // SAFETY: any bits are an integer, and the alignments are the same.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len() / 2) }
+}
+
+/// Fixes a row; `false` if a number is too large or not finite.
+fn fix<const P: usize>(isa: Isa, x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool {
     #[target_feature(enable = "avx2,fma")]
-    fn avx2(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
+    fn avx2<const P: usize>(x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool {
         body(x, group, to)
     }
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    fn avx512(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
+    fn avx512<const P: usize>(x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool {
         body(x, group, to)
     }
     assert!(isa <= Isa::best());
@@ -167,46 +197,63 @@ fn fix(isa: Isa, x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
 
 /// The one body of all levels, which the compiler makes vectors of.
 #[inline(always)]
-fn body(x: &[f32], group: usize, to: &mut Fixed<'_>) -> bool {
+fn body<const P: usize>(x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool {
+    // The largest numbers have this many bits and a sign, and a margin below that: what signed bytes hold with room for rounding
+    // the lower ones. Two bytes could hold a bit more, but products of high bytes are to fit 16 bits in pairs.
+    let (bits, margin) = if P == HALF_PLANES { (14, 0) } else { (8 * P as i32 - 1, 1 << 17) };
     for (g, x) in x.chunks_exact(group).enumerate() {
         let most = x.iter().fold(0, |most, v| (v.to_bits() & 0x7FFF_FFFF).max(most));
-        if most >= f32::INFINITY.to_bits() {
+        if most >= TOO_LARGE {
             return false;
         }
-        // The largest magnitude is below 2^(exponent + 1).
-        let exponent = (most >> 23).max(1) as i32 - 127;
-        let up = BITS - 1 - exponent;
+        // The largest magnitude is below 2^(exponent + 1), by as much as the margin.
+        let exponent = ((most + margin) >> 23).max(1) as i32 - 127;
+        let up = bits - 1 - exponent;
         // Numbers near the smallest need a factor that no f32 holds.
         let factors = [power(up.min(100)), power(up - up.min(100))];
-        let mut totals = [0_i32; RUN];
+        let (mut totals, mut below) = ([0_i32; RUN], [0_i32; RUN]);
         for (i, x) in x.chunks_exact(RUN).enumerate() {
             let column = g * group + i * RUN;
             let at = column / COLUMNS * to.stride + column % COLUMNS;
             // One loop for each step, over arrays of its own: so compilers make vectors of them.
-            let (mut fixed, mut rounded, mut rest) = ([0; RUN], [0; RUN], [0; RUN]);
+            let mut fixed = [0; RUN];
             for (fixed, x) in fixed.iter_mut().zip(x) {
-                *fixed = round(x * factors[0] * factors[1]);
+                let x = x * factors[0] * factors[1];
+                // SAFETY: magnitudes are below 2²³.
+                *fixed = if P == HALF_PLANES { round(x) } else { unsafe { x.round_ties_even().to_int_unchecked() } };
             }
             for (total, fixed) in totals.iter_mut().zip(&fixed) {
                 *total += fixed;
             }
-            for (rounded, fixed) in rounded.iter_mut().zip(&fixed) {
-                *rounded = (fixed + 128) >> 8;
+            for p in (1..P).rev() {
+                let (mut rounded, mut rest) = ([0; RUN], [0; RUN]);
+                for (rounded, fixed) in rounded.iter_mut().zip(&fixed) {
+                    *rounded = (fixed + 128) >> 8;
+                }
+                for (rest, (rounded, fixed)) in rest.iter_mut().zip(rounded.iter().zip(&fixed)) {
+                    *rest = fixed - (rounded << 8);
+                }
+                to.planes[p][at..][..RUN].copy_from_slice(&rest.map(|part| part as u8));
+                fixed = rounded;
+                if p == HALF_PLANES {
+                    for (below, rest) in below.iter_mut().zip(&rest) {
+                        *below += rest;
+                    }
+                }
             }
-            for (rest, (rounded, fixed)) in rest.iter_mut().zip(rounded.iter().zip(&fixed)) {
-                *rest = fixed - (rounded << 8);
-            }
-            to.high[at..][..RUN].copy_from_slice(&rounded.map(|part| part as u8));
-            to.low[at..][..RUN].copy_from_slice(&rest.map(|part| part as u8));
+            to.planes[0][at..][..RUN].copy_from_slice(&fixed.map(|part| part as u8));
         }
         let step = power(-up);
         to.steps[g] = step;
-        to.sums[g] = totals.iter().sum::<i32>() as f32 * step;
+        let (total, below) = (totals.iter().sum::<i32>(), below.iter().sum::<i32>());
+        to.sums[g] = total as f32 * step;
+        // What is below is the total's last byte, in three planes.
+        to.integers[g] = if P == HALF_PLANES { [total, 0] } else { [(total - below) >> 8, below] };
     }
     true
 }
 
-/// To nearest, ties to even, for magnitudes below 2²².
+/// To nearest, ties to even, for magnitudes up to 2²²; one addition instead of two instructions.
 #[inline(always)]
 fn round(x: f32) -> i32 {
     const SHIFT: f32 = 12_582_912.0;
@@ -227,48 +274,66 @@ fn power(exponent: i32) -> f32 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_row_comes_back_and_all_levels_agree() {
-        let noise = |i: usize| {
-            f32::from_bits((i as u32).wrapping_mul(0x9E37_79B9) & 0x807F_0000 | ((120 + i as u32 % 7) << 23))
-        };
-        let rows = [
-            (0..64).map(noise).collect::<Vec<_>>(),
-            vec![0.0; 64],
-            (0..64).map(|i| if i == 7 { f32::from_bits(0x7F7F_0000) } else { 1.0 }).collect(),
-            (0..64).map(|i| f32::from_bits(i << 16)).collect(),
-        ];
-        for x in &rows {
-            let mut first: Option<(Vec<u8>, Vec<u8>, Vec<u32>)> = None;
-            for isa in Isa::available() {
-                let (mut high, mut low, mut steps, mut sums) = (vec![0; 64], vec![0; 64], vec![0.0; 2], vec![0.0; 2]);
-                let mut to = Fixed { high: &mut high, low: &mut low, stride: 64, steps: &mut steps, sums: &mut sums };
-                assert!(fix(isa, x, 32, &mut to));
-                for (i, (h, l)) in high.iter().zip(&low).enumerate() {
-                    let back = f64::from(steps[i / 32]) * f64::from(i32::from(*h as i8) * 256 + i32::from(*l as i8));
-                    let error = (back - f64::from(x[i])).abs();
-                    assert!(error <= f64::from(steps[i / 32]) / 2.0, "{isa} {i}: {back} is not {}", x[i]);
-                }
-                for (g, sum) in sums.iter().enumerate() {
-                    let want: f64 = x[32 * g..][..32].iter().map(|v| f64::from(*v)).sum();
-                    assert!((f64::from(*sum) - want).abs() <= 16.0 * f64::from(steps[g]) + 1e-6 * want.abs());
-                }
-                let bits = steps.iter().chain(&sums).map(|v| v.to_bits()).collect();
-                let all = (high, low, bits);
-                assert!(first.get_or_insert_with(|| all.clone()) == &all, "{isa}");
+    /// The bytes, the steps and the sums of a row in groups of 32, or `None` if a number is too large or not finite.
+    fn fixed<const P: usize>(isa: Isa, x: &[f32]) -> Option<([Vec<u8>; P], Vec<f32>, Vec<f32>)> {
+        let mut planes = [const { Vec::new() }; P];
+        let (mut steps, mut sums, mut integers) = (vec![0.0; 2], vec![0.0; 2], [[0; 2]; 2]);
+        let planes_of_row = planes.each_mut().map(|plane| {
+            plane.resize(64, 0);
+            &mut plane[..]
+        });
+        let mut to =
+            Fixed { planes: planes_of_row, stride: 64, steps: &mut steps, sums: &mut sums, integers: &mut integers };
+        fix(isa, x, 32, &mut to).then_some((planes, steps, sums))
+    }
+
+    fn comes_back<const P: usize>(x: &[f32]) {
+        let mut first: Option<([Vec<u8>; P], Vec<u32>)> = None;
+        for isa in Isa::available() {
+            let (planes, steps, sums) = fixed::<P>(isa, x).unwrap();
+            for (i, x) in x.iter().enumerate() {
+                let number = planes.iter().fold(0, |number, plane| 256 * number + i32::from(plane[i] as i8));
+                let (back, step) = (f64::from(steps[i / 32]) * f64::from(number), f64::from(steps[i / 32]));
+                assert!((back - f64::from(*x)).abs() <= step / 2.0, "{isa} {i}: {back} is not {x}");
             }
+            for (g, sum) in sums.iter().enumerate() {
+                let want: f64 = x[32 * g..][..32].iter().map(|v| f64::from(*v)).sum();
+                assert!((f64::from(*sum) - want).abs() <= 16.0 * f64::from(steps[g]) + 1e-6 * want.abs());
+            }
+            let all = (planes, steps.iter().chain(&sums).map(|v| v.to_bits()).collect());
+            assert!(first.get_or_insert_with(|| all.clone()) == &all, "{isa}");
         }
     }
 
     #[test]
-    fn what_is_not_finite_is_told() {
+    fn a_row_comes_back_and_all_levels_agree() {
+        let noise = |i: usize| {
+            f32::from_bits((i as u32).wrapping_mul(0x9E37_79B9) & 0x807F_FFFF | ((120 + i as u32 % 7) << 23))
+        };
+        let rows = [
+            (0..64).map(noise).collect::<Vec<_>>(),
+            vec![0.0; 64],
+            (0..64).map(|i| if i == 7 { f32::from_bits(TOO_LARGE - 1) } else { 1.0 }).collect(),
+            (0..64).map(|i| if i == 7 { -f32::from_bits(TOO_LARGE - 1) } else { -1.0 }).collect(),
+            // Around the margin.
+            (0..64).map(|i| f32::from_bits((1 << 30) - (1 << 17) - 3 + i % 7)).collect(),
+            (0..64).map(|i| -f32::from_bits((1 << 30) - (1 << 17) - 3 + i % 7)).collect(),
+            (0..64).map(|i| f32::from_bits(i << 16)).collect(),
+            (0..64).map(f32::from_bits).collect(),
+        ];
+        for x in &rows {
+            comes_back::<HALF_PLANES>(x);
+            comes_back::<FLOAT_PLANES>(x);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_told() {
         for isa in Isa::available() {
-            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::from_bits(TOO_LARGE)] {
                 let mut x = [1.0; 64];
                 x[40] = bad;
-                let (mut high, mut low, mut steps, mut sums) = ([0; 64], [0; 64], [0.0; 2], [0.0; 2]);
-                let mut to = Fixed { high: &mut high, low: &mut low, stride: 64, steps: &mut steps, sums: &mut sums };
-                assert!(!fix(isa, &x, 32, &mut to));
+                assert!(fixed::<HALF_PLANES>(isa, &x).is_none() && fixed::<FLOAT_PLANES>(isa, &x).is_none());
             }
         }
     }

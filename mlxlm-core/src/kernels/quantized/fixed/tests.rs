@@ -17,6 +17,13 @@ fn schemes() -> Vec<Scheme> {
     affine.chain(float).map(|(mode, bits, group)| Scheme::new(mode, bits, group).unwrap()).collect()
 }
 
+/// Those of panels: 8-bit floats, which do not become integers, too.
+fn all_schemes() -> Vec<Scheme> {
+    schemes().into_iter().chain([Mode::Mxfp8.default_scheme()]).collect()
+}
+
+const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
+
 fn normal(shape: &[i32], seed: u64, dtype: Dtype) -> Array {
     let key = crate::random::key(seed).unwrap();
     crate::random::normal::<f32>(shape, None, None, &key).unwrap().as_dtype(dtype).unwrap()
@@ -36,7 +43,7 @@ fn product(isa: Isa, x: &Array, w: &Packed, scheme: Scheme) -> Array {
 
 /// The levels that meet so many rows in integers; the tiles of AMX take many rows of bf16 otherwise.
 fn levels(m: i32, dtype: Dtype) -> impl Iterator<Item = Isa> {
-    Isa::available().filter(move |isa| *isa < Isa::Amx || m <= FEW as i32 || dtype == Dtype::Float16)
+    Isa::available().filter(move |isa| *isa < Isa::Amx || m <= FEW as i32 || dtype != Dtype::Bfloat16)
 }
 
 /// Scales of `x`'s type, as models have them.
@@ -51,9 +58,8 @@ proptest! {
     fn all_levels_give_the_same_bits(
         scheme in prop::sample::select(schemes()),
         (m, n, groups) in (prop_oneof![1_i32..20, Just(70)], 1_i32..70, 1_i32..12),
-        half in any::<bool>(),
+        dtype in prop::sample::select(&FLOATS[..]),
     ) {
-        let dtype = if half { Dtype::Float16 } else { Dtype::Bfloat16 };
         let k = groups * scheme.group_size.max(32);
         let (x, w) = (normal(&[m, k], 3, dtype), weights(n, k, scheme, dtype));
         let plain = bits(&product(Isa::Portable, &x, &w, scheme));
@@ -65,8 +71,9 @@ proptest! {
     #[test]
     fn a_row_has_the_same_bits_alone_and_in_company(
         scheme in prop::sample::select(schemes()), (m, n) in (1_i32..=FEW as i32, 1_i32..40), row in any::<prop::sample::Index>(),
+        dtype in prop::sample::select(&FLOATS[..]),
     ) {
-        let (x, w) = (normal(&[m, 256], 3, Dtype::Bfloat16), weights(n, 256, scheme, Dtype::Bfloat16));
+        let (x, w) = (normal(&[m, 256], 3, dtype), weights(n, 256, scheme, dtype));
         let row = row.index(m as usize);
         let alone = x.take_axis(Array::from_slice(&[row as i32], &[1]), 0).unwrap();
         for isa in Isa::available() {
@@ -81,7 +88,7 @@ proptest! {
 fn many_rows_and_columns_use_every_path() {
     // More rows than one pass, more columns than a block, more panels than a span.
     let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
-    for (m, dtype) in [(530, Dtype::Bfloat16), (90, Dtype::Float16)] {
+    for (m, dtype) in [(530, Dtype::Bfloat16), (90, Dtype::Float16), (90, Dtype::Float32)] {
         let (x, w) = (normal(&[m, 1088], 3, dtype), weights(600, 1088, scheme, dtype));
         let want = bits(&product(Isa::Avx2, &x, &w, scheme));
         for isa in levels(m, dtype).filter(|isa| *isa > Isa::Avx2) {
@@ -94,7 +101,7 @@ fn many_rows_and_columns_use_every_path() {
 fn long_rows_have_the_same_bits() {
     // Two panels side by side, and one that is left.
     for scheme in schemes().into_iter().filter(|scheme| [16, 64].contains(&scheme.group_size) || scheme.bits == 4) {
-        for (m, dtype) in [(1, Dtype::Bfloat16), (3, Dtype::Float16)] {
+        for (m, dtype) in [(1, Dtype::Bfloat16), (3, Dtype::Float16), (1, Dtype::Float32)] {
             let (x, w) = (normal(&[m, 4224], 3, dtype), weights(40, 4224, scheme, dtype));
             let want = bits(&product(Isa::Portable, &x, &w, scheme));
             let panels = arranged(&w, scheme).unwrap();
@@ -122,21 +129,24 @@ fn tasks_write_no_columns_of_others() {
 }
 
 #[test]
-fn a_row_that_is_not_finite_spoils_no_other() {
+fn a_row_that_is_no_integer_spoils_no_other() {
     let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
-    let w = weights(40, 128, scheme, Dtype::Bfloat16);
-    let x = normal(&[3, 128], 3, Dtype::Bfloat16);
-    let spoilt = |value: f32| {
-        let mut values = x.as_dtype(Dtype::Float32).unwrap().to_vec_exact::<f32>().unwrap();
-        values[130] = value;
-        Array::from_slice(&values, &[3, 128]).as_dtype(Dtype::Bfloat16).unwrap()
-    };
-    for isa in Isa::available() {
-        let clean = bits(&product(isa, &x, &w, scheme));
-        for value in [f32::NAN, f32::INFINITY] {
-            let got = bits(&product(isa, &spoilt(value), &w, scheme));
-            assert!(got[..40] == clean[..40] && got[80..] == clean[80..], "{isa}");
-            assert!(got[40..80].iter().all(|v| !f32::from_bits(*v).is_finite()), "{isa}");
+    for dtype in [Dtype::Bfloat16, Dtype::Float32] {
+        let w = weights(40, 128, scheme, dtype);
+        let x = normal(&[3, 128], 3, dtype);
+        let spoilt = |value: f32| {
+            let mut values = x.as_dtype(Dtype::Float32).unwrap().to_vec_exact::<f32>().unwrap();
+            values[130] = value;
+            Array::from_slice(&values, &[3, 128]).as_dtype(dtype).unwrap()
+        };
+        for isa in Isa::available() {
+            let clean = bits(&product(isa, &x, &w, scheme));
+            for value in [f32::NAN, f32::INFINITY, -1e36] {
+                let got = bits(&product(isa, &spoilt(value), &w, scheme));
+                assert!(got[..40] == clean[..40] && got[80..] == clean[80..], "{isa}");
+                let same = |v: &u32| f32::from_bits(*v).is_finite() == value.is_finite();
+                assert!(got[40..80].iter().all(same), "{isa} {value}");
+            }
         }
     }
 }
@@ -156,11 +166,10 @@ proptest! {
 
     #[test]
     fn panels_give_the_bits_of_rows(
-        scheme in prop::sample::select(schemes()),
+        scheme in prop::sample::select(all_schemes()),
         (m, n, groups) in (prop_oneof![1_i32..20, Just(70)], 1_i32..70, 1_i32..12),
-        half in any::<bool>(),
+        dtype in prop::sample::select(&FLOATS[..]),
     ) {
-        let dtype = if half { Dtype::Float16 } else { Dtype::Bfloat16 };
         let k = groups * scheme.group_size.max(32);
         let (x, w) = (normal(&[m, k], 3, dtype), weights(n, k, scheme, dtype));
         let panels = arranged(&w, scheme).unwrap();
@@ -172,11 +181,12 @@ proptest! {
 
     #[test]
     fn panels_come_back(
-        scheme in prop::sample::select(schemes()), (n, groups) in (1_i32..40, 1_i32..9), stacked in any::<bool>(),
+        scheme in prop::sample::select(all_schemes()), (n, groups) in (1_i32..40, 1_i32..9), stacked in any::<bool>(),
+        dtype in prop::sample::select(&FLOATS[..]),
     ) {
         let k = groups * scheme.group_size.max(32);
         let shape = if stacked { vec![3, n, k] } else { vec![n, k] };
-        let w = quant::quantize(&normal(&shape, 5, Dtype::Bfloat16), scheme).unwrap();
+        let w = quant::quantize(&normal(&shape, 5, dtype), scheme).unwrap();
         let panels = arranged(&w, scheme).unwrap();
         prop_assert_eq!(panels.shape(), shape);
         let back = panels.restore().unwrap();
@@ -193,7 +203,7 @@ proptest! {
 
 #[test]
 fn what_panels_do_in_f32_and_backwards_is_what_rows_do() {
-    for scheme in schemes() {
+    for scheme in all_schemes() {
         let w = weights(40, 256, scheme, Dtype::Bfloat16);
         let panels = arranged(&w, scheme).unwrap();
         let near = |a: &Array, b: &Array| {
@@ -224,9 +234,11 @@ fn experts_in_panels_are_those_in_rows() {
 #[test]
 fn what_panels_are_not_made_for_stays_in_rows() {
     let scheme = Mode::Affine.default_scheme();
-    assert!(arranged(&weights(16, 64, scheme, Dtype::Float32), scheme).is_none());
-    let scheme = Mode::Mxfp8.default_scheme();
-    assert!(arranged(&weights(16, 64, scheme, Dtype::Bfloat16), scheme).is_none());
+    let w = weights(16, 64, scheme, Dtype::Float32);
+    let other = w.biases.as_ref().map(|biases| biases.as_dtype(Dtype::Bfloat16).unwrap());
+    assert!(arranged(&Packed { biases: other, ..w.clone() }, scheme).is_none());
+    assert!(arranged(&Packed { biases: None, ..w.clone() }, scheme).is_none());
+    assert!(arranged(&w, Mode::Mxfp8.default_scheme()).is_none());
 }
 
 #[test]
@@ -237,10 +249,10 @@ fn products_at_once_are_those_one_by_one() {
     };
     let all = [of(4, 40), of(6, 17), of(4, 33)];
     let together: Vec<&Panels> = all.iter().collect();
-    for rows in [1, 3, 70] {
+    for (rows, dtype) in [(1, Dtype::Bfloat16), (3, Dtype::Bfloat16), (70, Dtype::Bfloat16), (3, Dtype::Float32)] {
         let mut values = normal(&[rows, 192], 3, Dtype::Float32).to_vec_exact::<f32>().unwrap();
         values[192 * rows as usize / 2] = if rows == 3 { f32::NAN } else { 0.5 };
-        let x = Array::from_slice(&values, &[1, rows, 192]).as_dtype(Dtype::Bfloat16).unwrap();
+        let x = Array::from_slice(&values, &[1, rows, 192]).as_dtype(dtype).unwrap();
         let results = Panels::matmuls(&x, &together).unwrap();
         assert_eq!(results.len(), all.len());
         for (w, got) in all.iter().zip(&results) {
