@@ -9,7 +9,7 @@ use std::cell::Cell;
 use half::bf16;
 
 use super::FEW;
-use super::fixed::{Segment, e4m3, numbers, of_codes, quad};
+use super::fixed::{Segment, ZERO, e4m3, numbers, of_codes, quad};
 use super::matrix::{Matrix, arrange};
 use crate::kernels::convert::Values;
 use crate::kernels::gemm::halves::{self, Halves, SIDE, STEP, TILE};
@@ -127,6 +127,7 @@ unsafe fn weights_of<const BITS: usize, const FLOAT: bool, const N: usize>(
 ) {
     let weights = |codes: __m512i| match BITS {
         8 if FLOAT => _mm512_mul_ps(e4m3(codes), scale),
+        _ if FLOAT => _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(ZERO))), scale),
         _ => _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, bias),
     };
     let byte = _mm512_set1_epi32(255);

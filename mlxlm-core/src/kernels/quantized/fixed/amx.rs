@@ -49,7 +49,8 @@ pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]
                     for (lines, codes) in panels().zip(codes.chunks_exact_mut(plane)) {
                         of_codes!(layout, spread(layout, lines, &columns, codes));
                     }
-                    let tile = Tile { rows: block.rows, from, codes, plane, scales, biases };
+                    let centred = layout.scheme.mode != Mode::Affine;
+                    let tile = Tile { rows: block.rows, from, codes, plane, centred, scales, biases };
                     let groups = columns.start / layout.group()..columns.end / layout.group();
                     rows_of(&tile, block, groups, panels().len(), sums);
                 }
@@ -66,6 +67,8 @@ struct Tile<'a> {
     /// `[column / 4][LANES][4]`, the panels `plane` bytes apart.
     codes: &'a [u8],
     plane: usize,
+    /// Whether codes have a zero to be taken off.
+    centred: bool,
     /// `[panel][group][LANES]` of all groups.
     scales: &'a [f32],
     biases: &'a [f32],
@@ -223,9 +226,10 @@ unsafe fn collect<const P: usize, const B: usize>(
             }
             for b in 0..B {
                 let activations = (*steps.add(at + b), *totals.add(at + b));
+                let whole = if tile.centred { rows.integers.get_unchecked(at + b)[0] } else { 0 };
                 for p in 0..P {
                     let part = |which: usize| _mm512_loadu_epi32(dots[b].0[p][which][r].as_ptr());
-                    sums[p] = with_group(sums[p], of_planes(part(0), part(1)), params[b][p], activations);
+                    sums[p] = with_group(sums[p], of_planes(part(0), part(1), whole), params[b][p], activations);
                 }
             }
             for (p, sums) in sums.into_iter().enumerate() {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use mlx_rs::Dtype;
 
 use super::super::weights::{e4m3, e8m0};
-use super::{Block, CENTRE, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, ZERO};
+use super::{Block, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, ZERO};
 use crate::quant::Mode;
 use crate::quant::panels::{Layout, UNIT};
 
@@ -72,20 +72,17 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R:
                             let at = (row + r) * groups + g;
                             let (step, sum) = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
                             let (step, sum) = (_mm256_set1_ps(step), _mm256_set1_ps(sum));
-                            let centre = match B {
-                                FLOAT_PLANES if FLOAT => rows.integers.get_unchecked(at).map(|sum| -ZERO * sum),
-                                _ => [0; 2],
-                            };
+                            let zero = if FLOAT { *rows.integers.get_unchecked(at) } else { [0; 2] };
+                            let [whole, below] = zero.map(|sum| ZERO * sum);
                             let high = _mm256_add_epi32(_mm256_slli_epi32::<8>(dots[0][r]), dots[1][r]);
-                            let mut dot = _mm256_cvtepi32_ps(_mm256_add_epi32(high, _mm256_set1_epi32(centre[0])));
+                            let mut dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(high, _mm256_set1_epi32(whole)));
                             if B == FLOAT_PLANES {
-                                let rest = _mm256_add_epi32(dots[B - 1][r], _mm256_set1_epi32(centre[1]));
-                                dot = _mm256_fmadd_ps(dot, _mm256_set1_ps(256.0), _mm256_cvtepi32_ps(rest));
+                                let below = _mm256_sub_epi32(dots[B - 1][r], _mm256_set1_epi32(below));
+                                dot = _mm256_fmadd_ps(dot, _mm256_set1_ps(256.0), _mm256_cvtepi32_ps(below));
                             }
                             let scaled = _mm256_mul_ps(dot, step);
                             totals[r] = match B {
                                 HALF_PLANES => _mm256_fmadd_ps(bias, sum, _mm256_fmadd_ps(scaled, scale, totals[r])),
-                                _ if FLOAT => _mm256_fmadd_ps(scaled, scale, totals[r]),
                                 _ => _mm256_add_ps(totals[r], _mm256_fmadd_ps(scaled, scale, _mm256_mul_ps(bias, sum))),
                             };
                         }
@@ -204,7 +201,7 @@ unsafe fn numbers<const FLOAT: bool>(layout: &Layout, line: *const u32, which: u
             let bytes = line.cast::<u8>().add(LANES * which + 8 * half).cast::<[u8; 8]>().read();
             let scales = bytes.map(if layout.scheme.mode == Mode::Nvfp4 { e4m3 } else { e8m0 });
             let scale = _mm256_loadu_ps(scales.as_ptr());
-            return (_mm256_mul_ps(scale, _mm256_set1_ps(HALF)), _mm256_mul_ps(scale, _mm256_set1_ps(CENTRE)));
+            return (_mm256_mul_ps(scale, _mm256_set1_ps(HALF)), _mm256_setzero_ps());
         }
         if layout.numbers == Dtype::Float32 {
             let floats = line.cast::<f32>().add(8 * half);

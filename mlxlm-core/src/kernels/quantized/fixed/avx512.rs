@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use mlx_rs::Dtype;
 
-use super::{Block, CENTRE, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, ZERO};
+use super::{Block, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, ZERO};
 use crate::kernels::convert::bf16_lanes;
 use crate::kernels::isa::fetches_ahead;
 use crate::quant::Mode;
@@ -108,14 +108,11 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R:
                         for (r, total) in totals.iter_mut().enumerate() {
                             let at = (row + r) * groups + g;
                             let x = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-                            *total = if B == HALF_PLANES {
-                                with_group(*total, dots[panel].of(r, [0; 2]), numbers, x)
-                            } else if FLOAT {
-                                let centre = rows.integers.get_unchecked(at).map(|sum| -ZERO * sum);
-                                let scaled = _mm512_mul_ps(dots[panel].of(r, centre), _mm512_set1_ps(x.0));
-                                _mm512_fmadd_ps(scaled, numbers.0, *total)
-                            } else {
-                                _mm512_add_ps(*total, group_of(dots[panel].of(r, [0; 2]), numbers, x))
+                            let zero = if FLOAT { *rows.integers.get_unchecked(at) } else { [0; 2] };
+                            let dots = dots[panel].of(r, zero);
+                            *total = match B {
+                                HALF_PLANES => with_group(*total, dots, numbers, x),
+                                _ => _mm512_add_ps(*total, group_of(dots, numbers, x)),
                             };
                         }
                     }
@@ -168,23 +165,26 @@ impl<const R: usize, const B: usize> Dots<R, B> {
         }
     }
 
-    /// The sum of the products, with `more` for high and low bytes together and for those below.
+    /// The sum of the products, less [`ZERO`] times what high and low bytes are together and what those below are.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn of(&self, r: usize, more: [i32; 2]) -> __m512 {
-        let add = |sums: __m512i, more: i32| _mm512_add_epi32(sums, _mm512_set1_epi32(more));
-        let high = of_planes(self.0[0][r], add(self.0[1][r], more[0]));
+    fn of(&self, r: usize, [whole, below]: [i32; 2]) -> __m512 {
+        let high = of_planes(self.0[0][r], self.0[1][r], whole);
         match B {
             HALF_PLANES => high,
-            _ => _mm512_fmadd_ps(high, _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(add(self.0[2][r], more[1]))),
+            _ => {
+                let below = _mm512_sub_epi32(self.0[2][r], _mm512_set1_epi32(ZERO * below));
+                _mm512_fmadd_ps(high, _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(below))
+            }
         }
     }
 }
 
-/// The sum of high and low bytes' products.
+/// The sum of high and low bytes' products, less [`ZERO`] times `whole`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) fn of_planes(high: __m512i, low: __m512i) -> __m512 {
+pub(super) fn of_planes(high: __m512i, low: __m512i, whole: i32) -> __m512 {
+    let low = _mm512_sub_epi32(low, _mm512_set1_epi32(ZERO * whole));
     _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low))
 }
 
@@ -237,10 +237,9 @@ pub(in super::super) unsafe fn numbers<const FLOAT: bool>(
                     _mm512_castsi512_ps(_mm512_mask_mov_epi32(powers, smallest, _mm512_set1_epi32(1 << 22)))
                 }
             };
-            if layout.scheme.mode == Mode::Mxfp8 {
-                return (scale, _mm512_setzero_ps());
-            }
-            return (_mm512_mul_ps(scale, _mm512_set1_ps(HALF)), _mm512_mul_ps(scale, _mm512_set1_ps(CENTRE)));
+            // 8-bit floats are no halves.
+            let half = if layout.scheme.mode == Mode::Mxfp8 { 1.0 } else { HALF };
+            return (_mm512_mul_ps(scale, _mm512_set1_ps(half)), _mm512_setzero_ps());
         }
         if layout.numbers == Dtype::Float32 {
             return (_mm512_loadu_ps(line.cast()), _mm512_loadu_ps(line.add(LANES).cast()));

@@ -69,13 +69,11 @@ const TASK: usize = 32 << 10;
 /// Below this many multiply-adds another core is not worth waking.
 const SERIAL: usize = 400_000;
 
-/// The 4-bit floats (e2m1) are halves of these, less 6.
+/// The 4-bit floats (e2m1) are halves of these less [`ZERO`], which is taken off the sums while they are integers.
 const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
-/// What a scale becomes, and the bias in scales, when codes are `E2M1`.
+pub(super) const ZERO: i32 = 12;
+/// What a scale becomes when codes are `E2M1`.
 const HALF: f32 = 0.5;
-const CENTRE: f32 = -6.0;
-/// The zero of `E2M1`. For f32 it is taken off in integers, as sums that nearly cancel each other cost more than f32 has to spare.
-const ZERO: i32 = 12;
 
 thread_local! {
     static PANEL: Scratch = const { Cell::new(Vec::new()) };

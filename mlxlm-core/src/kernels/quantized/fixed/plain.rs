@@ -2,7 +2,7 @@
 
 use super::super::matrix::float_of;
 use super::super::weights::{code, e4m3, e8m0};
-use super::{Block, CENTRE, E2M1, HALF, LANES, ZERO};
+use super::{Block, E2M1, HALF, LANES, ZERO};
 use crate::quant::Mode;
 use crate::quant::panels::Layout;
 
@@ -23,7 +23,8 @@ pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
         for row in 0..block.count {
             let mut total = 0.0_f32;
             for (g, &of_group) in numbers.iter().enumerate() {
-                let [whole, below] = rows.integers[(block.first + row) * groups + g];
+                let zero = if layout.scheme.mode == Mode::Affine { 0 } else { ZERO };
+                let [whole, below] = rows.integers[(block.first + row) * groups + g].map(|sum| zero * sum);
                 let dot = |plane: &&[u8]| -> i32 {
                     let x = |column: usize| i32::from(plane[rows.at(block.first + row, column)] as i8);
                     (g * group..(g + 1) * group).map(|column| x(column) * codes[column]).sum()
@@ -33,16 +34,13 @@ pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
                 let (step, sum) = (rows.steps[at], rows.sums[at]);
                 total = match rows.planes.iter().map(dot).collect::<Vec<_>>()[..] {
                     [high, low] => {
-                        let dot = (256 * high + low) as f32 * step;
+                        let dot = (256 * high + low - whole) as f32 * step;
                         bias.mul_add(sum, dot.mul_add(scale, total))
                     }
-                    [high, low, rest] if layout.scheme.mode == Mode::Affine => {
-                        let dot = ((256 * high + low) as f32).mul_add(256.0, rest as f32) * step;
-                        total + dot.mul_add(scale, bias * sum)
-                    }
                     [high, low, rest] => {
-                        let (high, rest) = (256 * high + low - ZERO * whole, rest - ZERO * below);
-                        ((high as f32).mul_add(256.0, rest as f32) * step).mul_add(scale, total)
+                        let high = (256 * high + low - whole) as f32;
+                        let dot = high.mul_add(256.0, (rest - below) as f32) * step;
+                        total + dot.mul_add(scale, bias * sum)
                     }
                     _ => unreachable!("activations have two or three bytes"),
                 };
@@ -59,5 +57,5 @@ fn scale_and_bias(layout: &Layout, [scale, bias]: [u32; 2]) -> (f32, f32) {
         Mode::Nvfp4 => e4m3(scale as u8),
         _ => e8m0(scale as u8),
     };
-    (HALF * float, CENTRE * float)
+    (HALF * float, 0.0)
 }

@@ -47,7 +47,7 @@ pub(super) struct Rows<'a> {
     pub(super) steps: &'a [f32],
     /// `[row][group]`: the sum of the activations.
     pub(super) sums: &'a [f32],
-    /// `[row][group]`: the sums of the integers, of `256 · high + low` and of the bytes below those.
+    /// `[row][group]`: the sums of the integers, those of `256 · high + low` and those of the bytes below.
     pub(super) integers: &'a [[i32; 2]],
 }
 

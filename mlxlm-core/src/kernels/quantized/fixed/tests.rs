@@ -151,6 +151,23 @@ fn a_row_that_is_no_integer_spoils_no_other() {
     }
 }
 
+#[test]
+fn the_largest_scales_make_no_infinity() {
+    // Codes of a half, powers of two from 2¹²⁵ to 2¹²⁷.
+    let scheme = Mode::Mxfp4.default_scheme();
+    for scale in 252..=254_u8 {
+        let weight = Array::from_slice(&[0x1111_1111_u32; 16 * 8], &[16, 8]);
+        let w = Packed { weight, scales: Array::from_slice(&[scale; 16 * 2], &[16, 2]), biases: None };
+        for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+            let x = Array::from_slice(&[2.0_f32.powi(-60); 66 * 64], &[66, 64]).as_dtype(dtype).unwrap();
+            let want = (64.0 * 2.0_f32.powi(-61 - 127 + i32::from(scale))).to_bits();
+            for isa in Isa::available() {
+                assert!(bits(&product(isa, &x, &w, scheme)).iter().all(|got| *got == want), "{isa} {scale} {dtype:?}");
+            }
+        }
+    }
+}
+
 /// The matrix in panels, or none for what panels are not made for.
 fn arranged(w: &Packed, scheme: Scheme) -> Option<Panels> {
     Panels::arrange(w, scheme, &mut Arena::default()).unwrap()
