@@ -106,8 +106,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eprintln!("\n{text}");
     } else {
         let path = root.join("BENCHMARKS.md");
-        fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
-        eprintln!("wrote BENCHMARKS.md");
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(&path, report::with_part_by_hand(&text, &old))
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
+        eprintln!("wrote BENCHMARKS.md; what is below `{}` was written by hand and is as it was", report::BY_HAND);
     }
     eprintln!("took {:.0} s", begin.elapsed().as_secs_f32());
     Ok(())

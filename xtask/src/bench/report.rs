@@ -15,7 +15,15 @@ pub(super) struct About {
     pub(super) load: Option<f64>,
 }
 
-/// The whole file.
+/// The line below which the file is written by hand.
+pub(super) const BY_HAND: &str = "<!-- By hand from here on. -->";
+
+/// A new file, with the part of an earlier one that was written by hand.
+pub(super) fn with_part_by_hand(report: &str, old: &str) -> String {
+    old.find(BY_HAND).map_or(report.to_owned(), |at| format!("{report}\n{}", &old[at..]))
+}
+
+/// What is measured: the file without the part that is written by hand.
 pub(super) fn report(bench: &Bench, about: &About) -> String {
     let parts = [head(bench, about), table_of_goals(bench), speeds(bench), comparison(bench), notes(bench)];
     parts.join("\n")
@@ -212,6 +220,14 @@ mod tests {
                 assert!(text.lines().any(|own| own == line), "{line}\nis not in\n{text}");
             }
         });
+    }
+
+    #[test]
+    fn what_was_written_by_hand_stays() {
+        let by_hand = format!("{BY_HAND}\n\n## Where the time goes\n");
+        let old = with_part_by_hand("# Old\n", &by_hand);
+        assert_eq!(with_part_by_hand("# New\n", &old), format!("# New\n\n{by_hand}"));
+        assert_eq!(with_part_by_hand("# New\n", "# Old\n"), "# New\n");
     }
 
     #[test]
