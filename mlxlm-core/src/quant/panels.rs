@@ -44,7 +44,8 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Puts a matrix or a stack of matrices into panels in the memory of `arena`; `None` for what MLX's own operations refuse.
+    /// Puts a matrix or a stack of matrices into panels in the memory of `arena`; `None` for what does not fit together or is
+    /// too large.
     pub(crate) fn arrange(packed: &Packed, scheme: Scheme, arena: &mut Arena) -> Result<Option<Self>, Exception> {
         let Some((experts, layout)) = Layout::of(packed, scheme) else { return Ok(None) };
         let (stacked, each) = (experts.map_or(1, |experts| experts as usize), layout.words());

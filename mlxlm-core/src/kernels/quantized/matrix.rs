@@ -14,7 +14,7 @@ use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::primitive::View;
 use crate::kernels::scratch::{Scratch, with_scratch, words_of};
-use crate::quant::panels::{Layout, Numbers, Source, UNIT, arrange_panel};
+use crate::quant::panels::{Layout, Numbers, Source, arrange_panel};
 use crate::quant::{Mode, Scheme};
 
 /// How the last inputs of an operation hold a matrix.
@@ -151,7 +151,7 @@ impl Matrix<'_> {
     }
 
     /// Writes a part of the weights as f32.
-    pub(super) fn unpack_part(&self, isa: Isa, part: &Part, out: &mut [f32]) {
+    pub(super) fn unpack(&self, isa: Isa, part: &Part, out: &mut [f32]) {
         match self {
             Self::Rows(w) => {
                 for (row, out) in part.rows.clone().zip(out.chunks_exact_mut(part.width)) {
@@ -161,43 +161,6 @@ impl Matrix<'_> {
             Self::Panels(layout, lines) => panel::unpack(isa, layout, lines, part, out),
         }
     }
-
-    /// Writes the weights of columns `from..from + out.len()` of a row as f32; whole runs of 32 are fast.
-    pub(super) fn unpack(&self, isa: Isa, row: usize, from: usize, out: &mut [f32]) {
-        match self {
-            Self::Rows(w) => unpack(isa, w, row, from, out),
-            Self::Panels(layout, lines) => {
-                let step = UNIT.max(layout.group());
-                let range = from / step * step..(from + out.len()).next_multiple_of(step).min(layout.columns);
-                unpack_of_panel(isa, layout, lines, row, range, from, out);
-            }
-        }
-    }
-}
-
-/// [`Matrix::unpack`] by way of a piece of a row as a file has it.
-fn unpack_of_panel(
-    isa: Isa,
-    layout: &Layout,
-    lines: &[u32],
-    row: usize,
-    columns: Range<usize>,
-    from: usize,
-    out: &mut [f32],
-) {
-    let mut words = vec![0; columns.len() * layout.bits() / 32];
-    let mut numbers = vec![[0; 2]; columns.len() / layout.group()];
-    layout.row(lines, row, columns.clone(), &mut words, &mut numbers);
-    let part = |i: usize| numbers.iter().map(move |pair| pair[i]);
-    let bytes: Vec<u8> = part(0).map(|scale| scale as u8).collect();
-    let floats = [0, 1].map(|i| part(i).map(|bits| float_of(layout.numbers, bits)).collect::<Vec<f32>>());
-    let (scales, biases) = match layout.scheme.mode {
-        Mode::Affine => (Params::F32(&floats[0]), Some(Params::F32(&floats[1]))),
-        Mode::Nvfp4 => (Params::E4m3(&bytes), None),
-        Mode::Mxfp4 | Mode::Mxfp8 => (Params::E8m0(&bytes), None),
-    };
-    let piece = Weights { scheme: layout.scheme, rows: 1, columns: columns.len(), words: &words, scales, biases };
-    unpack(isa, &piece, 0, from - columns.start, out);
 }
 
 /// A number of a type of floats from its bits.

@@ -310,14 +310,14 @@ fn by_blocks(isa: Isa, x: &[f32], m: usize, w: &Matrix<'_>, transpose: bool, out
         let (lanes, depth) = (b.lane..b.lane + b.lanes, b.k..b.k + b.kc);
         if transpose {
             with_scratch(&UNPACKED, b.lanes * b.kc, |rows| {
-                w.unpack_part(isa, &Part { rows: lanes, columns: depth, width: b.kc }, rows);
+                w.unpack(isa, &Part { rows: lanes, columns: depth, width: b.kc }, rows);
                 // SAFETY: `rows` holds `lanes` rows of `kc` values, and `gemm` made room for the packed block.
                 unsafe { (kernels.pack_rows)(rows.as_ptr(), b.kc, b.lanes, b.width, b.kc, dst) };
             });
         } else {
             // SAFETY: `gemm` made room for `kc` rows of `width` values.
             let packed = unsafe { std::slice::from_raw_parts_mut(dst, b.kc * b.width) };
-            w.unpack_part(isa, &Part { rows: depth, columns: lanes, width: b.width }, packed);
+            w.unpack(isa, &Part { rows: depth, columns: lanes, width: b.width }, packed);
             for row in packed.chunks_exact_mut(b.width) {
                 row[b.lanes..].fill(0.0);
             }

@@ -7,6 +7,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, transforms};
 
 use super::matrix::Stored;
+use super::panel::Part;
 use super::weights::Storage;
 use crate::kernels::convert::Results;
 use crate::kernels::isa::Isa;
@@ -97,7 +98,8 @@ impl Operation for Rows {
             with_scratch(&ROOM, columns, |room| {
                 for (i, &id) in (from..).zip(&ids[from..to]) {
                     let Some(row) = row_of(id) else { panic!("{id} is no row of {}", w.rows()) };
-                    let fill = |out: &mut [f32]| w.unpack(self.isa, row, 0, out);
+                    let part = Part { rows: row..row + 1, columns: 0..columns, width: columns };
+                    let fill = |out: &mut [f32]| w.unpack(self.isa, &part, out);
                     // SAFETY: rows are written by one task each.
                     unsafe { out.part(self.isa, i * columns, (i + 1) * columns, room, fill) };
                 }

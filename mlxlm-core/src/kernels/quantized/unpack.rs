@@ -5,6 +5,7 @@
 
 use std::arch::x86_64::*;
 
+use super::fixed::e4m3;
 use super::weights::{E2M1, RUN, Weights, code};
 use crate::kernels::isa::Isa;
 use crate::quant::Mode;
@@ -79,13 +80,7 @@ unsafe fn avx512(w: &Weights<'_>, row: usize, from: usize, out: &mut [f32]) {
                 let values = match w.scheme.mode {
                     Mode::Affine => _mm512_cvtepi32_ps(codes),
                     Mode::Mxfp4 | Mode::Nvfp4 => _mm512_permutexvar_ps(codes, table),
-                    Mode::Mxfp8 => {
-                        let magnitude = _mm512_slli_epi32::<20>(_mm512_and_si512(codes, _mm512_set1_epi32(0x7F)));
-                        let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(codes, _mm512_set1_epi32(0x80)));
-                        let scaled =
-                            _mm512_mul_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(f32::from_bits(247 << 23)));
-                        _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(scaled), sign))
-                    }
+                    Mode::Mxfp8 => e4m3(codes),
                 };
                 let scaled = _mm512_mul_ps(_mm512_set1_ps(scale), values);
                 _mm512_storeu_ps(out.as_mut_ptr().add(16 * h), _mm512_add_ps(scaled, _mm512_set1_ps(bias)));

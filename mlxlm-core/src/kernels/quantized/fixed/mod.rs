@@ -123,7 +123,8 @@ pub(super) fn multiply<'a>(
         numbers.resize(numbers.len().next_multiple_of(height), None);
     }
     let chosen: Vec<_> = numbers.iter().map(|number| number.map(source)).collect();
-    rows::with_rows(isa, x, &chosen, height, &first.w.layout(), |rows, odd| {
+    let layout = first.w.layout();
+    let multiply = |rows: &Rows<'_>, odd: &[bool]| {
         let tasks = tasks(segments);
         let numbers = &numbers;
         pool::parallel(tasks.len(), |i| {
@@ -133,7 +134,13 @@ pub(super) fn multiply<'a>(
             job.run(first..first + segment.rows.len(), panels.clone());
         });
         numbers.iter().zip(odd).filter_map(|(number, odd)| number.filter(|_| *odd)).collect()
-    })
+    };
+    match x {
+        Values::F32(_) => rows::with_rows::<FLOAT_PLANES, _>(isa, x, &chosen, height, &layout, multiply),
+        Values::F16(_) | Values::Bf16(_) => {
+            rows::with_rows::<HALF_PLANES, _>(isa, x, &chosen, height, &layout, multiply)
+        }
+    }
 }
 
 fn longest(segments: &[Segment<'_>]) -> usize {

@@ -85,23 +85,9 @@ fn place(height: usize, columns: usize, row: usize, column: usize) -> usize {
     ((row / height * tiles + tile) * height + row % height) * COLUMNS + column % COLUMNS
 }
 
-/// Calls `body` with rows of `x`, in tiles of `height`: `chosen` tells for each which one it is, or `None` if nothing reads it; and
+/// Calls `body` with rows of `x`, in tiles of `height` and in `P` planes: `chosen` tells for each which one it is, or `None` if nothing reads it; and
 /// for each whether it holds a number that is too large or not finite.
-pub(super) fn with_rows<R>(
-    isa: Isa,
-    x: &Values<'_>,
-    chosen: &[Option<usize>],
-    height: usize,
-    layout: &Layout,
-    body: impl FnOnce(&Rows<'_>, &[bool]) -> R,
-) -> R {
-    match x {
-        Values::F32(_) => with_planes::<FLOAT_PLANES, R>(isa, x, chosen, height, layout, body),
-        Values::F16(_) | Values::Bf16(_) => with_planes::<HALF_PLANES, R>(isa, x, chosen, height, layout, body),
-    }
-}
-
-fn with_planes<const P: usize, R>(
+pub(super) fn with_rows<const P: usize, R>(
     isa: Isa,
     x: &Values<'_>,
     chosen: &[Option<usize>],
