@@ -3,6 +3,8 @@
 //! What is unusual:
 //! - A job is open while its tasks last. Workers that wake in time join it, workers that do not are not waited for, so an
 //!   oversubscribed machine costs speed and never a stall.
+//! - Each thread has a run of neighbouring tasks, and takes from those of others when its own are done. So what a thread reads is
+//!   one stream of memory: from task to task of a common queue it would jump, and processors fetch ahead only within a stream.
 //! - One job runs at a time. A caller that finds the pool busy (another thread's kernel, or a task that itself calls
 //!   [`parallel`]) runs its tasks inline, so nothing can deadlock.
 //! - Idle workers spin for some tens of microseconds (the gap between two kernels of a decode step), then yield, then park.
@@ -60,10 +62,18 @@ struct Shared {
     state: AtomicU64,
     /// The open job's task function; written only while no worker is in a job.
     task: UnsafeCell<Option<*const (dyn Fn(usize) + Sync)>>,
-    next: AtomicUsize,
-    len: AtomicUsize,
+    /// The tasks of each thread; those of the caller come first.
+    runs: Vec<Run>,
     panicked: AtomicBool,
     slots: Vec<Slot>,
+}
+
+/// A run of tasks, in a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Run {
+    next: AtomicUsize,
+    end: AtomicUsize,
 }
 
 // SAFETY: `task` is written by the one caller that holds `busy`, before it opens the job with a release store of `state`,
@@ -113,7 +123,7 @@ pub fn parallel(tasks: usize, task: impl Fn(usize) + Sync) {
         return;
     }
     let job = Job::open(pool, tasks, &task);
-    work(pool, &task);
+    work(pool, 0, &task);
     drop(job);
     let panicked = pool.panicked.swap(false, Ordering::Relaxed);
     pool.busy.store(false, Ordering::Release);
@@ -144,8 +154,11 @@ impl Job {
         let task: Task<'static> = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
         // SAFETY: this thread holds `busy` and no job is open, so nobody reads the cell.
         unsafe { *pool.task.get() = Some(std::ptr::from_ref(task)) };
-        pool.next.store(0, Ordering::Relaxed);
-        pool.len.store(tasks, Ordering::Relaxed);
+        let threads = pool.runs.len();
+        for (i, run) in pool.runs.iter().enumerate() {
+            run.next.store(i * tasks / threads, Ordering::Relaxed);
+            run.end.store((i + 1) * tasks / threads, Ordering::Relaxed);
+        }
         let number = pool.state.load(Ordering::Relaxed) & !(OPEN | MEMBERS);
         // SeqCst pairs with the worker's `parked` flag: either it sees the open job or this thread sees it parked.
         pool.state.store(number.wrapping_add(JOB) | OPEN, Ordering::SeqCst);
@@ -164,7 +177,7 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         // No further tasks are handed out, which only matters when the caller's task panicked.
-        self.pool.next.fetch_add(usize::MAX / 2, Ordering::Relaxed);
+        self.pool.runs.iter().for_each(|run| run.end.store(0, Ordering::Relaxed));
         self.pool.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut turns = 0;
         while self.pool.state.load(Ordering::Acquire) & MEMBERS != 0 {
@@ -186,14 +199,16 @@ fn wait_a_little(turns: &mut u32) {
     *turns = turns.saturating_add(1);
 }
 
-fn work(pool: &Shared, task: Task<'_>) {
-    let len = pool.len.load(Ordering::Relaxed);
-    loop {
-        let i = pool.next.fetch_add(1, Ordering::Relaxed);
-        if i >= len {
-            return;
+/// Runs tasks: those of the thread, then those that others have left.
+fn work(pool: &Shared, thread: usize, task: Task<'_>) {
+    let (before, from) = pool.runs.split_at(thread);
+    for run in from.iter().chain(before) {
+        while run.next.load(Ordering::Relaxed) < run.end.load(Ordering::Relaxed) {
+            let i = run.next.fetch_add(1, Ordering::Relaxed);
+            if i < run.end.load(Ordering::Relaxed) {
+                task(i);
+            }
         }
-        task(i);
     }
 }
 
@@ -206,19 +221,19 @@ fn start(threads: usize) -> &'static Shared {
         busy: AtomicBool::new(false),
         state: AtomicU64::new(0),
         task: UnsafeCell::new(None),
-        next: AtomicUsize::new(0),
-        len: AtomicUsize::new(0),
+        runs: (0..threads).map(|_| Run::default()).collect(),
         panicked: AtomicBool::new(false),
         slots: (1..threads).map(|_| Slot { thread: OnceLock::new(), parked: AtomicBool::new(false) }).collect(),
     }));
-    for (i, slot) in shared.slots.iter().enumerate() {
+    for i in 0..shared.slots.len() {
         // A system that refuses a thread leaves fewer workers: jobs never wait for one that did not join.
-        let _ = thread::Builder::new().name(format!("mlxlm-kernel-{}", i + 1)).spawn(move || worker(shared, slot));
+        let _ = thread::Builder::new().name(format!("mlxlm-kernel-{}", i + 1)).spawn(move || worker(shared, i + 1));
     }
     shared
 }
 
-fn worker(pool: &'static Shared, slot: &'static Slot) {
+fn worker(pool: &'static Shared, thread: usize) {
+    let slot = &pool.slots[thread - 1];
     let _ = slot.thread.set(thread::current());
     let mut seen = 0;
     loop {
@@ -239,7 +254,7 @@ fn worker(pool: &'static Shared, slot: &'static Slot) {
         // SAFETY: this worker is a member of the open job, whose caller keeps the task alive until no members are left.
         let task = unsafe { (*pool.task.get()).map(|t| &*t) };
         if let Some(task) = task
-            && catch_unwind(AssertUnwindSafe(|| work(pool, task))).is_err()
+            && catch_unwind(AssertUnwindSafe(|| work(pool, thread, task))).is_err()
         {
             pool.panicked.store(true, Ordering::Relaxed);
         }

@@ -1,9 +1,12 @@
 //! Quantized matrices in panels: the order in which the CPU's kernels read them.
 //!
-//! A file keeps a matrix row by row. A product of few rows wants 16 outputs side by side, from one stream of memory, so a
-//! panel holds 16 rows of the matrix, a lane for each. Its stripes follow each other: a line of the scales and biases of one
-//! group (two lines, where they have 32 bits; or of the scales of four groups, where these are bytes), then the codes of these
-//! groups.
+//! A file keeps a matrix row by row. A product of few rows wants 16 outputs side by side, so a panel holds 16 rows of the matrix,
+//! a lane for each, cut into stripes: a line of the scales and biases of one group (two lines, where they have 32 bits; or of the
+//! scales of four groups, where these are bytes), then the codes of these groups.
+//!
+//! Four panels are a band, and their stripes take turns: the first of each, then the second of each, and so on. So a product reads
+//! one stream of memory and uses the activations of a group four times before it turns to the next. With a panel for itself, the
+//! weights would drive the activations of long rows out of the first-level cache before the next panel asks for them again.
 //!
 //! The codes of 32 columns and 16 lanes are a unit of as many lines as a code has bits. A line is a 32-bit word for each lane.
 //! Codes of 3, 5 and 6 bits are cut into a lower and an upper part, each of which has lines of its own ([`Plane`]), so that no
@@ -18,6 +21,9 @@
     reason = "a body must be compiled inside each level's function to use its instructions"
 )]
 
+use std::ops::Range;
+use std::slice::ChunksExact;
+
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
@@ -28,6 +34,8 @@ use crate::raw;
 
 /// Rows of a matrix in a panel.
 pub(crate) const LANES: usize = 16;
+/// Panels of a band; the last one of a matrix may have fewer.
+pub(crate) const BAND: usize = 4;
 /// Columns of a unit.
 pub(crate) const UNIT: usize = 32;
 /// 32-bit words of a line.
@@ -71,14 +79,8 @@ impl Panels {
                 let lines = words_of(&bytes[4 * matrix * each..][..4 * each]);
                 for row in 0..rows {
                     let at = matrix * rows + row;
-                    let range = 0..columns;
-                    self.layout.row(
-                        lines,
-                        row,
-                        range,
-                        &mut words[at * length..][..length],
-                        &mut numbers[at * groups..],
-                    );
+                    let (words, numbers) = (&mut words[at * length..][..length], &mut numbers[at * groups..]);
+                    self.layout.panel(lines, row / LANES).row(row % LANES, words, numbers);
                 }
             }
         })?;
@@ -276,55 +278,101 @@ impl Layout {
         self.panels() * self.panel_words()
     }
 
-    /// The first word of the lines that have a group's numbers in a panel, and which of four in them they are.
-    pub(crate) fn numbers_of(&self, group: usize) -> (usize, usize) {
-        let width = self.stripe_groups();
-        ((group >> width.trailing_zeros()) * self.stripe_words(), group & (width - 1))
+    pub(crate) fn bands(&self) -> usize {
+        self.panels().div_ceil(BAND)
     }
 
-    /// The first word of a unit in a panel.
-    pub(crate) fn unit(&self, unit: usize) -> usize {
-        let each = self.stripe_groups() * self.group() / UNIT;
-        (unit >> each.trailing_zeros()) * self.stripe_words()
-            + LINE * (self.number_lines() + (unit & (each - 1)) * self.bits())
+    /// The panels of a band.
+    pub(crate) fn panels_of(&self, band: usize) -> Range<usize> {
+        band * BAND..self.panels().min((band + 1) * BAND)
     }
 
-    /// Writes some columns of a row of the matrix as a file has them: words of codes, and for each group the bits of scale and bias.
-    /// `columns` begins and ends with a group, and with a unit if it is not the end.
-    pub(crate) fn row(
-        &self,
-        lines: &[u32],
-        row: usize,
-        columns: std::ops::Range<usize>,
-        words: &mut [u32],
-        numbers: &mut [[u32; 2]],
-    ) {
-        let (bits, lane) = (self.bits(), row % LANES);
-        let panel = &lines[row / LANES * self.panel_words()..][..self.panel_words()];
-        let groups = columns.start / self.group()..columns.end / self.group();
-        for (group, numbers) in groups.zip(numbers) {
-            let (at, which) = self.numbers_of(group);
-            let half = |i: usize| panel[at + i / 2] >> (16 * (i % 2)) & 0xFFFF;
-            let byte = |i: usize| panel[at + i / 4] >> (8 * (i % 4)) & 0xFF;
-            *numbers = match self.numbers {
-                Dtype::Float32 => [panel[at + lane], panel[at + LANES + lane]],
+    /// A band of the matrix in `lines`.
+    pub(crate) fn band<'a>(&self, lines: &'a [u32], band: usize) -> Band<'a> {
+        let panels = self.panels_of(band);
+        let each = self.panel_words();
+        Band { layout: *self, panels: panels.len(), lines: &lines[panels.start * each..panels.end * each] }
+    }
+
+    /// A panel of the matrix in `lines`.
+    pub(crate) fn panel<'a>(&self, lines: &'a [u32], panel: usize) -> Panel<'a> {
+        self.band(lines, panel / BAND).panel(panel % BAND)
+    }
+}
+
+/// Panels whose stripes take turns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Band<'a> {
+    pub(crate) layout: Layout,
+    pub(crate) panels: usize,
+    pub(crate) lines: &'a [u32],
+}
+
+impl<'a> Band<'a> {
+    /// For each stripe those of all panels.
+    pub(crate) fn stripes(&self) -> ChunksExact<'a, u32> {
+        self.lines.chunks_exact(self.panels * self.layout.stripe_words())
+    }
+
+    pub(crate) fn panel(&self, panel: usize) -> Panel<'a> {
+        let each = self.layout.stripe_words();
+        Panel { layout: self.layout, step: self.panels * each, lines: &self.lines[panel * each..] }
+    }
+}
+
+/// One panel, among the others of its band.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    pub(crate) layout: Layout,
+    /// Words from a stripe to the next.
+    step: usize,
+    lines: &'a [u32],
+}
+
+impl<'a> Panel<'a> {
+    /// The lines that have a group's numbers, and which of four in them they are.
+    #[inline(always)]
+    pub(crate) fn numbers(&self, group: usize) -> (&'a [u32], usize) {
+        let width = self.layout.stripe_groups();
+        let stripe = group >> width.trailing_zeros();
+        (&self.lines[stripe * self.step..][..LINE * self.layout.number_lines()], group & (width - 1))
+    }
+
+    /// The lines of a unit.
+    #[inline(always)]
+    pub(crate) fn unit(&self, unit: usize) -> &'a [u32] {
+        let Layout { ref scheme, .. } = self.layout;
+        let each = self.layout.stripe_groups() * scheme.group_size as usize / UNIT;
+        let bits = self.layout.bits();
+        let at = self.layout.number_lines() + (unit & (each - 1)) * bits;
+        &self.lines[(unit >> each.trailing_zeros()) * self.step + LINE * at..][..LINE * bits]
+    }
+
+    /// Writes a row of the matrix as a file has it: words of codes, and for each group the bits of scale and bias.
+    pub(crate) fn row(&self, lane: usize, words: &mut [u32], numbers: &mut [[u32; 2]]) {
+        let bits = self.layout.bits();
+        for (group, numbers) in (0..self.layout.groups()).zip(numbers) {
+            let (line, which) = self.numbers(group);
+            let half = |i: usize| line[i / 2] >> (16 * (i % 2)) & 0xFFFF;
+            let byte = |i: usize| line[i / 4] >> (8 * (i % 4)) & 0xFF;
+            *numbers = match self.layout.numbers {
+                Dtype::Float32 => [line[lane], line[LANES + lane]],
                 Dtype::Uint8 => [byte(LANES * which + lane), 0],
                 _ => [half(lane), half(LANES + lane)],
             };
         }
-        let words = &mut words[..columns.len() * bits / 32];
         words.fill(0);
-        for column in columns.clone() {
+        for column in 0..self.layout.columns {
             let unit = self.unit(column / UNIT);
             let mut first = 0;
             let mut code = 0_u64;
             for plane in planes(bits) {
                 let (line, shift) = place(plane.width, column % UNIT);
-                let word = panel[unit + (first + line) * LINE + lane];
+                let word = unit[(first + line) * LINE + lane];
                 code |= u64::from(word >> shift & ((1 << plane.width) - 1)) << plane.from;
                 first += plane.width;
             }
-            let at = (column - columns.start) * bits;
+            let at = column * bits;
             code <<= at % 32;
             words[at / 32] |= code as u32;
             if at % 32 + bits > 32 {
@@ -355,100 +403,93 @@ pub(crate) enum Numbers<'a> {
 
 /// Arranges a whole matrix.
 fn arrange_all(layout: &Layout, source: &Source<'_>, lines: &mut [u32]) {
-    let each = layout.panel_words();
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     crate::kernels::arrange(layout, source, lines);
     #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-    for (panel, lines) in lines.chunks_exact_mut(each).enumerate() {
-        arrange_panel(layout, source, panel, lines);
+    for (band, lines) in lines.chunks_mut(BAND * layout.panel_words()).enumerate() {
+        arrange_band(layout, source, band, lines);
     }
-    debug_assert_eq!(lines.len(), layout.panels() * each);
 }
 
-/// Writes one panel; lanes without a row are zero. Loops over lanes are what compilers make vectors of.
+/// Writes one band; lanes without a row are zero. Loops over lanes are what compilers make vectors of.
 #[inline(always)]
-pub(crate) fn arrange_panel(layout: &Layout, source: &Source<'_>, panel: usize, lines: &mut [u32]) {
-    let lines = &mut lines[..layout.panel_words()];
-    let first = panel * LANES;
-    let lanes = LANES.min(layout.rows - first);
-    arrange_numbers(layout, source, first, lanes, lines);
+pub(crate) fn arrange_band(layout: &Layout, source: &Source<'_>, band: usize, lines: &mut [u32]) {
     match layout.bits() {
-        2 => arrange_codes::<2>(layout, source, first, lanes, lines),
-        3 => arrange_codes::<3>(layout, source, first, lanes, lines),
-        4 => arrange_codes::<4>(layout, source, first, lanes, lines),
-        5 => arrange_codes::<5>(layout, source, first, lanes, lines),
-        6 => arrange_codes::<6>(layout, source, first, lanes, lines),
-        _ => arrange_codes::<8>(layout, source, first, lanes, lines),
+        2 => arrange_bits::<2>(layout, source, band, lines),
+        3 => arrange_bits::<3>(layout, source, band, lines),
+        4 => arrange_bits::<4>(layout, source, band, lines),
+        5 => arrange_bits::<5>(layout, source, band, lines),
+        6 => arrange_bits::<6>(layout, source, band, lines),
+        _ => arrange_bits::<8>(layout, source, band, lines),
     }
 }
 
 #[inline(always)]
-fn arrange_numbers(layout: &Layout, source: &Source<'_>, first: usize, lanes: usize, lines: &mut [u32]) {
+fn arrange_bits<const BITS: usize>(layout: &Layout, source: &Source<'_>, band: usize, lines: &mut [u32]) {
+    let (panels, each) = (layout.panels_of(band), layout.stripe_words());
+    for (i, panel) in panels.clone().enumerate() {
+        let rows = panel * LANES..layout.rows.min((panel + 1) * LANES);
+        for (stripe, lines) in lines.chunks_exact_mut(panels.len() * each).enumerate() {
+            let (numbers, codes) = lines[i * each..][..each].split_at_mut(layout.number_lines() * LINE);
+            arrange_numbers(layout, source, &rows, stripe, numbers);
+            arrange_codes::<BITS>(layout, source, &rows, stripe, codes);
+        }
+    }
+}
+
+/// The scales and biases of a stripe.
+#[inline(always)]
+fn arrange_numbers(layout: &Layout, source: &Source<'_>, rows: &Range<usize>, stripe: usize, line: &mut [u32]) {
     let groups = layout.groups();
-    for (stripe, lines) in lines.chunks_exact_mut(layout.stripe_words()).enumerate() {
-        let line = &mut lines[..layout.number_lines() * LINE];
-        line.fill(0);
-        match source.numbers {
-            Numbers::Floats(scales, biases) => {
-                for lane in 0..lanes {
-                    let at = (first + lane) * groups + stripe;
-                    (line[lane], line[LANES + lane]) = (scales[at], biases[at]);
-                }
+    line.fill(0);
+    match source.numbers {
+        Numbers::Floats(scales, biases) => {
+            for (lane, row) in rows.clone().enumerate() {
+                let at = row * groups + stripe;
+                (line[lane], line[LANES + lane]) = (scales[at], biases[at]);
             }
-            Numbers::Halves(scales, biases) => {
-                for lane in 0..lanes {
-                    let at = (first + lane) * groups + stripe;
-                    line[lane / 2] |= u32::from(scales[at]) << (16 * (lane % 2));
-                    line[LANES / 2 + lane / 2] |= u32::from(biases[at]) << (16 * (lane % 2));
-                }
+        }
+        Numbers::Halves(scales, biases) => {
+            for (lane, row) in rows.clone().enumerate() {
+                let at = row * groups + stripe;
+                line[lane / 2] |= u32::from(scales[at]) << (16 * (lane % 2));
+                line[LANES / 2 + lane / 2] |= u32::from(biases[at]) << (16 * (lane % 2));
             }
-            Numbers::Bytes(scales) => {
-                let from = stripe * layout.stripe_groups();
-                for (which, group) in (from..groups.min(from + layout.stripe_groups())).enumerate() {
-                    for lane in 0..lanes {
-                        let scale = u32::from(scales[(first + lane) * groups + group]);
-                        line[(LANES * which + lane) / 4] |= scale << (8 * (lane % 4));
-                    }
+        }
+        Numbers::Bytes(scales) => {
+            let from = stripe * layout.stripe_groups();
+            for (which, group) in (from..groups.min(from + layout.stripe_groups())).enumerate() {
+                for (lane, row) in rows.clone().enumerate() {
+                    line[(LANES * which + lane) / 4] |= u32::from(scales[row * groups + group]) << (8 * (lane % 4));
                 }
             }
         }
     }
 }
 
+/// The codes of a stripe.
 #[inline(always)]
 fn arrange_codes<const BITS: usize>(
     layout: &Layout,
     source: &Source<'_>,
-    first: usize,
-    lanes: usize,
+    rows: &Range<usize>,
+    stripe: usize,
     lines: &mut [u32],
 ) {
     let length = layout.columns * BITS / 32;
-    let units = layout.columns.div_ceil(UNIT);
     let each = layout.stripe_groups() * layout.group() / UNIT;
-    let mut rows = [&source.words[..0]; LANES];
-    for (lane, row) in rows.iter_mut().enumerate().take(lanes) {
-        *row = &source.words[(first + lane) * length..][..length];
-    }
-    for (stripe, lines) in lines.chunks_exact_mut(layout.stripe_words()).enumerate() {
-        for (i, lines) in lines[layout.number_lines() * LINE..].chunks_exact_mut(BITS * LINE).enumerate() {
-            let unit = stripe * each + i;
-            if unit >= units {
-                lines.fill(0);
-                continue;
+    for (unit, lines) in (stripe * each..).zip(lines.chunks_exact_mut(BITS * LINE)) {
+        let mut words = [[0_u32; LANES]; BITS];
+        // A row may end with half a unit, and a stripe behind a row's end.
+        let here = length.min(unit * BITS)..length.min((unit + 1) * BITS);
+        for (lane, row) in rows.clone().enumerate() {
+            for (words, word) in words.iter_mut().zip(&source.words[row * length..][here.clone()]) {
+                words[lane] = *word;
             }
-            let mut words = [[0_u32; LANES]; BITS];
-            for (lane, row) in rows.iter().enumerate() {
-                // A row may end with half a unit.
-                let here = &row[(unit * BITS).min(row.len())..((unit + 1) * BITS).min(row.len())];
-                for (words, word) in words.iter_mut().zip(here) {
-                    words[lane] = *word;
-                }
-            }
-            let arranged = arrange_unit(&words);
-            for (to, line) in lines.chunks_exact_mut(LINE).zip(&arranged) {
-                to.copy_from_slice(line);
-            }
+        }
+        let arranged = arrange_unit(&words);
+        for (to, line) in lines.chunks_exact_mut(LINE).zip(&arranged) {
+            to.copy_from_slice(line);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::kernels::gemm::halves::{self, Halves, SIDE, STEP, TILE};
 use crate::kernels::isa::Isa;
 use crate::kernels::scratch::{Scratch, with_scratch, words_of};
 use crate::quant::Mode;
-use crate::quant::panels::{LANES, Layout, UNIT};
+use crate::quant::panels::{LANES, Layout, Panel, UNIT};
 
 /// Rows of a matrix that are put into panels at a time, if they are not.
 const SLICE: usize = 2048;
@@ -49,12 +49,12 @@ pub(super) fn multiply(
     // Some rows of the matrix, from `begin` on, in panels.
     let product = |layout: &Layout, lines: &[u32], begin: usize| {
         let pack_b = |column: usize, k: usize, tiles: &mut [bf16]| {
-            let lines = &lines[column / LANES * layout.panel_words()..][..layout.panel_words()];
-            // SAFETY: AMX comes with AVX-512, and `takes` saw that; the lines are those of a panel.
+            let panel = layout.panel(lines, column / LANES);
+            // SAFETY: AMX comes with AVX-512, and `takes` saw that.
             unsafe {
                 match layout.scheme.mode {
-                    Mode::Mxfp8 => unpack::<8, true>(layout, lines, k, tiles),
-                    _ => of_codes!(layout, unpack(layout, lines, k, tiles)),
+                    Mode::Mxfp8 => unpack::<8, true>(&panel, k, tiles),
+                    _ => of_codes!(layout, unpack(&panel, k, tiles)),
                 }
             };
         };
@@ -83,14 +83,10 @@ pub(super) fn multiply(
 
 /// Columns `from..` of a panel as tiles of bf16 pairs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn unpack<const BITS: usize, const FLOAT: bool>(
-    layout: &Layout,
-    lines: &[u32],
-    from: usize,
-    tiles: &mut [bf16],
-) {
+unsafe fn unpack<const BITS: usize, const FLOAT: bool>(panel: &Panel<'_>, from: usize, tiles: &mut [bf16]) {
     const _: () = assert!(STEP == UNIT && SIDE == LANES);
     // Codes of 4-bit floats may have two groups in a unit; a group of more units has the same numbers in each.
+    let layout = &panel.layout;
     let group = layout.group().min(UNIT);
     for (column, tile) in (from..).step_by(UNIT).zip(tiles.chunks_exact_mut(TILE)) {
         // A row may end with half a unit.
@@ -99,11 +95,10 @@ unsafe fn unpack<const BITS: usize, const FLOAT: bool>(
         if some == 0 {
             continue;
         }
-        let unit = &lines[layout.unit(column / UNIT)..][..BITS * LANES];
+        let unit = panel.unit(column / UNIT);
         for begin in (0..some).step_by(group) {
-            let (line, which) = layout.numbers_of(layout.group_of(column + begin));
-            let line = &lines[line..][..LANES];
-            // SAFETY: the unit and the line have their sizes, and a tile has 16 values for each column.
+            let (line, which) = panel.numbers(layout.group_of(column + begin));
+            // SAFETY: the unit and the lines have their sizes, and a tile has 16 values for each column.
             unsafe {
                 let numbers = numbers::<FLOAT>(layout, line.as_ptr(), which);
                 let (codes, to) =

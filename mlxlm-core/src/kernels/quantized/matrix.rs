@@ -1,6 +1,5 @@
 //! A quantized matrix as an operation finds it in memory: in the rows of a file, or in panels.
 
-use std::ops::Range;
 use std::thread::LocalKey;
 
 use half::slice::HalfFloatSliceExt;
@@ -10,11 +9,12 @@ use mlx_rs::Dtype;
 use super::panel::{self, Part};
 use super::unpack::unpack;
 use super::weights::{Params, Storage, Weights};
+use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::primitive::View;
 use crate::kernels::scratch::{Scratch, with_scratch, words_of};
-use crate::quant::panels::{Layout, Numbers, Source, arrange_panel};
+use crate::quant::panels::{Band, Layout, Numbers, Source, arrange_band};
 use crate::quant::{Mode, Scheme};
 
 /// How the last inputs of an operation hold a matrix.
@@ -102,30 +102,25 @@ impl Matrix<'_> {
         }
     }
 
-    /// Whether panels are there, and not to be made.
-    pub(super) fn is_in_panels(&self) -> bool {
-        matches!(self, Self::Panels(..))
-    }
-
-    /// Calls `body` with the lines of some panels, which are made in `room` if they are not there.
-    pub(super) fn with_panels<T>(
+    /// Calls `body` with a band, which is made in `room` if it is not there.
+    pub(super) fn with_band<T>(
         &self,
         isa: Isa,
-        panels: Range<usize>,
+        band: usize,
         room: &'static LocalKey<Scratch>,
-        body: impl FnOnce(&[u32]) -> T,
+        body: impl FnOnce(&Band<'_>) -> T,
     ) -> T {
         let layout = self.layout();
-        let each = layout.panel_words();
         match self {
-            Self::Panels(_, lines) => body(&lines[panels.start * each..panels.end * each]),
-            Self::Rows(w) => with_scratch(room, panels.len() * each, |room| {
-                let room = words_of(room);
-                for (panel, room) in panels.zip(room.chunks_exact_mut(each.max(1))) {
-                    arrange_one(isa, &layout, &w.source(), panel, room);
-                }
-                body(room)
-            }),
+            Self::Panels(_, lines) => body(&layout.band(lines, band)),
+            Self::Rows(w) => {
+                let panels = layout.panels_of(band).len();
+                with_scratch(room, panels * layout.panel_words(), |room| {
+                    let lines = words_of(room);
+                    arrange_one(isa, &layout, &w.source(), band, lines);
+                    body(&Band { layout, panels, lines })
+                })
+            }
         }
     }
 
@@ -199,30 +194,31 @@ fn bits_of(values: &[f32]) -> &[u32] {
 pub(crate) fn arrange(layout: &Layout, source: &Source<'_>, lines: &mut [u32]) {
     assert!(lines.len() >= layout.words());
     let isa = Isa::active().unwrap_or(Isa::Portable);
-    let (each, to) = (layout.panel_words(), crate::kernels::gemm::Shared(lines.as_mut_ptr()));
-    pool::parallel(layout.panels(), |panel| {
-        // SAFETY: panels have places of their own in `lines`.
-        let lines = unsafe { std::slice::from_raw_parts_mut(to.get().add(panel * each), each) };
-        arrange_one(isa, layout, source, panel, lines);
+    let (each, to) = (layout.panel_words(), Shared(lines.as_mut_ptr()));
+    pool::parallel(layout.bands(), |band| {
+        let panels = layout.panels_of(band);
+        // SAFETY: bands have places of their own in `lines`.
+        let lines = unsafe { std::slice::from_raw_parts_mut(to.get().add(panels.start * each), panels.len() * each) };
+        arrange_one(isa, layout, source, band, lines);
     });
 }
 
-/// [`arrange_panel`] in the instructions of a level.
-pub(super) fn arrange_one(isa: Isa, layout: &Layout, source: &Source<'_>, panel: usize, lines: &mut [u32]) {
+/// [`arrange_band`] in the instructions of a level.
+fn arrange_one(isa: Isa, layout: &Layout, source: &Source<'_>, band: usize, lines: &mut [u32]) {
     #[target_feature(enable = "avx2")]
-    fn avx2(layout: &Layout, source: &Source<'_>, panel: usize, lines: &mut [u32]) {
-        arrange_panel(layout, source, panel, lines);
+    fn avx2(layout: &Layout, source: &Source<'_>, band: usize, lines: &mut [u32]) {
+        arrange_band(layout, source, band, lines);
     }
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    fn avx512(layout: &Layout, source: &Source<'_>, panel: usize, lines: &mut [u32]) {
-        arrange_panel(layout, source, panel, lines);
+    fn avx512(layout: &Layout, source: &Source<'_>, band: usize, lines: &mut [u32]) {
+        arrange_band(layout, source, band, lines);
     }
     assert!(isa <= Isa::best());
     match isa {
-        Isa::Portable => arrange_panel(layout, source, panel, lines),
+        Isa::Portable => arrange_band(layout, source, band, lines),
         // SAFETY: the level was checked.
-        Isa::Avx2 => unsafe { avx2(layout, source, panel, lines) },
+        Isa::Avx2 => unsafe { avx2(layout, source, band, lines) },
         // SAFETY: the level was checked.
-        Isa::Avx512 | Isa::Amx => unsafe { avx512(layout, source, panel, lines) },
+        Isa::Avx512 | Isa::Amx => unsafe { avx512(layout, source, band, lines) },
     }
 }

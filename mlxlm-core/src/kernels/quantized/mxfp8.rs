@@ -13,13 +13,13 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::fixed::{PAIR, Segment, Task, tasks};
+use super::fixed::{Segment, Task, WIDTH, tasks};
 use super::weights::e8m0;
 use crate::kernels::convert::Values;
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::scratch::{Scratch, with_scratch};
-use crate::quant::panels::{LANES, Layout, UNIT};
+use crate::quant::panels::{Band, LANES, UNIT};
 
 /// Rows that meet a panel in one go, where there are registers for their sums.
 const RUN: usize = 4;
@@ -29,7 +29,7 @@ const NEAR: usize = 128 << 10;
 const QUAD: usize = 4;
 
 thread_local! {
-    static PANEL: Scratch = const { Cell::new(Vec::new()) };
+    static PANELS: Scratch = const { Cell::new(Vec::new()) };
     static ROWS: Scratch = const { Cell::new(Vec::new()) };
     static SUMS: Scratch = const { Cell::new(Vec::new()) };
 }
@@ -44,7 +44,7 @@ pub(super) fn multiply(
 ) {
     let tasks = tasks(segments);
     pool::parallel(tasks.len(), |i| {
-        let Task { segment, panels } = &tasks[i];
+        let Task { segment, bands } = &tasks[i];
         let segment = &segments[*segment];
         let columns = segment.w.columns();
         let near = (NEAR / columns.max(1)).max(1).next_multiple_of(RUN);
@@ -54,115 +54,108 @@ pub(super) fn multiply(
                 for (row, room) in rows.clone().zip(room.chunks_exact_mut(columns)) {
                     x.read(isa, source(row) * columns, room);
                 }
-                block(isa, room, &rows, segment, panels.clone(), place);
+                block(isa, room, &rows, segment, bands.clone(), place);
             });
         }
     });
 }
 
-/// Some rows, whose activations are `x`, against some panels.
+/// Some rows, whose activations are `x`, against some bands.
 fn block(
     isa: Isa,
     x: &[f32],
     rows: &Range<usize>,
     segment: &Segment<'_>,
-    panels: Range<usize>,
+    bands: Range<usize>,
     place: &(dyn Fn(usize) -> usize + Sync),
 ) {
-    let layout = segment.w.layout();
-    with_scratch(&SUMS, rows.len() * PAIR * LANES, |sums| {
-        for first in panels.clone().step_by(PAIR) {
-            let some = first..(first + PAIR).min(panels.end);
-            segment.w.with_panels(isa, some.clone(), &PANEL, |lines| {
-                for (panel, lines) in lines.chunks_exact(layout.panel_words()).enumerate() {
-                    products(isa, &layout, lines, x, &mut sums[panel * LANES..]);
-                }
-            });
-            let begin = first * LANES;
-            let width = (layout.rows - begin).min(some.len() * LANES);
-            for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(PAIR * LANES)) {
+    let outputs = segment.w.rows();
+    with_scratch(&SUMS, rows.len() * WIDTH, |sums| {
+        for band in bands {
+            sums.fill(0.0);
+            segment.w.with_band(isa, band, &PANELS, |band| products(isa, band, x, sums));
+            let begin = band * WIDTH;
+            let width = (outputs - begin).min(WIDTH);
+            for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(WIDTH)) {
                 // SAFETY: a row's part of these columns is written by this task only.
-                unsafe { segment.out.write(isa, place(row) * layout.rows + begin, &mut sums[..width]) };
+                unsafe { segment.out.write(isa, place(row) * outputs + begin, &mut sums[..width]) };
             }
         }
     });
 }
 
-/// All rows of `x` against one panel; the sums of a row are [`PAIR`] panels apart.
-fn products(isa: Isa, layout: &Layout, lines: &[u32], x: &[f32], sums: &mut [f32]) {
+/// Adds the products of all rows of `x` with a band to `sums`, `[row][panel][LANES]` with rows that are [`WIDTH`] apart.
+fn products(isa: Isa, band: &Band<'_>, x: &[f32], sums: &mut [f32]) {
     #[target_feature(enable = "avx2,fma")]
-    fn avx2(layout: &Layout, lines: &[u32], x: &[f32], sums: &mut [f32]) {
-        in_runs::<true, 2>(layout, lines, x, sums);
+    fn avx2(band: &Band<'_>, x: &[f32], sums: &mut [f32]) {
+        in_runs::<true, 2>(band, x, sums);
     }
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    fn avx512(layout: &Layout, lines: &[u32], x: &[f32], sums: &mut [f32]) {
-        in_runs::<true, RUN>(layout, lines, x, sums);
+    fn avx512(band: &Band<'_>, x: &[f32], sums: &mut [f32]) {
+        in_runs::<true, RUN>(band, x, sums);
     }
     assert!(isa <= Isa::best());
     match isa {
-        Isa::Portable => in_runs::<false, 1>(layout, lines, x, sums),
+        Isa::Portable => in_runs::<false, 1>(band, x, sums),
         // SAFETY: the level was checked.
-        Isa::Avx2 => unsafe { avx2(layout, lines, x, sums) },
+        Isa::Avx2 => unsafe { avx2(band, x, sums) },
         // SAFETY: the level was checked.
-        Isa::Avx512 | Isa::Amx => unsafe { avx512(layout, lines, x, sums) },
+        Isa::Avx512 | Isa::Amx => unsafe { avx512(band, x, sums) },
     }
 }
 
 #[inline(always)]
-fn in_runs<const FUSED: bool, const MOST: usize>(layout: &Layout, lines: &[u32], x: &[f32], sums: &mut [f32]) {
-    let (columns, stride) = (layout.columns, PAIR * LANES);
+fn in_runs<const FUSED: bool, const MOST: usize>(band: &Band<'_>, x: &[f32], sums: &mut [f32]) {
+    let columns = band.layout.columns;
     let rows = x.len() / columns;
     let mut row = 0;
     while row < rows {
-        let (x, sums) = (&x[row * columns..], &mut sums[row * stride..]);
-        row += if rows - row >= MOST {
-            run::<FUSED, MOST>(layout, lines, x, sums)
-        } else {
-            run::<FUSED, 1>(layout, lines, x, sums)
-        };
+        let (x, sums) = (&x[row * columns..], &mut sums[row * WIDTH..]);
+        row += if rows - row >= MOST { run::<FUSED, MOST>(band, x, sums) } else { run::<FUSED, 1>(band, x, sums) };
     }
 }
 
 /// The first `R` rows, which it returns the number of. Loops over lanes are what compilers make vectors of.
 #[inline(always)]
-fn run<const FUSED: bool, const R: usize>(layout: &Layout, lines: &[u32], x: &[f32], sums: &mut [f32]) -> usize {
+fn run<const FUSED: bool, const R: usize>(band: &Band<'_>, x: &[f32], sums: &mut [f32]) -> usize {
+    let layout = &band.layout;
     let (columns, groups, width) = (layout.columns, layout.groups(), layout.stripe_groups());
-    let mut totals = [[0.0_f32; LANES]; R];
-    for (stripe, lines) in lines.chunks_exact(layout.stripe_words()).enumerate() {
-        let (scales, codes) = lines.split_at(LANES);
-        let here = stripe * width..groups.min((stripe + 1) * width);
-        for ((g, scales), codes) in
-            here.zip(scales.chunks_exact(LANES / 4)).zip(codes.chunks_exact(UNIT / QUAD * LANES))
-        {
-            let mut group = [&[0.0_f32; UNIT]; R];
-            for (r, group) in group.iter_mut().enumerate() {
-                if let Some(values) = x[r * columns + g * UNIT..].first_chunk() {
-                    *group = values;
-                }
-            }
-            let mut dots = [[0.0_f32; LANES]; R];
-            for (q, line) in codes.as_chunks::<LANES>().0.iter().enumerate() {
-                for byte in 0..QUAD {
-                    let mut weights = [0.0_f32; LANES];
-                    for (weight, word) in weights.iter_mut().zip(line) {
-                        *weight = value(word << (24 - 8 * byte));
-                    }
-                    for (dots, x) in dots.iter_mut().zip(&group) {
-                        add::<FUSED>(dots, &weights, &[x[QUAD * q + byte]; LANES]);
+    for (stripe, all) in band.stripes().enumerate() {
+        for (panel, lines) in all.chunks_exact(layout.stripe_words()).enumerate() {
+            let (scales, codes) = lines.split_at(LANES);
+            let here = stripe * width..groups.min((stripe + 1) * width);
+            for ((g, scales), codes) in
+                here.zip(scales.chunks_exact(LANES / 4)).zip(codes.chunks_exact(UNIT / QUAD * LANES))
+            {
+                let mut group = [&[0.0_f32; UNIT]; R];
+                for (r, group) in group.iter_mut().enumerate() {
+                    if let Some(values) = x[r * columns + g * UNIT..].first_chunk() {
+                        *group = values;
                     }
                 }
-            }
-            let mut factors = [0.0_f32; LANES];
-            for (lane, factor) in factors.iter_mut().enumerate() {
-                *factor = e8m0((scales[lane / 4] >> (8 * (lane % 4))) as u8);
-            }
-            for (total, dots) in totals.iter_mut().zip(&dots) {
-                add::<FUSED>(total, dots, &factors);
+                let mut dots = [[0.0_f32; LANES]; R];
+                for (q, line) in codes.as_chunks::<LANES>().0.iter().enumerate() {
+                    for byte in 0..QUAD {
+                        let mut weights = [0.0_f32; LANES];
+                        for (weight, word) in weights.iter_mut().zip(line) {
+                            *weight = value(word << (24 - 8 * byte));
+                        }
+                        for (dots, x) in dots.iter_mut().zip(&group) {
+                            add::<FUSED>(dots, &weights, &[x[QUAD * q + byte]; LANES]);
+                        }
+                    }
+                }
+                let mut factors = [0.0_f32; LANES];
+                for (lane, factor) in factors.iter_mut().enumerate() {
+                    *factor = e8m0((scales[lane / 4] >> (8 * (lane % 4))) as u8);
+                }
+                for (r, dots) in dots.iter().enumerate() {
+                    if let Some(total) = sums[r * WIDTH + panel * LANES..].first_chunk_mut() {
+                        add::<FUSED>(total, dots, &factors);
+                    }
+                }
             }
         }
-    }
-    for (r, total) in totals.iter().enumerate() {
-        sums[r * PAIR * LANES..][..LANES].copy_from_slice(total);
     }
     R
 }

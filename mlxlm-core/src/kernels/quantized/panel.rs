@@ -13,7 +13,7 @@ use super::matrix::float_of;
 use super::weights::{e4m3, e8m0};
 use crate::kernels::isa::Isa;
 use crate::quant::Mode;
-use crate::quant::panels::{LANES, Layout, UNIT, place, planes};
+use crate::quant::panels::{LANES, Layout, Panel, UNIT, place, planes};
 
 /// A part of a matrix and how it is written: rows of `columns.len()` weights, `width` apart.
 #[derive(Debug, Clone)]
@@ -59,10 +59,10 @@ fn body(layout: &Layout, lines: &[u32], part: &Part, out: &mut [f32]) {
 fn of_bits<const BITS: usize>(layout: &Layout, lines: &[u32], part: &Part, out: &mut [f32]) {
     let (rows, columns) = (&part.rows, &part.columns);
     for panel in rows.start / LANES..rows.end.div_ceil(LANES) {
-        let lines = &lines[panel * layout.panel_words()..][..layout.panel_words()];
+        let in_panel = layout.panel(lines, panel);
         let lanes = rows.start.max(panel * LANES)..rows.end.min((panel + 1) * LANES);
         for number in columns.start / UNIT..columns.end.div_ceil(UNIT) {
-            let weights = unit::<BITS>(layout, lines, number);
+            let weights = unit::<BITS>(&in_panel, number);
             let some = columns.start.max(number * UNIT)..columns.end.min((number + 1) * UNIT);
             for row in lanes.clone() {
                 let out = &mut out[(row - rows.start) * part.width + some.start - columns.start..][..some.len()];
@@ -76,14 +76,15 @@ fn of_bits<const BITS: usize>(layout: &Layout, lines: &[u32], part: &Part, out: 
 
 /// The weights of a unit of a panel. Loops over lanes are what compilers make vectors of.
 #[inline(always)]
-fn unit<const BITS: usize>(layout: &Layout, lines: &[u32], number: usize) -> [[f32; LANES]; UNIT] {
-    let codes = lines[layout.unit(number)..].as_chunks::<LANES>().0;
+fn unit<const BITS: usize>(panel: &Panel<'_>, number: usize) -> [[f32; LANES]; UNIT] {
+    let layout = &panel.layout;
+    let codes = panel.unit(number).as_chunks::<LANES>().0;
     let mut weights = [[0.0; LANES]; UNIT];
     // Codes of 4-bit floats may have two groups in a unit, of which a row may end with the first.
     let group = layout.group().min(UNIT);
     let some = UNIT.min(layout.columns - number * UNIT);
     for (from, weights) in (0..some).step_by(group).zip(weights.chunks_exact_mut(group)) {
-        let (scales, biases) = numbers(layout, lines, layout.group_of(number * UNIT + from));
+        let (scales, biases) = numbers(panel, layout.group_of(number * UNIT + from));
         for (column, weights) in (from..).zip(weights) {
             let mut code = [0; LANES];
             let mut first = 0;
@@ -112,9 +113,9 @@ fn unit<const BITS: usize>(layout: &Layout, lines: &[u32], number: usize) -> [[f
 
 /// Scales and biases of a group.
 #[inline(always)]
-fn numbers(layout: &Layout, lines: &[u32], group: usize) -> ([f32; LANES], [f32; LANES]) {
-    let (at, which) = layout.numbers_of(group);
-    let line = &lines[at..][..layout.number_lines() * LANES];
+fn numbers(panel: &Panel<'_>, group: usize) -> ([f32; LANES], [f32; LANES]) {
+    let layout = &panel.layout;
+    let (line, which) = panel.numbers(group);
     let (mut scales, mut biases) = ([0.0; LANES], [0.0; LANES]);
     for lane in 0..LANES {
         let half = |i: usize| float_of(layout.numbers, line[i / 2] >> (16 * (i % 2)) & 0xFFFF);

@@ -6,16 +6,18 @@ use std::ops::Range;
 
 use super::avx512::{numbers, of_planes, quad, with_group};
 use super::rows::{COLUMNS, ROWS, Rows};
-use super::{Block, LANES, PAIR};
+use super::{Block, LANES, WIDTH};
 use crate::kernels::amx::{Config, Tiles, dot_signed_unsigned, load, store, zero};
 use crate::kernels::scratch::{Scratch, bytes_of, with_scratch};
 use crate::quant::Mode;
-use crate::quant::panels::{Layout, UNIT};
+use crate::quant::panels::{Band, Panel, UNIT};
 
 /// Sums of one group, `[panel][high or low][row][LANES]`, written by the tiles and read by vectors.
 #[repr(align(64))]
 struct Dots([[[[i32; LANES]; ROWS]; 2]; PAIR]);
 
+/// Panels that the tiles multiply at a time.
+const PAIR: usize = 2;
 /// Groups that the tiles multiply before vectors add them up.
 const BATCH: usize = 4;
 /// Columns whose codes are bytes at a time, a multiple of every group.
@@ -26,33 +28,36 @@ thread_local! {
     static NUMBERS: Scratch = const { Cell::new(Vec::new()) };
 }
 
-/// See [`Block::by_tiles`]. Each block of rows stays in the first-level cache while the panels pass by.
+/// See [`Block::multiply`]. Each block of rows stays in the first-level cache while the panels pass by.
 ///
 /// # Safety
-/// The machine must have the level, and the block and the panels must have been checked.
-pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
-    let layout = block.layout;
-    let panels = || lines.chunks_exact(layout.panel_words());
+/// The machine must have the level, and the block and the band must have been checked.
+pub(super) unsafe fn multiply(block: &Block<'_>, band: &Band<'_>, sums: &mut [f32]) {
+    let layout = &band.layout;
     let each = layout.groups() * LANES;
     let plane = BLOCK.min(layout.columns.next_multiple_of(UNIT)) * LANES;
-    with_scratch(&NUMBERS, 2 * PAIR * each, |room| {
+    with_scratch(&NUMBERS, 2 * band.panels * each, |room| {
         with_scratch(&CODES, PAIR * plane / 4, |codes| {
-            let (scales, biases) = room.split_at_mut(PAIR * each);
+            let (scales, biases) = room.split_at_mut(band.panels * each);
             let codes = bytes_of(codes);
             // SAFETY: passed on from the caller; the rooms were measured.
             unsafe {
-                for (i, lines) in panels().enumerate() {
-                    spread_numbers(layout, lines, &mut scales[i * each..], &mut biases[i * each..]);
+                for panel in 0..band.panels {
+                    spread_numbers(&band.panel(panel), &mut scales[panel * each..], &mut biases[panel * each..]);
                 }
                 for from in (0..layout.columns).step_by(BLOCK) {
                     let columns = from..(from + BLOCK).min(layout.columns);
-                    for (lines, codes) in panels().zip(codes.chunks_exact_mut(plane)) {
-                        of_codes!(layout, spread(layout, lines, &columns, codes));
-                    }
-                    let centred = layout.scheme.mode != Mode::Affine;
-                    let tile = Tile { rows: block.rows, from, codes, plane, centred, scales, biases };
                     let groups = columns.start / layout.group()..columns.end / layout.group();
-                    rows_of(&tile, block, groups, panels().len(), sums);
+                    for first in (0..band.panels).step_by(PAIR) {
+                        let pair = first..(first + PAIR).min(band.panels);
+                        for (panel, codes) in pair.clone().zip(codes.chunks_exact_mut(plane)) {
+                            of_codes!(layout, spread(&band.panel(panel), &columns, codes));
+                        }
+                        let centred = layout.scheme.mode != Mode::Affine;
+                        let (scales, biases) = (&scales[first * each..], &biases[first * each..]);
+                        let tile = Tile { rows: block.rows, from, codes, plane, centred, scales, biases };
+                        rows_of(&tile, block, groups.clone(), pair.len(), &mut sums[first * LANES..]);
+                    }
                 }
             }
         });
@@ -69,17 +74,18 @@ struct Tile<'a> {
     plane: usize,
     /// Whether codes have a zero to be taken off.
     centred: bool,
-    /// `[panel][group][LANES]` of all groups.
+    /// `[panel][group][LANES]` of all groups, from the pair on.
     scales: &'a [f32],
     biases: &'a [f32],
 }
 
 /// Scales and biases as `[group][LANES]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn spread_numbers(layout: &Layout, lines: &[u32], scales: &mut [f32], biases: &mut [f32]) {
+unsafe fn spread_numbers(panel: &Panel<'_>, scales: &mut [f32], biases: &mut [f32]) {
+    let layout = &panel.layout;
     for group in 0..layout.groups() {
-        let (line, which) = layout.numbers_of(group);
-        let line = lines[line..][..layout.number_lines() * LANES].as_ptr();
+        let (line, which) = panel.numbers(group);
+        let line = line.as_ptr();
         let (scales, biases) = (&mut scales[group * LANES..][..LANES], &mut biases[group * LANES..][..LANES]);
         // SAFETY: the lines are those of the layout, and the rooms have 16 words.
         unsafe {
@@ -95,14 +101,9 @@ unsafe fn spread_numbers(layout: &Layout, lines: &[u32], scales: &mut [f32], bia
 
 /// The codes of some columns as bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn spread<const BITS: usize, const FLOAT: bool>(
-    layout: &Layout,
-    lines: &[u32],
-    columns: &Range<usize>,
-    out: &mut [u8],
-) {
+unsafe fn spread<const BITS: usize, const FLOAT: bool>(panel: &Panel<'_>, columns: &Range<usize>, out: &mut [u8]) {
     for (column, out) in columns.clone().step_by(UNIT).zip(out.chunks_exact_mut(UNIT * LANES)) {
-        let unit = &lines[layout.unit(column / UNIT)..][..BITS * LANES];
+        let unit = panel.unit(column / UNIT);
         for (q, out) in out.chunks_exact_mut(4 * LANES).enumerate() {
             // SAFETY: the unit has all its lines, and the quad its 64 bytes.
             unsafe { _mm512_storeu_epi8(out.as_mut_ptr().cast(), quad::<BITS, FLOAT>(unit.as_ptr(), q)) };
@@ -110,7 +111,7 @@ unsafe fn spread<const BITS: usize, const FLOAT: bool>(
     }
 }
 
-/// All rows of a block against one or two panels.
+/// All rows of a block against one or two panels; the sums of a row are [`WIDTH`] apart, and begin with the first panel.
 unsafe fn rows_of(tile: &Tile<'_>, block: &Block<'_>, groups: Range<usize>, panels: usize, sums: &mut [f32]) {
     let depth = tile.rows.group.min(COLUMNS);
     let whole = block.count / ROWS * ROWS;
@@ -124,7 +125,7 @@ unsafe fn rows_of(tile: &Tile<'_>, block: &Block<'_>, groups: Range<usize>, pane
         unsafe {
             let _tiles = Tiles::configure(&Config::new(shapes));
             for at in blocks.step_by(ROWS) {
-                let sums = &mut sums[at * PAIR * LANES..][..height * PAIR * LANES];
+                let sums = &mut sums[at * WIDTH..][..(height - 1) * WIDTH + panels * LANES];
                 match panels {
                     1 => block_of::<1>(tile, block.first + at, groups.clone(), sums),
                     _ => block_of::<2>(tile, block.first + at, groups.clone(), sums),
@@ -193,7 +194,7 @@ unsafe fn products<const P: usize>(tile: &Tile<'_>, row: usize, group: usize) {
     }
 }
 
-/// Adds the integer sums of `B` groups to the sums of all rows, which the first group begins.
+/// Adds the integer sums of `B` groups to the sums of all rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn collect<const P: usize, const B: usize>(
@@ -216,13 +217,11 @@ unsafe fn collect<const P: usize, const B: usize>(
             }
         }
         let (steps, totals) = (rows.steps.as_ptr(), rows.sums.as_ptr());
-        for r in 0..sums.len() / (PAIR * LANES) {
-            let (at, to) = ((row + r) * rows.groups + first, sums.as_mut_ptr().add(r * PAIR * LANES));
+        for r in 0..sums.len().div_ceil(WIDTH) {
+            let (at, to) = ((row + r) * rows.groups + first, sums.as_mut_ptr().add(r * WIDTH));
             let mut sums = [_mm512_setzero_ps(); P];
-            if first > 0 {
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    *sums = _mm512_loadu_ps(to.add(p * LANES));
-                }
+            for (p, sums) in sums.iter_mut().enumerate() {
+                *sums = _mm512_loadu_ps(to.add(p * LANES));
             }
             for b in 0..B {
                 let activations = (*steps.add(at + b), *totals.add(at + b));

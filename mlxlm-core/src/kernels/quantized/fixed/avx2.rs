@@ -5,31 +5,31 @@ use std::arch::x86_64::*;
 use mlx_rs::Dtype;
 
 use super::super::weights::{e4m3, e8m0};
-use super::{Block, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, ZERO};
+use super::{Block, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, WIDTH, ZERO};
 use crate::quant::Mode;
-use crate::quant::panels::{Layout, UNIT};
+use crate::quant::panels::{Band, Layout, UNIT};
 
 const QUAD: usize = 4;
 const QUADS: usize = UNIT / QUAD;
 
-/// See [`Block::by_vectors`].
+/// See [`Block::multiply`].
 ///
 /// # Safety
 /// The machine must have the level, and the block must have been checked.
-pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
+pub(super) unsafe fn multiply(block: &Block<'_>, band: &Band<'_>, sums: &mut [f32]) {
     for (at, height) in block.runs() {
         // More than four rows would not have their sums in registers.
         for at in (at..at + height).step_by(height.min(4)) {
-            let (row, sums) = (block.first + at, sums[at * block.stride..].as_mut_ptr());
+            let (row, sums) = (block.first + at, sums[at * WIDTH..].as_mut_ptr());
             // SAFETY: passed on from the caller; the rows are the block's.
             unsafe {
                 match (block.rows.planes.len(), height) {
-                    (HALF_PLANES, 1) => of_codes!(block.layout, rows_of::<HALF_PLANES, 1>(block, lines, row, sums)),
-                    (HALF_PLANES, 2) => of_codes!(block.layout, rows_of::<HALF_PLANES, 2>(block, lines, row, sums)),
-                    (HALF_PLANES, _) => of_codes!(block.layout, rows_of::<HALF_PLANES, 4>(block, lines, row, sums)),
-                    (_, 1) => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 1>(block, lines, row, sums)),
-                    (_, 2) => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 2>(block, lines, row, sums)),
-                    _ => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 4>(block, lines, row, sums)),
+                    (HALF_PLANES, 1) => of_codes!(band.layout, rows_of::<HALF_PLANES, 1>(block, band, row, sums)),
+                    (HALF_PLANES, 2) => of_codes!(band.layout, rows_of::<HALF_PLANES, 2>(block, band, row, sums)),
+                    (HALF_PLANES, _) => of_codes!(band.layout, rows_of::<HALF_PLANES, 4>(block, band, row, sums)),
+                    (_, 1) => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 1>(block, band, row, sums)),
+                    (_, 2) => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 2>(block, band, row, sums)),
+                    _ => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 4>(block, band, row, sums)),
                 }
             }
         }
@@ -39,24 +39,23 @@ pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R: usize>(
     block: &Block<'_>,
-    lines: &[u32],
+    band: &Band<'_>,
     row: usize,
     sums: *mut f32,
 ) {
-    let (layout, rows) = (block.layout, block.rows);
+    let (layout, rows) = (&band.layout, block.rows);
     let (group, groups, width) = (layout.group(), layout.groups(), layout.stripe_groups());
     let line = rows.line(row);
     let planes: [*const u8; B] = std::array::from_fn(|p| rows.planes[p].as_ptr());
-    // SAFETY: `Block::check` saw that panels have all stripes, rows all columns and groups, and sums all panels and rows.
+    // SAFETY: `Block::multiply` saw that the band has all stripes, rows all columns and groups, and sums all panels and rows.
     unsafe {
-        for (panel, lines) in lines.chunks_exact(layout.panel_words()).enumerate() {
-            let mut totals = [[_mm256_setzero_ps(); R]; 2];
-            for (stripe, lines) in lines.chunks_exact(layout.stripe_words()).enumerate() {
+        for (stripe, all) in band.stripes().enumerate() {
+            for (panel, lines) in all.chunks_exact(layout.stripe_words()).enumerate() {
                 let lines = lines.as_ptr();
                 let mut codes = lines.add(layout.number_lines() * LANES);
                 for which in 0..width.min(groups - stripe * width) {
                     let g = stripe * width + which;
-                    for (half, totals) in totals.iter_mut().enumerate() {
+                    for half in 0..2 {
                         let mut dots = [[_mm256_setzero_si256(); R]; B];
                         let mut codes = codes.add(8 * half);
                         if group < UNIT {
@@ -81,18 +80,16 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R:
                                 dot = _mm256_fmadd_ps(dot, _mm256_set1_ps(256.0), _mm256_cvtepi32_ps(below));
                             }
                             let scaled = _mm256_mul_ps(dot, step);
-                            totals[r] = match B {
-                                HALF_PLANES => _mm256_fmadd_ps(bias, sum, _mm256_fmadd_ps(scaled, scale, totals[r])),
-                                _ => _mm256_add_ps(totals[r], _mm256_fmadd_ps(scaled, scale, _mm256_mul_ps(bias, sum))),
+                            let to = sums.add(r * WIDTH + panel * LANES + 8 * half);
+                            let total = _mm256_loadu_ps(to);
+                            let total = match B {
+                                HALF_PLANES => _mm256_fmadd_ps(bias, sum, _mm256_fmadd_ps(scaled, scale, total)),
+                                _ => _mm256_add_ps(total, _mm256_fmadd_ps(scaled, scale, _mm256_mul_ps(bias, sum))),
                             };
+                            _mm256_storeu_ps(to, total);
                         }
                     }
                     codes = codes.add(group * BITS * LANES / UNIT);
-                }
-            }
-            for (half, totals) in totals.into_iter().enumerate() {
-                for (r, total) in totals.into_iter().enumerate() {
-                    _mm256_storeu_ps(sums.add(r * block.stride + panel * LANES + 8 * half), total);
                 }
             }
         }

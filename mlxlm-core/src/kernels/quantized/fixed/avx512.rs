@@ -7,120 +7,89 @@ use std::arch::x86_64::*;
 
 use mlx_rs::Dtype;
 
-use super::{Block, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, ZERO};
+use super::{Block, E2M1, FLOAT_PLANES, HALF, HALF_PLANES, LANES, WIDTH, ZERO};
 use crate::kernels::convert::bf16_lanes;
 use crate::kernels::isa::fetches_ahead;
 use crate::quant::Mode;
-use crate::quant::panels::{Layout, UNIT};
+use crate::quant::panels::{Band, Layout, UNIT};
 
 /// Columns whose products one instruction adds up, and such quads in a unit.
 const QUAD: usize = 4;
 const QUADS: usize = UNIT / QUAD;
 
-/// Columns from which on one row passes two panels side by side. A row's bytes leave the first-level cache while so long a panel
-/// goes through it, and fetching them back for each panel slows the stream of weights down: on Zen 4 by a fifth at 8192 columns.
-/// Shorter panels are read faster one by one.
-const LONG: usize = 4096;
-
 /// Words ahead of its use that a line is asked for, see [`fetches_ahead`].
 const AHEAD: usize = 256;
 
-/// See [`Block::by_vectors`].
+/// See [`Block::multiply`].
 ///
 /// # Safety
 /// The machine must have the level, and the block must have been checked.
-pub(super) unsafe fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
-    let pairs = if block.layout.columns >= LONG { lines.len() / block.layout.panel_words() / 2 * 2 } else { 0 };
-    let (paired, single) = lines.split_at(pairs * block.layout.panel_words());
+pub(super) unsafe fn multiply(block: &Block<'_>, band: &Band<'_>, sums: &mut [f32]) {
     for (at, height) in block.runs() {
-        let (row, sums) = (block.first + at, sums[at * block.stride..].as_mut_ptr());
+        let (row, sums) = (block.first + at, sums[at * WIDTH..].as_mut_ptr());
         // SAFETY: passed on from the caller; the rows are the block's.
         unsafe {
             match (block.rows.planes.len(), height) {
-                (HALF_PLANES, 1) => {
-                    of_codes!(block.layout, rows_of::<HALF_PLANES, 1, 2>(block, paired, row, sums));
-                    of_codes!(block.layout, rows_of::<HALF_PLANES, 1, 1>(block, single, row, sums.add(pairs * LANES)));
-                }
-                (HALF_PLANES, 2) => of_codes!(block.layout, rows_of::<HALF_PLANES, 2, 1>(block, lines, row, sums)),
-                (HALF_PLANES, 4) => of_codes!(block.layout, rows_of::<HALF_PLANES, 4, 1>(block, lines, row, sums)),
-                (HALF_PLANES, _) => of_codes!(block.layout, rows_of::<HALF_PLANES, 8, 1>(block, lines, row, sums)),
-                (_, 1) => {
-                    of_codes!(block.layout, rows_of::<FLOAT_PLANES, 1, 2>(block, paired, row, sums));
-                    of_codes!(block.layout, rows_of::<FLOAT_PLANES, 1, 1>(block, single, row, sums.add(pairs * LANES)));
-                }
-                (_, 2) => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 2, 1>(block, lines, row, sums)),
-                (_, 4) => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 4, 1>(block, lines, row, sums)),
-                _ => of_codes!(block.layout, rows_of::<FLOAT_PLANES, 8, 1>(block, lines, row, sums)),
+                (HALF_PLANES, 1) => of_codes!(band.layout, rows_of::<HALF_PLANES, 1>(block, band, row, sums)),
+                (HALF_PLANES, 2) => of_codes!(band.layout, rows_of::<HALF_PLANES, 2>(block, band, row, sums)),
+                (HALF_PLANES, 4) => of_codes!(band.layout, rows_of::<HALF_PLANES, 4>(block, band, row, sums)),
+                (HALF_PLANES, _) => of_codes!(band.layout, rows_of::<HALF_PLANES, 8>(block, band, row, sums)),
+                (_, 1) => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 1>(block, band, row, sums)),
+                (_, 2) => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 2>(block, band, row, sums)),
+                (_, 4) => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 4>(block, band, row, sums)),
+                _ => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 8>(block, band, row, sums)),
             }
         }
     }
 }
 
-/// `R` rows of `B` planes of bytes against panels, `P` of them side by side.
+/// `R` rows of `B` planes of bytes against a band.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R: usize, const P: usize>(
+unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R: usize>(
     block: &Block<'_>,
-    lines: &[u32],
+    band: &Band<'_>,
     row: usize,
     sums: *mut f32,
 ) {
-    let (layout, rows) = (block.layout, block.rows);
-    let (group, groups, width, stripe) =
-        (layout.group(), layout.groups(), layout.stripe_groups(), layout.stripe_words());
-    let (line, next) = (rows.line(row), layout.panel_words());
+    let (layout, rows) = (&band.layout, block.rows);
+    let (group, groups, width, each) = (layout.group(), layout.groups(), layout.stripe_groups(), layout.stripe_words());
+    let line = rows.line(row);
     let planes: [*const u8; B] = std::array::from_fn(|p| rows.planes[p].as_ptr());
     // More rows than these have more to compute than to wait for.
     let ahead = R <= 2 && fetches_ahead();
-    // SAFETY: `Block::check` saw that panels have all stripes, rows all columns and groups, and sums all panels and rows.
+    // SAFETY: `Block::multiply` saw that the band has all stripes, rows all columns and groups, and sums all panels and rows.
     unsafe {
-        for (panels, lines) in lines.chunks_exact(P * next).enumerate() {
-            let mut totals = [[_mm512_setzero_ps(); R]; P];
-            for (first, lines) in (0..groups).step_by(width).zip(lines[..next].chunks_exact(stripe)) {
+        for (first, stripes) in (0..groups).step_by(width).zip(band.stripes()) {
+            for (panel, lines) in stripes.chunks_exact(each).enumerate() {
                 let lines = lines.as_ptr();
                 let mut codes = lines.add(layout.number_lines() * LANES);
+                if ahead {
+                    fetch(lines, each / LANES);
+                }
                 for which in 0..width.min(groups - first) {
                     let g = first + which;
-                    let mut dots = [Dots([[_mm512_setzero_si512(); R]; B]); P];
-                    let columns = g * group..(g + 1) * group;
-                    if ahead {
-                        for panel in 0..P {
-                            fetch(lines.add(panel * next), 1);
-                            fetch(codes.add(panel * next), group * BITS / UNIT);
-                        }
-                    }
+                    let mut dots = Dots([[[_mm512_setzero_si512(); R]; B]; 2]);
                     if group < UNIT {
-                        for (panel, dots) in dots.iter_mut().enumerate() {
-                            let codes = codes.add(panel * next);
-                            dots.add::<BITS, FLOAT, { QUADS / 2 }>(&planes, line.at(columns.start), codes);
-                        }
+                        dots.add::<BITS, FLOAT, { QUADS / 2 }>(&planes, line.at(g * group), codes);
                         codes = codes.add(BITS * LANES / 2);
                     } else {
-                        for column in columns.step_by(UNIT) {
-                            for (panel, dots) in dots.iter_mut().enumerate() {
-                                let codes = codes.add(panel * next);
-                                dots.add::<BITS, FLOAT, QUADS>(&planes, line.at(column), codes);
-                            }
+                        for column in (g * group..(g + 1) * group).step_by(UNIT) {
+                            dots.add::<BITS, FLOAT, QUADS>(&planes, line.at(column), codes);
                             codes = codes.add(BITS * LANES);
                         }
                     }
-                    for (panel, totals) in totals.iter_mut().enumerate() {
-                        let numbers = numbers::<FLOAT>(layout, lines.add(panel * next), which);
-                        for (r, total) in totals.iter_mut().enumerate() {
-                            let at = (row + r) * groups + g;
-                            let x = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
-                            let zero = if FLOAT { *rows.integers.get_unchecked(at) } else { [0; 2] };
-                            let dots = dots[panel].of(r, zero);
-                            *total = match B {
-                                HALF_PLANES => with_group(*total, dots, numbers, x),
-                                _ => _mm512_add_ps(*total, group_of(dots, numbers, x)),
-                            };
-                        }
+                    let numbers = numbers::<FLOAT>(layout, lines, which);
+                    for r in 0..R {
+                        let (at, to) = ((row + r) * groups + g, sums.add(r * WIDTH + panel * LANES));
+                        let x = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
+                        let zero = if FLOAT { *rows.integers.get_unchecked(at) } else { [0; 2] };
+                        let (total, dots) = (_mm512_loadu_ps(to), dots.of(r, zero));
+                        let total = match B {
+                            HALF_PLANES => with_group(total, dots, numbers, x),
+                            _ => _mm512_add_ps(total, group_of(dots, numbers, x)),
+                        };
+                        _mm512_storeu_ps(to, total);
                     }
-                }
-            }
-            for (panel, totals) in totals.into_iter().enumerate() {
-                for (r, total) in totals.into_iter().enumerate() {
-                    _mm512_storeu_ps(sums.add(r * block.stride + (panels * P + panel) * LANES), total);
                 }
             }
         }
@@ -136,9 +105,10 @@ fn fetch(from: *const u32, lines: usize) {
     }
 }
 
-/// The integer sums of a group, for each plane of bytes.
+/// The integer sums of a group, for each plane of bytes. One or two rows have those of every other quad apart: each instruction
+/// waits for the one before it that adds to the same sums.
 #[derive(Clone, Copy)]
-struct Dots<const R: usize, const B: usize>([[__m512i; R]; B]);
+struct Dots<const R: usize, const B: usize>([[[__m512i; R]; B]; 2]);
 
 impl<const R: usize, const B: usize> Dots<R, B> {
     /// Adds the first `N` quads of a unit; `first` is where in the planes the bytes of the first row and column lie.
@@ -155,9 +125,10 @@ impl<const R: usize, const B: usize> Dots<R, B> {
             let four = |bytes: *const u8| _mm512_set1_epi32(bytes.cast::<i32>().read_unaligned());
             for q in 0..N {
                 let codes = quad::<BITS, FLOAT>(codes, q);
+                let apart = if R <= 2 { q % 2 } else { 0 };
                 for r in 0..R {
                     let at = r * super::rows::COLUMNS + QUAD * q;
-                    for (sums, plane) in self.0.iter_mut().zip(planes) {
+                    for (sums, plane) in self.0[apart].iter_mut().zip(planes) {
                         sums[r] = _mm512_dpbusd_epi32(sums[r], codes, four(plane.add(first + at)));
                     }
                 }
@@ -169,11 +140,15 @@ impl<const R: usize, const B: usize> Dots<R, B> {
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn of(&self, r: usize, [whole, below]: [i32; 2]) -> __m512 {
-        let high = of_planes(self.0[0][r], self.0[1][r], whole);
+        let plane = |p: usize| match R {
+            1 | 2 => _mm512_add_epi32(self.0[0][p][r], self.0[1][p][r]),
+            _ => self.0[0][p][r],
+        };
+        let high = of_planes(plane(0), plane(1), whole);
         match B {
             HALF_PLANES => high,
             _ => {
-                let below = _mm512_sub_epi32(self.0[2][r], _mm512_set1_epi32(ZERO * below));
+                let below = _mm512_sub_epi32(plane(2), _mm512_set1_epi32(ZERO * below));
                 _mm512_fmadd_ps(high, _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(below))
             }
         }

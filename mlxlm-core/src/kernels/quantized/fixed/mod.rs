@@ -10,8 +10,8 @@
 //! - Of the activations of a group, those larger than 1/64 of the largest in bf16 (1/8 in f16) are exact; the others are off by
 //!   2⁻¹⁴ of the largest at most, half a step. Those in f32 are off by 2⁻²³ of the largest, less than what adding them up in f32
 //!   is off by.
-//! - Weights are read as panels of 16 rows ([`crate::quant::panels`]), one stream of memory and a lane for each row. A matrix that
-//!   is not in panels is put into them one at a time, in the second-level cache.
+//! - Weights are read in panels of 16 rows, a lane for each, and bands of four panels ([`crate::quant::panels`]), each of them one
+//!   stream of memory. A matrix that is not in panels is put into them a band at a time, in the second-level cache.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -21,7 +21,7 @@ use crate::kernels::convert::{Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::scratch::{Scratch, with_scratch};
-use crate::quant::panels::{LANES, Layout};
+use crate::quant::panels::{BAND, Band, LANES};
 
 /// Calls the version of a function that is made for the codes of a layout: `of_codes!(layout, f::<R>(…))` calls
 /// `f::<BITS, FLOAT, R>(…)`, where `FLOAT` tells codes that are 4-bit floats.
@@ -50,11 +50,8 @@ mod rows;
 pub(super) use avx512::{e4m3, numbers, quad};
 use rows::{FLOAT_PLANES, HALF_PLANES, Rows};
 
-/// Panels whose results are written together: a cache line of 16-bit numbers.
-pub(super) const PAIR: usize = 2;
-/// Panels that a few rows pass in one go, and how many rows those are.
-const WIDE: usize = 8;
-const RUN: usize = 8;
+/// Rows of weights in a band, and so from the sums of a row of activations to those of the next.
+pub(super) const WIDTH: usize = BAND * LANES;
 /// Rows from which on the tiles of AMX are faster than vectors.
 const TILES: usize = 5;
 /// Bytes of activations that a pass over the weights keeps in the second-level cache.
@@ -63,7 +60,7 @@ const NEAR: usize = 640 << 10;
 const MANY: usize = 512;
 /// Rows of activations up to which memory is what products wait for.
 const FEW: usize = 64;
-/// Words of a task's panels for few rows: so few that threads end at nearly the same time, so many that a stream of memory gets
+/// Words of a task's bands for few rows: so few that threads end at nearly the same time, so many that a stream of memory gets
 /// going.
 const TASK: usize = 32 << 10;
 /// Below this many multiply-adds another core is not worth waking.
@@ -76,7 +73,7 @@ pub(super) const ZERO: i32 = 12;
 const HALF: f32 = 0.5;
 
 thread_local! {
-    static PANEL: Scratch = const { Cell::new(Vec::new()) };
+    static PANELS: Scratch = const { Cell::new(Vec::new()) };
     static SUMS: Scratch = const { Cell::new(Vec::new()) };
 }
 
@@ -128,10 +125,10 @@ pub(super) fn multiply<'a>(
         let tasks = tasks(segments);
         let numbers = &numbers;
         pool::parallel(tasks.len(), |i| {
-            let Task { segment, panels } = &tasks[i];
+            let Task { segment, bands } = &tasks[i];
             let (first, segment) = (firsts[*segment], &segments[*segment]);
-            let job = Job { isa, layout: segment.w.layout(), rows, segment, numbers, odd, place };
-            job.run(first..first + segment.rows.len(), panels.clone());
+            let job = Job { isa, rows, segment, numbers, odd, place };
+            job.run(first..first + segment.rows.len(), bands.clone());
         });
         numbers.iter().zip(odd).filter_map(|(number, odd)| number.filter(|_| *odd)).collect()
     };
@@ -147,10 +144,10 @@ fn longest(segments: &[Segment<'_>]) -> usize {
     segments.iter().map(|segment| segment.rows.len()).max().unwrap_or(0)
 }
 
-/// Some panels of a segment's matrix.
+/// Some bands of a segment's matrix.
 pub(super) struct Task {
     pub(super) segment: usize,
-    pub(super) panels: Range<usize>,
+    pub(super) bands: Range<usize>,
 }
 
 /// The work of a product, cut into tasks.
@@ -159,7 +156,7 @@ pub(super) fn tasks(segments: &[Segment<'_>]) -> Vec<Task> {
     let work: usize = segments.iter().map(|segment| segment.rows.len() * segment.w.rows() * segment.w.columns()).sum();
     let words: usize = layouts().map(|layout| layout.words()).sum();
     let each = words / pool::threads();
-    // A task of many rows reads all of them, once for all of its panels.
+    // A task of many rows reads all of them, once for all of its bands.
     let most = match longest(segments) {
         _ if work < SERIAL => usize::MAX,
         0..=FEW => (each / 4).min(TASK),
@@ -167,9 +164,9 @@ pub(super) fn tasks(segments: &[Segment<'_>]) -> Vec<Task> {
     };
     let mut tasks = Vec::new();
     for (segment, layout) in layouts().enumerate() {
-        let step = (most / layout.panel_words().max(1)).min(layout.panels()).max(1).next_multiple_of(PAIR);
-        let parts = (0..layout.panels()).step_by(step);
-        tasks.extend(parts.map(|from| Task { segment, panels: from..(from + step).min(layout.panels()) }));
+        let step = (most / (BAND * layout.panel_words()).max(1)).clamp(1, layout.bands().max(1));
+        let parts = (0..layout.bands()).step_by(step);
+        tasks.extend(parts.map(|from| Task { segment, bands: from..(from + step).min(layout.bands()) }));
     }
     tasks
 }
@@ -177,7 +174,6 @@ pub(super) fn tasks(segments: &[Segment<'_>]) -> Vec<Task> {
 /// What a task works on.
 struct Job<'a> {
     isa: Isa,
-    layout: Layout,
     rows: &'a Rows<'a>,
     segment: &'a Segment<'a>,
     /// For each of the rows its number, and whether it is left out.
@@ -187,44 +183,27 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// All rows against some panels: a block of rows after the other, which stays in the second-level cache.
-    fn run(&self, all: Range<usize>, panels: Range<usize>) {
-        let near = (NEAR / (self.rows.planes.len() * self.layout.columns)).max(1).next_multiple_of(rows::ROWS);
+    /// All rows against some bands: a block of rows after the other, which stays in the second-level cache.
+    fn run(&self, all: Range<usize>, bands: Range<usize>) {
+        let near = (NEAR / (self.rows.planes.len() * self.rows.columns)).max(1).next_multiple_of(rows::ROWS);
         for from in all.clone().step_by(near) {
             let rows = from..(from + near).min(all.end);
-            let one_go = rows.len() <= RUN && !self.by_tiles(rows.len()) && self.segment.w.is_in_panels();
-            let wide = if one_go { WIDE } else { PAIR };
-            let stride = wide * LANES;
-            with_scratch(&SUMS, rows.len() * stride, |sums| {
-                for first in panels.clone().step_by(wide) {
-                    let panels = first..(first + wide).min(panels.end);
-                    let block =
-                        Block { layout: &self.layout, rows: self.rows, first: rows.start, count: rows.len(), stride };
-                    self.multiply(&block, panels.clone(), sums);
-                    self.finish(&rows, panels, stride, sums);
+            with_scratch(&SUMS, rows.len() * WIDTH, |sums| {
+                for band in bands.clone() {
+                    sums.fill(0.0);
+                    let block = Block { rows: self.rows, first: rows.start, count: rows.len() };
+                    self.segment.w.with_band(self.isa, band, &PANELS, |panels| block.multiply(self.isa, panels, sums));
+                    self.finish(&rows, band, sums);
                 }
             });
         }
     }
 
-    fn by_tiles(&self, rows: usize) -> bool {
-        self.isa == Isa::Amx && rows >= TILES && self.rows.planes.len() == HALF_PLANES
-    }
-
-    /// Writes the sums `[row][panel][LANES]` of some rows and panels.
-    fn multiply(&self, block: &Block<'_>, panels: Range<usize>, sums: &mut [f32]) {
-        let multiply = |lines: &[u32], sums: &mut [f32]| match self.by_tiles(block.count) {
-            true => block.by_tiles(lines, sums),
-            false => block.by_vectors(self.isa, lines, sums),
-        };
-        self.segment.w.with_panels(self.isa, panels, &PANEL, |lines| multiply(lines, sums));
-    }
-
-    /// Writes the results of some panels, and of no others: those are another task's.
-    fn finish(&self, rows: &Range<usize>, panels: Range<usize>, stride: usize, sums: &mut [f32]) {
-        let (outputs, first) = (self.layout.rows, panels.start * LANES);
-        let width = (outputs - first).min(panels.len() * LANES);
-        for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(stride)) {
+    /// Writes the results of a band, and no others: those are another task's.
+    fn finish(&self, rows: &Range<usize>, band: usize, sums: &mut [f32]) {
+        let (outputs, first) = (self.segment.w.rows(), band * WIDTH);
+        let width = (outputs - first).min(WIDTH);
+        for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(WIDTH)) {
             if let (Some(number), false) = (self.numbers[row], self.odd[row]) {
                 // SAFETY: a row's part of these columns is written by this task only.
                 unsafe { self.segment.out.write(self.isa, (self.place)(number) * outputs + first, &mut sums[..width]) };
@@ -235,45 +214,31 @@ impl Job<'_> {
 
 /// Some rows of activations.
 struct Block<'a> {
-    layout: &'a Layout,
     rows: &'a Rows<'a>,
     /// The first of the rows, which begins a tile, and how many there are.
     first: usize,
     count: usize,
-    /// From the sums of a row to those of the next.
-    stride: usize,
 }
 
 impl Block<'_> {
-    /// Multiplies with panels that follow each other. The sums of a row are `[panel][LANES]`.
-    fn by_vectors(&self, isa: Isa, lines: &[u32], sums: &mut [f32]) {
-        self.check(isa, lines, sums);
-        // SAFETY: the level and all sizes were checked.
-        unsafe {
-            match isa {
-                Isa::Portable => plain::multiply(self, lines, sums),
-                Isa::Avx2 => avx2::multiply(self, lines, sums),
-                Isa::Avx512 | Isa::Amx => avx512::multiply(self, lines, sums),
-            }
-        }
-    }
-
-    /// Multiplies with one or two panels.
-    fn by_tiles(&self, lines: &[u32], sums: &mut [f32]) {
-        self.check(Isa::Amx, lines, sums);
-        assert_eq!(self.stride, PAIR * LANES);
-        // SAFETY: the level and all sizes were checked.
-        unsafe { amx::multiply(self, lines, sums) };
-    }
-
-    fn check(&self, isa: Isa, lines: &[u32], sums: &[f32]) {
-        let (layout, rows) = (self.layout, self.rows);
+    /// Adds the products with a band to `sums`, `[row][panel][LANES]` with rows that are [`WIDTH`] apart.
+    fn multiply(&self, isa: Isa, band: &Band<'_>, sums: &mut [f32]) {
+        let (layout, rows) = (&band.layout, self.rows);
         assert!(isa <= Isa::best() && rows.columns == layout.columns);
         assert!(rows.group == layout.group() && rows.groups == layout.groups());
         assert!(self.first.is_multiple_of(rows.height) && self.first + self.count <= rows.len);
-        let each = layout.panel_words().max(1);
-        assert!(lines.len().is_multiple_of(each) && lines.len() / each * LANES <= self.stride);
-        assert!(sums.len() >= self.count * self.stride);
+        assert!(band.panels <= BAND && band.lines.len() == band.panels * layout.panel_words());
+        assert!(sums.len() >= self.count * WIDTH);
+        let by_tiles = isa == Isa::Amx && self.count >= TILES && rows.planes.len() == HALF_PLANES;
+        // SAFETY: the level and all sizes were checked.
+        unsafe {
+            match isa {
+                Isa::Portable => plain::multiply(self, band, sums),
+                Isa::Avx2 => avx2::multiply(self, band, sums),
+                Isa::Amx if by_tiles => amx::multiply(self, band, sums),
+                Isa::Avx512 | Isa::Amx => avx512::multiply(self, band, sums),
+            }
+        }
     }
 
     /// The rows in runs of 8, 4, 2 and 1, none of which crosses a tile.

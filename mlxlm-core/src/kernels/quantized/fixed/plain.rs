@@ -2,18 +2,18 @@
 
 use super::super::matrix::float_of;
 use super::super::weights::{code, e4m3, e8m0};
-use super::{Block, E2M1, HALF, LANES, ZERO};
+use super::{Block, E2M1, HALF, LANES, WIDTH, ZERO};
 use crate::quant::Mode;
-use crate::quant::panels::Layout;
+use crate::quant::panels::{Band, Layout};
 
-/// See [`Block::by_vectors`].
-pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
-    let (layout, rows) = (block.layout, block.rows);
+/// See [`Block::multiply`].
+pub(super) fn multiply(block: &Block<'_>, band: &Band<'_>, sums: &mut [f32]) {
+    let (layout, rows) = (&band.layout, block.rows);
     let (groups, group, bits) = (layout.groups(), layout.group(), layout.bits());
     let mut words = vec![0; layout.columns * bits / 32];
     let mut numbers = vec![[0; 2]; groups];
-    for lane in 0..lines.len() / layout.panel_words().max(1) * LANES {
-        layout.row(lines, lane, 0..layout.columns, &mut words, &mut numbers);
+    for of_band in 0..band.panels * LANES {
+        band.panel(of_band / LANES).row(of_band % LANES, &mut words, &mut numbers);
         let codes: Vec<i32> = (0..layout.columns)
             .map(|column| {
                 let code = code(&words, bits, column);
@@ -21,7 +21,7 @@ pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
             })
             .collect();
         for row in 0..block.count {
-            let mut total = 0.0_f32;
+            let total = &mut sums[row * WIDTH + of_band];
             for (g, &of_group) in numbers.iter().enumerate() {
                 let zero = if layout.scheme.mode == Mode::Affine { 0 } else { ZERO };
                 let [whole, below] = rows.integers[(block.first + row) * groups + g].map(|sum| zero * sum);
@@ -32,20 +32,19 @@ pub(super) fn multiply(block: &Block<'_>, lines: &[u32], sums: &mut [f32]) {
                 let (scale, bias) = scale_and_bias(layout, of_group);
                 let at = (block.first + row) * groups + g;
                 let (step, sum) = (rows.steps[at], rows.sums[at]);
-                total = match rows.planes.iter().map(dot).collect::<Vec<_>>()[..] {
+                *total = match rows.planes.iter().map(dot).collect::<Vec<_>>()[..] {
                     [high, low] => {
                         let dot = (256 * high + low - whole) as f32 * step;
-                        bias.mul_add(sum, dot.mul_add(scale, total))
+                        bias.mul_add(sum, dot.mul_add(scale, *total))
                     }
                     [high, low, rest] => {
                         let high = (256 * high + low - whole) as f32;
                         let dot = high.mul_add(256.0, (rest - below) as f32) * step;
-                        total + dot.mul_add(scale, bias * sum)
+                        *total + dot.mul_add(scale, bias * sum)
                     }
                     _ => unreachable!("activations have two or three bytes"),
                 };
             }
-            sums[row * block.stride + lane] = total;
         }
     }
 }

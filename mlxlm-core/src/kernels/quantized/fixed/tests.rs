@@ -99,7 +99,7 @@ fn many_rows_and_columns_use_every_path() {
 
 #[test]
 fn long_rows_have_the_same_bits() {
-    // Two panels side by side, and one that is left.
+    // More columns than the tiles meet at a time, in a band of three panels.
     for scheme in schemes().into_iter().filter(|scheme| [16, 64].contains(&scheme.group_size) || scheme.bits == 4) {
         for (m, dtype) in [(1, Dtype::Bfloat16), (3, Dtype::Float16), (1, Dtype::Float32)] {
             let (x, w) = (normal(&[m, 4224], 3, dtype), weights(40, 4224, scheme, dtype));
@@ -115,7 +115,7 @@ fn long_rows_have_the_same_bits() {
 
 #[test]
 fn tasks_write_no_columns_of_others() {
-    // Several tasks, of fewer panels than rows pass in one go; which of them is the last to write is a matter of chance.
+    // Several tasks; which of them is the last to write is a matter of chance.
     let scheme = Scheme::new(Mode::Affine, 4, 64).unwrap();
     for (m, n, k) in [(3, 40, 4224), (1, 200, 8192), (8, 72, 2048), (70, 200, 1088)] {
         let (x, w) = (normal(&[m, k], 3, Dtype::Float16), weights(n, k, scheme, Dtype::Float16));
