@@ -8,13 +8,13 @@ use std::arch::x86_64::*;
 use super::Sizes;
 use crate::kernels::convert::Values;
 use crate::kernels::gemm::Shared;
-use crate::kernels::isa::Isa;
+use crate::kernels::isa::{Isa, fetches_ahead};
 use crate::kernels::pool;
 
 /// Rows of `x` in a tile, and of the matrix: 24 sums.
 const TILE: usize = 6;
 const ROWS: usize = 4;
-/// Numbers of a row that are fetched before they are needed.
+/// Numbers of a row that are fetched before they are needed, see [`fetches_ahead`].
 const AHEAD: usize = 512;
 /// Below this many multiply-adds another core is not worth waking.
 const SERIAL: usize = 100_000;
@@ -90,6 +90,7 @@ impl Job {
     unsafe fn tile<const N: usize, const M: usize, const HALF: bool>(&self, first: usize, column: usize) {
         let Sizes { n, k, .. } = self.sizes;
         let step = if HALF { 32 } else { 16 };
+        let ahead = fetches_ahead();
         let mut sums = [[_mm512_setzero_ps(); N]; M];
         // SAFETY: whole vectors and the masked rest lie inside the rows.
         unsafe {
@@ -103,8 +104,10 @@ impl Job {
                         _mm512_castps_si512(_mm512_cvtph_ps(halves))
                     }
                 };
-                for j in 0..N {
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(j * k + at + AHEAD).cast());
+                if ahead {
+                    for j in 0..N {
+                        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(j * k + at + AHEAD).cast());
+                    }
                 }
                 // A loop rather than `from_fn`, which is compiled without these instructions and called.
                 let mut weights = [_mm512_setzero_si512(); N];
