@@ -19,7 +19,7 @@ pub use activation::{geglu, geglu_approx, swiglu};
 pub use attention::{Attention, Causal, Chunk, Sight, Stored, attend, attends_by_rule, causal_attention};
 pub use linear::linear;
 pub use loss::cross_entropy;
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{add_rms_norm, layer_norm, rms_norm};
 pub use rope::{rope, rope_dynamic};
 pub use softmax::softmax;
 pub use vocabulary::{argmax, categorical, logsumexp, min_p, top_k, top_p};

@@ -15,6 +15,16 @@ pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array, Ex
     plain::rms_norm(x, weight, eps)
 }
 
+/// `x + y`, rounded to their type, and the [`rms_norm`] of that: what a block adds to its input, and what its next part reads.
+///
+/// # Shapes
+/// - `x`, `y`: `[…, D]`, `weight`: `[D]`, results: `[…, D]`
+#[track_caller]
+pub fn add_rms_norm(x: &Array, y: &Array, weight: Option<&Array>, eps: f32) -> Result<[Array; 2], Exception> {
+    by_kernel!(crate::kernels::float::add_rms_norm(x, y, weight, eps));
+    plain::add_rms_norm(x, y, weight, eps)
+}
+
 /// `(x - mean) / deviation * weight + bias` (arXiv:1607.06450), where weight and bias may be left out.
 ///
 /// # Shapes
@@ -27,6 +37,7 @@ pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: 
 
 #[cfg(test)]
 mod tests {
+    use mlx_rs::Dtype;
     use mlx_rs::ops::indexing::TryIndexOp;
 
     use super::super::testing::{check, check_narrow, normal};
@@ -37,6 +48,31 @@ mod tests {
         let inputs = [normal(&[5, 7, 40], 1), normal(&[40], 2)];
         check(&inputs, |x| rms_norm(&x[0], Some(&x[1]), 1e-5), |x| plain::rms_norm(&x[0], Some(&x[1]), 1e-5));
         check(&inputs[..1], |x| rms_norm(&x[0], None, 1e-5), |x| plain::rms_norm(&x[0], None, 1e-5));
+    }
+
+    #[test]
+    fn add_rms_norm_is_the_plain_one() {
+        let inputs = [normal(&[5, 7, 40], 1), normal(&[5, 7, 40], 2), normal(&[40], 3)];
+        type AddNorm = fn(&Array, &Array, Option<&Array>, f32) -> Result<[Array; 2], Exception>;
+        // Each result alone, and both, so that gradients of either come back.
+        type Part = fn([Array; 2]) -> Result<Array, Exception>;
+        let parts: [Part; 3] = [|[sum, _]| Ok(sum), |[_, normed]| Ok(normed), |[sum, normed]| sum.multiply(normed)];
+        for part in parts {
+            let of = |f: AddNorm| move |x: &[Array]| part(f(&x[0], &x[1], x.get(2), 1e-5)?);
+            check(&inputs, of(add_rms_norm), of(plain::add_rms_norm));
+            check(&inputs[..2], of(add_rms_norm), of(plain::add_rms_norm));
+        }
+    }
+
+    #[test]
+    fn a_sum_has_the_bits_that_its_norm_is_of() {
+        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+            let [x, y, w] = [(&[70, 40][..], 1), (&[70, 40], 2), (&[40], 3)]
+                .map(|(shape, seed)| normal(shape, seed).as_dtype(dtype).unwrap());
+            let [sum, normed] = add_rms_norm(&x, &y, Some(&w), 1e-5).unwrap();
+            assert!(sum.eq_values(x.add(&y).unwrap()).unwrap(), "{dtype:?}");
+            assert!(normed.eq_values(rms_norm(&sum, Some(&w), 1e-5).unwrap()).unwrap(), "{dtype:?}");
+        }
     }
 
     #[test]

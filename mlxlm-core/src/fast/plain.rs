@@ -48,6 +48,14 @@ pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array, Ex
     fast::rms_norm(x, weight, eps)
 }
 
+/// See [`super::add_rms_norm`].
+#[track_caller]
+pub fn add_rms_norm(x: &Array, y: &Array, weight: Option<&Array>, eps: f32) -> Result<[Array; 2], Exception> {
+    let sum = x.add(y)?;
+    let normed = rms_norm(&sum, weight, eps)?;
+    Ok([sum, normed])
+}
+
 /// See [`super::layer_norm`].
 #[track_caller]
 pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: f32) -> Result<Array, Exception> {

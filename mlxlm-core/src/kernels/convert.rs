@@ -126,6 +126,23 @@ impl Results {
             unsafe { self.part(isa, from, to, values, |_| ()) };
         }
     }
+
+    /// As [`Results::write`]; `values` become what was written, rounded to the type of the results.
+    ///
+    /// # Safety
+    /// As there.
+    pub(crate) unsafe fn write_back(&self, isa: Isa, from: usize, values: &mut [f32]) {
+        // SAFETY: passed on from the caller; the values were written, and nobody else writes them.
+        unsafe {
+            self.write(isa, from, values);
+            let at = self.data.get().cast::<u16>().wrapping_add(from);
+            match self.dtype {
+                Dtype::Float16 => from_f16(isa, std::slice::from_raw_parts(at.cast(), values.len()), values),
+                Dtype::Bfloat16 => from_bf16(isa, std::slice::from_raw_parts(at.cast(), values.len()), values),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Reads a floating-point view in row-major order.

@@ -84,31 +84,53 @@ struct Handles {
   mlx_vector_array handle;
 };
 
-// Bytes of outputs of a stream that are allocated and not computed yet. MLX allocates an output when it dispatches the
-// operation, which would have the activations of many layers in memory at once while a prompt is read; so dispatching waits for
-// the work. Streams do not wait for each other here, since one may have to wait for another's results.
+// What of a stream is dispatched and not computed yet. Streams do not wait for each other here, since one may have to wait for
+// another's results.
+//
+// MLX allocates an output when it dispatches the operation, which would have the activations of many layers in memory at once
+// while a prompt is read; so dispatching waits for the work. And it lets the dispatching thread run after every ten steps of
+// work, each time at the cost of a thread that computes; so that thread sleeps until there is more to do.
 class Ahead {
  public:
-  // Waits until there is room for so many bytes, or nothing ahead at all; they count until what is returned is gone.
+  // Waits until there is room for an output of so many bytes; it counts until what is returned is gone.
   static std::shared_ptr<void> take(mx::Stream stream, size_t bytes) {
     auto& self = instance();
     std::unique_lock lock(self.mutex_);
     // References into the map stay good while it grows.
-    auto& ahead = self.bytes_[stream.index];
-    self.less_.wait(lock, [&] { return ahead == 0 || ahead + bytes <= LIMIT; });
-    ahead += bytes;
-    return {&ahead, [bytes](size_t* ahead) {
+    auto& ahead = self.streams_[stream.index];
+    if (ahead.operations >= MOST) {
+      self.few_.wait(lock, [&] { return ahead.operations <= FEW; });
+    }
+    self.less_.wait(lock, [&] { return ahead.bytes == 0 || ahead.bytes + bytes <= LIMIT; });
+    ahead.bytes += bytes;
+    ahead.operations += 1;
+    return {&ahead, [bytes](Stream* ahead) {
+              bool few = false;
               {
                 std::lock_guard lock(instance().mutex_);
-                *ahead -= bytes;
+                ahead->bytes -= bytes;
+                ahead->operations -= 1;
+                few = ahead->operations == FEW;
               }
               instance().less_.notify_all();
+              if (few) {
+                instance().few_.notify_all();
+              }
             }};
   }
 
  private:
+  struct Stream {
+    size_t bytes = 0;
+    size_t operations = 0;
+  };
+
   // A step of decoding is far below this; the largest outputs of a prompt go one by one.
   static constexpr size_t LIMIT = 8 << 20;
+  // Operations after which the dispatching thread sleeps, fewer than MLX lets it have, and how many are left when it wakes: what
+  // takes longer than waking up.
+  static constexpr size_t MOST = 30;
+  static constexpr size_t FEW = 12;
 
   // Never destroyed: a stream's thread may outlive what belongs to the program.
   static Ahead& instance() {
@@ -118,7 +140,8 @@ class Ahead {
 
   std::mutex mutex_;
   std::condition_variable less_;
-  std::unordered_map<int, size_t> bytes_;
+  std::condition_variable few_;
+  std::unordered_map<int, Stream> streams_;
 };
 
 class RustOp : public mx::Primitive {

@@ -51,12 +51,32 @@ impl Norm {
     #[track_caller]
     pub fn forward(&self, x: &Array) -> Result<Array, Exception> {
         match self.kind {
-            Kind::Rms => fast::rms_norm(x, Some(&self.weight), self.eps),
-            Kind::RmsPlusOne => {
-                let one = Array::from_f32(1.0).as_dtype(self.weight.dtype())?;
-                fast::rms_norm(x, Some(&self.weight.add(one)?), self.eps)
-            }
+            Kind::Rms | Kind::RmsPlusOne => fast::rms_norm(x, Some(&self.factor()?), self.eps),
             Kind::Layer => fast::layer_norm(x, Some(&self.weight), self.bias.as_ref(), self.eps),
+        }
+    }
+
+    /// `x + y`, and the norm of that.
+    ///
+    /// # Shapes
+    /// - `x`, `y`: `[…, D]`, and the same comes back twice
+    #[track_caller]
+    pub fn forward_sum(&self, x: &Array, y: &Array) -> Result<[Array; 2], Exception> {
+        match self.kind {
+            Kind::Rms | Kind::RmsPlusOne => fast::add_rms_norm(x, y, Some(&self.factor()?), self.eps),
+            Kind::Layer => {
+                let sum = x.add(y)?;
+                let normed = self.forward(&sum)?;
+                Ok([sum, normed])
+            }
+        }
+    }
+
+    /// What rows are multiplied with.
+    fn factor(&self) -> Result<Array, Exception> {
+        match self.kind {
+            Kind::RmsPlusOne => self.weight.add(Array::from_f32(1.0).as_dtype(self.weight.dtype())?),
+            _ => Ok(self.weight.clone()),
         }
     }
 

@@ -80,8 +80,9 @@ impl DecoderConfig for Config {
 impl Block for Gemma2Block {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array> {
         let r = self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?;
-        let h = x.add(self.post_attention_layernorm.forward(&r)?)?;
-        let r = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?)?;
+        let attended = self.post_attention_layernorm.forward(&r)?;
+        let [h, r] = self.pre_feedforward_layernorm.forward_sum(x, &attended)?;
+        let r = self.mlp.forward(&r)?;
         Ok(h.add(self.post_feedforward_layernorm.forward(&r)?)?)
     }
 

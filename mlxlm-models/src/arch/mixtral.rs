@@ -64,8 +64,9 @@ impl DecoderConfig for Config {
 
 impl Block for MixtralBlock {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array> {
-        let h = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?)?;
-        Ok(h.add(self.block_sparse_moe.forward(&self.post_attention_layernorm.forward(&h)?)?)?)
+        let attended = self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?;
+        let [h, r] = self.post_attention_layernorm.forward_sum(x, &attended)?;
+        Ok(h.add(self.block_sparse_moe.forward(&r)?)?)
     }
 
     fn cache(&self) -> CacheKind {

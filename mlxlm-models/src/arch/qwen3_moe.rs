@@ -99,8 +99,8 @@ impl DecoderConfig for Config {
 
 impl Block for Qwen3MoeBlock {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array> {
-        let h = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?)?;
-        let r = self.post_attention_layernorm.forward(&h)?;
+        let attended = self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?;
+        let [h, r] = self.post_attention_layernorm.forward_sum(x, &attended)?;
         let r = match &self.mlp {
             FeedForward::Dense(mlp) => mlp.forward(&r)?,
             FeedForward::Sparse(moe) => moe.forward(&r)?,

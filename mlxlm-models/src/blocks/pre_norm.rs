@@ -41,8 +41,9 @@ impl PreNormBlock {
 
 impl Block for PreNormBlock {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array> {
-        let h = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?)?;
-        Ok(h.add(self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?)?)
+        let attended = self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?;
+        let [h, normed] = self.post_attention_layernorm.forward_sum(x, &attended)?;
+        Ok(h.add(self.mlp.forward(&normed)?)?)
     }
 
     fn cache(&self) -> CacheKind {

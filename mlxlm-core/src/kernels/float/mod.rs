@@ -25,7 +25,7 @@ use super::primitive::on_cpu;
 pub(crate) use attention::causal_attention;
 pub(crate) use cross_entropy::cross_entropy;
 pub(crate) use gated::{Activation, gated};
-pub(crate) use norm::{layer_norm, rms_norm};
+pub(crate) use norm::{add_rms_norm, layer_norm, rms_norm};
 pub(crate) use rope::Rotation;
 pub(crate) use softmax::softmax;
 pub(crate) use vocabulary::{Keep, argmax, draw, keep, logsumexp};

@@ -34,6 +34,27 @@ pub(crate) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Op
     Norm { eps, centered: false, weighted: weight.is_some(), biased: false }.apply(x, weight, None)
 }
 
+/// `x + y`, rounded to their type, and the root-mean-square norm of that.
+///
+/// # Shapes
+/// - `x`, `y`: `[…, D]`, `weight`: `[D]`, of one floating-point type; results: `[…, D]`
+#[track_caller]
+pub(crate) fn add_rms_norm(
+    x: &Array,
+    y: &Array,
+    weight: Option<&Array>,
+    eps: f32,
+) -> Result<Option<[Array; 2]>, Exception> {
+    let norm = Norm { eps, centered: false, weighted: weight.is_some(), biased: false };
+    let inputs: Vec<&Array> = [x, y].into_iter().chain(weight).collect();
+    if x.shape() != y.shape() || !norm.fits(&inputs, &inputs[2..]) {
+        return Ok(None);
+    }
+    let shape = (x.shape(), x.dtype());
+    let results = apply(AddNorm(norm), &inputs, &[shape, shape])?;
+    Ok(results.try_into().ok())
+}
+
 /// `(x - mean) / deviation * weight + bias`.
 ///
 /// # Shapes
@@ -60,12 +81,24 @@ struct Norm {
 impl Norm {
     #[track_caller]
     fn apply(self, x: &Array, weight: Option<&Array>, bias: Option<&Array>) -> Result<Option<Array>, Exception> {
-        let parameters = || weight.into_iter().chain(bias);
-        let inputs: Vec<&Array> = [x].into_iter().chain(parameters()).collect();
-        if x.ndim() == 0 || !parameters().all(|p| p.shape() == [x.dim(-1)]) || !takes(inputs.iter().copied()) {
+        let inputs: Vec<&Array> = [x].into_iter().chain(weight).chain(bias).collect();
+        if !self.fits(&inputs, &inputs[1..]) {
             return Ok(None);
         }
         apply_one(self, &inputs, x.shape(), x.dtype()).map(Some)
+    }
+
+    /// Whether inputs, of which the first are rows, have one type, and parameters the length of a row.
+    fn fits(self, inputs: &[&Array], parameters: &[&Array]) -> bool {
+        let x = inputs[0];
+        x.ndim() > 0 && parameters.iter().all(|p| p.shape() == [x.dim(-1)]) && takes(inputs.iter().copied())
+    }
+
+    /// The gradients of rows and parameters.
+    fn gradients(self, primals: &[&Array], cotangent: &Array) -> Result<Vec<Array>, Exception> {
+        let inputs: Vec<&Array> = primals.iter().copied().chain([cotangent]).collect();
+        let shapes: Vec<(&[i32], Dtype)> = primals.iter().map(|p| (p.shape(), p.dtype())).collect();
+        apply(NormGradient(self), &inputs, &shapes)
     }
 
     /// Weight and bias as f32, empty where there is none.
@@ -111,10 +144,54 @@ impl Operation for Norm {
     }
 
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
-        let inputs: Vec<&Array> = at.primals.iter().chain(&at.cotangents).collect();
-        let shapes: Vec<(&[i32], Dtype)> = at.primals.iter().map(|p| (p.shape(), p.dtype())).collect();
-        let gradients = apply(NormGradient(*self), &inputs, &shapes)?;
+        let gradients = self.gradients(&at.primals.iter().collect::<Vec<_>>(), &at.cotangents[0])?;
         Ok(at.argnums.iter().map(|&i| gradients[i].clone()).collect())
+    }
+}
+
+/// Two inputs' sum and its norm.
+#[derive(Debug)]
+struct AddNorm(Norm);
+
+impl Operation for AddNorm {
+    fn name(&self) -> &'static CStr {
+        c"AddRmsNorm"
+    }
+
+    fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
+        let Norm { eps, centered, .. } = self.0;
+        let (mut a, mut b, mut room, isa) = (Copies::default(), Copies::default(), Room::default(), isa());
+        let (x, y) = (Values::new(&inputs[0], &mut a), Values::new(&inputs[1], &mut b));
+        let (dims, rows) = sizes(&inputs[0]);
+        let (weight, bias) = self.0.parameters(isa, &inputs[1..], &mut room);
+        let [sums, out] = outputs else { unreachable!("there are two results") };
+        let (sums, out) = (Results::new(sums), Results::new(out));
+        pool::parallel_ranges(rows, ROWS, rows.div_ceil(ROWS), |from, to| {
+            with_scratch(&ROOM, 3 * dims, |room| {
+                let (sum, room) = room.split_at_mut(dims);
+                let (a, b) = room.split_at_mut(dims);
+                for row in from..to {
+                    let (from, to) = (row * dims, (row + 1) * dims);
+                    x.read(isa, from, sum);
+                    add(isa, y.part(isa, from, to, a), sum);
+                    let fill = |sum: &[f32], out: &mut [f32]| forward(isa, centered, sum, weight, bias, eps, out);
+                    // SAFETY: rows are written by one task each.
+                    unsafe {
+                        sums.write_back(isa, from, sum);
+                        out.part(isa, from, to, b, |out| fill(sum, out));
+                    }
+                }
+            });
+        });
+    }
+
+    fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        let primals: Vec<&Array> = [&at.outputs[0]].into_iter().chain(&at.primals[2..]).collect();
+        let gradients = self.0.gradients(&primals, &at.cotangents[1])?;
+        // Both inputs have that of the sum.
+        let of_sum = gradients[0].add(&at.cotangents[0])?;
+        let gradient = |&i: &usize| if i < 2 { of_sum.clone() } else { gradients[i - 1].clone() };
+        Ok(at.argnums.iter().map(gradient).collect())
     }
 }
 
@@ -178,6 +255,12 @@ fn mean(centered: bool, x: &[f32]) -> f32 {
 }
 
 multiversion! {
+    fn add(x: &[f32], sum: &mut [f32]) {
+        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+    }
+}
+
+multiversion! {
     fn forward(centered: bool, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
         let dims = x.len();
         let (mean, out) = (mean(centered, x), &mut out[..dims]);
@@ -226,6 +309,7 @@ mod tests {
         #[test]
         fn every_level_gives_the_same_bits(x in numbers(1..600), centered: bool, weighted: bool) {
             let weight = if weighted { &x[..] } else { &[] };
+            each_level(x.len(), |isa, out| add(isa, &x, out))?;
             each_level(x.len(), |isa, out| forward(isa, centered, &x, weight, weight, 1e-5, out))?;
             each_level(4 * x.len(), |isa, out| {
                 let (normal, out) = out.split_at_mut(x.len());
