@@ -341,10 +341,9 @@ impl<'a> Panel<'a> {
     /// The lines of a unit.
     #[inline(always)]
     pub(crate) fn unit(&self, unit: usize) -> &'a [u32] {
-        let Layout { ref scheme, .. } = self.layout;
-        let each = self.layout.stripe_groups() * scheme.group_size as usize / UNIT;
-        let bits = self.layout.bits();
-        let at = self.layout.number_lines() + (unit & (each - 1)) * bits;
+        let (layout, bits) = (&self.layout, self.layout.bits());
+        let each = layout.stripe_groups() * layout.group() / UNIT;
+        let at = layout.number_lines() + (unit & (each - 1)) * bits;
         &self.lines[(unit >> each.trailing_zeros()) * self.step + LINE * at..][..LINE * bits]
     }
 

@@ -47,7 +47,7 @@ pub(crate) fn add_rms_norm(
 ) -> Result<Option<[Array; 2]>, Exception> {
     let norm = Norm { eps, centered: false, weighted: weight.is_some(), biased: false };
     let inputs: Vec<&Array> = [x, y].into_iter().chain(weight).collect();
-    if x.shape() != y.shape() || !norm.fits(&inputs, &inputs[2..]) {
+    if x.shape() != y.shape() || !fits(&inputs, &inputs[2..]) {
         return Ok(None);
     }
     let shape = (x.shape(), x.dtype());
@@ -82,16 +82,10 @@ impl Norm {
     #[track_caller]
     fn apply(self, x: &Array, weight: Option<&Array>, bias: Option<&Array>) -> Result<Option<Array>, Exception> {
         let inputs: Vec<&Array> = [x].into_iter().chain(weight).chain(bias).collect();
-        if !self.fits(&inputs, &inputs[1..]) {
+        if !fits(&inputs, &inputs[1..]) {
             return Ok(None);
         }
         apply_one(self, &inputs, x.shape(), x.dtype()).map(Some)
-    }
-
-    /// Whether inputs, of which the first are rows, have one type, and parameters the length of a row.
-    fn fits(self, inputs: &[&Array], parameters: &[&Array]) -> bool {
-        let x = inputs[0];
-        x.ndim() > 0 && parameters.iter().all(|p| p.shape() == [x.dim(-1)]) && takes(inputs.iter().copied())
     }
 
     /// The gradients of rows and parameters.
@@ -108,6 +102,12 @@ impl Norm {
         let bias = self.biased.then(|| widened(isa, Values::new(&inputs[1 + usize::from(self.weighted)], c), d));
         (weight.unwrap_or_default(), bias.unwrap_or_default())
     }
+}
+
+/// Whether inputs, of which the first are rows, have one type, and parameters the length of a row.
+fn fits(inputs: &[&Array], parameters: &[&Array]) -> bool {
+    let x = inputs[0];
+    x.ndim() > 0 && parameters.iter().all(|p| p.shape() == [x.dim(-1)]) && takes(inputs.iter().copied())
 }
 
 /// Room for the parameters.
@@ -174,11 +174,10 @@ impl Operation for AddNorm {
                     let (from, to) = (row * dims, (row + 1) * dims);
                     x.read(isa, from, sum);
                     add(isa, y.part(isa, from, to, a), sum);
-                    let fill = |sum: &[f32], out: &mut [f32]| forward(isa, centered, sum, weight, bias, eps, out);
                     // SAFETY: rows are written by one task each.
                     unsafe {
                         sums.write_back(isa, from, sum);
-                        out.part(isa, from, to, b, |out| fill(sum, out));
+                        out.part(isa, from, to, b, |out| forward(isa, centered, sum, weight, bias, eps, out));
                     }
                 }
             });

@@ -67,13 +67,13 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R:
                             }
                         }
                         let (scale, bias) = numbers::<FLOAT>(layout, lines, which, half);
-                        for r in 0..R {
+                        for (r, &low) in dots[1].iter().enumerate() {
                             let at = (row + r) * groups + g;
                             let (step, sum) = (*rows.steps.get_unchecked(at), *rows.sums.get_unchecked(at));
                             let (step, sum) = (_mm256_set1_ps(step), _mm256_set1_ps(sum));
                             let zero = if FLOAT { *rows.integers.get_unchecked(at) } else { [0; 2] };
                             let [whole, below] = zero.map(|sum| ZERO * sum);
-                            let high = _mm256_add_epi32(_mm256_slli_epi32::<8>(dots[0][r]), dots[1][r]);
+                            let high = _mm256_add_epi32(_mm256_slli_epi32::<8>(dots[0][r]), low);
                             let mut dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(high, _mm256_set1_epi32(whole)));
                             if B == FLOAT_PLANES {
                                 let below = _mm256_sub_epi32(dots[B - 1][r], _mm256_set1_epi32(below));

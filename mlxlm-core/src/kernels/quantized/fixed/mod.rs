@@ -60,8 +60,7 @@ const NEAR: usize = 640 << 10;
 const MANY: usize = 512;
 /// Rows of activations up to which memory is what products wait for.
 const FEW: usize = 64;
-/// Words of a task's bands for few rows: so few that threads end at nearly the same time, so many that a stream of memory gets
-/// going.
+/// Words of a task's bands for few rows: so few that threads end at nearly the same time.
 const TASK: usize = 32 << 10;
 /// Below this many multiply-adds another core is not worth waking.
 const SERIAL: usize = 400_000;
