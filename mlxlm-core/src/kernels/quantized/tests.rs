@@ -43,8 +43,9 @@ fn ours(isa: Isa, x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Arr
     apply_one(QuantizedMatmul { stored: Stored::Rows(scheme), transpose, isa }, &inputs, &shape, x.dtype()).unwrap()
 }
 
-/// The exact product: for each element the sum, and what it may be off by before it is rounded: by f32 sums, and where
-/// activations are in fixed point, half a step for each of them.
+/// The exact product: for each element the sum, and what it may be off by before it is rounded: by f32 sums, where a
+/// code times its scale and the bias nearly cancel too, and where activations are in fixed point, half a step for each
+/// of them.
 fn exact(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Vec<(f64, f64)> {
     let bits = if x.dtype() == Dtype::Float32 { 23 } else { 14 };
     let fixed = transpose && scheme.mode != Mode::Mxfp8;
@@ -55,15 +56,24 @@ fn exact(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Vec<(f64, f6
     let element = |x: &[f32], n: usize| {
         let most = x.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
         let half_step = if fixed { 2.0_f64.powi(-bits) * f64::from(most) } else { 0.0 };
-        let terms = x.iter().enumerate().map(|(k, x)| (f64::from(*x) * at(k, n), at(k, n).abs()));
-        terms.fold((0.0, 0.0), |(sum, off), (t, w)| (sum + t, off + 4e-6 * t.abs() + half_step * w))
+        let terms = x.iter().enumerate().map(|(k, x)| (f64::from(*x), at(k, n)));
+        terms.fold((0.0, 0.0), |(sum, off), (x, Weight { value, parts })| {
+            (sum + x * value, off + 4e-6 * x.abs() * parts + half_step * value.abs())
+        })
     };
     let x = floats(x);
     x.chunks_exact(k.max(1)).flat_map(|x| (0..n).map(move |n| element(x, n)).collect::<Vec<_>>()).collect()
 }
 
+/// A weight, and the magnitude of the two numbers that it is the sum of: a code times its scale, and the bias.
+#[derive(Clone, Copy)]
+struct Weight {
+    value: f64,
+    parts: f64,
+}
+
 /// The weights in f64, from the codes.
-fn weights_of(w: &Packed, scheme: Scheme) -> Vec<f64> {
+fn weights_of(w: &Packed, scheme: Scheme) -> Vec<Weight> {
     let words = w.weight.to_vec_exact::<u32>().unwrap();
     let bits = scheme.bits as usize;
     let columns = (w.scales.dim(1) * scheme.group_size) as usize;
@@ -84,7 +94,8 @@ fn weights_of(w: &Packed, scheme: Scheme) -> Vec<f64> {
     let row = |(row, words): (usize, &[u32])| {
         let weight = |i| {
             let (scale, bias) = params[row * columns / scheme.group_size as usize + i / scheme.group_size as usize];
-            scale * value(weights::code(words, bits, i)) + bias
+            let scaled = scale * value(weights::code(words, bits, i));
+            Weight { value: scaled + bias, parts: scaled.abs() + bias.abs() }
         };
         (0..columns).map(weight).collect::<Vec<_>>()
     };
@@ -93,16 +104,17 @@ fn weights_of(w: &Packed, scheme: Scheme) -> Vec<f64> {
 
 fn check(scheme: Scheme, x: &Array, w: &Packed, transpose: bool) {
     let exact = exact(x, w, scheme, transpose);
-    let rounding = match x.dtype() {
-        Dtype::Float32 => 0.0,
-        Dtype::Float16 => 2.0_f64.powi(-11),
-        _ => 2.0_f64.powi(-8),
+    // Half a step of the type, beside its numbers and below its smallest normal one.
+    let (rounding, least) = match x.dtype() {
+        Dtype::Float32 => (0.0, 1e-30),
+        Dtype::Float16 => (2.0_f64.powi(-11), 2.0_f64.powi(-25)),
+        _ => (2.0_f64.powi(-8), 1e-30),
     };
     for isa in Isa::available() {
         let result = floats(&ours(isa, x, w, scheme, transpose));
         assert_eq!(result.len(), exact.len());
         for (i, (got, (want, off))) in result.iter().zip(&exact).enumerate() {
-            let tolerance = off + rounding * want.abs() + 1e-30;
+            let tolerance = off + rounding * (want.abs() + off) + least;
             let got = f64::from(*got);
             assert!((got - want).abs() <= tolerance, "{isa} {scheme} {:?} {i}: {got} is not {want}", x.dtype());
         }
@@ -143,7 +155,7 @@ fn unpacking_agrees_with_mlx_for_every_code() {
         let w = Packed { weight, scales, biases };
         let mlx = floats(&quant::dequantize(&w, scheme, Some(Dtype::Float32)).unwrap());
         let exact = weights_of(&w, scheme);
-        for (i, (mlx, exact)) in mlx.iter().zip(&exact).enumerate() {
+        for (i, (mlx, Weight { value: exact, .. })) in mlx.iter().zip(&exact).enumerate() {
             let near = (f64::from(*mlx) - exact).abs() <= 1e-6 * exact.abs().max(1e-30) + 2e-6;
             assert!(near, "{scheme} {i}: MLX has {mlx}, we have {exact}");
         }
@@ -218,7 +230,7 @@ fn many_rows_and_columns_use_every_path() {
     for (scheme, m, n, k) in [(affine, 530, 300, 1088), (affine, 70, 2100, 576), (nvfp4, 70, 40, 1040)] {
         let (w, x) = (packed(n, k, scheme, Dtype::Bfloat16), random(&[m, k], 9, Dtype::Bfloat16));
         let panels = Panels::arrange(&w, scheme, &mut Arena::default()).unwrap().unwrap();
-        let dense: Vec<f32> = weights_of(&w, scheme).into_iter().map(|v| v as f32).collect();
+        let dense: Vec<f32> = weights_of(&w, scheme).into_iter().map(|w| w.value as f32).collect();
         let wide = x.as_dtype(Dtype::Float32).unwrap();
         let want = floats(&ops::matmul(&wide, Array::from_slice(&dense, &[n, k]).t()).unwrap());
         for isa in Isa::available() {
