@@ -196,12 +196,28 @@ fn options_for_a_template_that_is_not_used_are_warned_of() {
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
-fn threads_and_instructions_change_no_text_and_are_checked_at_the_start() {
+fn threads_and_instructions_change_no_text() {
     let bench = Bench::new();
     let plain = bench.text(&["--prompt", TEXT, "-m", "8"]);
-    let args = ["--threads", "3", "generate", "--model", "tiny", "-p", TEXT, "-m", "8", "--verbose=false"];
-    let ran = bench.run(&args);
-    assert_eq!((ran.code, ran.stdout), (Some(0), plain), "{}", ran.stderr);
+    let args = ["generate", "--model", "tiny", "-p", TEXT, "-m", "8", "--verbose=false"];
+    let ran = bench.run(&[&["--threads", "3"], &args[..]].concat());
+    assert_eq!((ran.code, &ran.stdout), (Some(0), &plain), "{}", ran.stderr);
+    for (level, is_there) in [
+        ("portable", true),
+        ("avx2", is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
+        ("avx512", is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni")),
+    ] {
+        let output = bench.command().env("MLXLM_ISA", level).args(args).output().unwrap();
+        let (text, said) = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).into();
+        assert_eq!(output.status.success(), is_there, "{level}: {said}");
+        assert!(!is_there || text == plain, "{level}: {text}");
+    }
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn threads_and_instructions_are_checked_at_the_start() {
+    let bench = Bench::new();
     for (name, value, refused) in [
         ("MLXLM_ISA", "sse", "`MLXLM_ISA` is `sse`, expected one of"),
         ("MLXLM_THREADS", "0", "`MLXLM_THREADS` is `0`, expected a number from 1 to 1024"),

@@ -16,6 +16,12 @@ pub fn linear(x: &Array, weight: &Array) -> Result<Array, Exception> {
     x.matmul(weight.t())
 }
 
+/// See [`super::linear_biased`].
+#[track_caller]
+pub fn linear_biased(x: &Array, weight: &Array, bias: &Array) -> Result<Array, Exception> {
+    ops::addmm(bias, x, weight.t(), None, None)
+}
+
 /// See [`super::swiglu`].
 #[track_caller]
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array, Exception> {

@@ -104,6 +104,8 @@ class Ahead {
     self.less_.wait(lock, [&] { return ahead.bytes == 0 || ahead.bytes + bytes <= LIMIT; });
     ahead.bytes += bytes;
     ahead.operations += 1;
+    // What follows allocates; should that fail, it is given back at once.
+    lock.unlock();
     return {&ahead, [bytes](Stream* ahead) {
               bool few = false;
               {
@@ -146,7 +148,7 @@ class Ahead {
 
 class RustOp : public mx::Primitive {
  public:
-  RustOp(mx::Stream stream, void* op) : mx::Primitive(stream), op_(op, mlxlm_op_free) {}
+  RustOp(mx::Stream stream, std::shared_ptr<void> op) : mx::Primitive(stream), op_(std::move(op)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     std::vector<Place> in(inputs.begin(), inputs.end());
@@ -212,10 +214,8 @@ extern "C" int mlxlm_apply(
     const mlx_dtype* dtypes,
     size_t n_outputs,
     mlx_stream stream) {
-  std::unique_ptr<void, void (*)(void*)> owned(op, mlxlm_op_free);
   try {
-    auto primitive = std::make_shared<RustOp>(mlx_stream_get_(stream), owned.get());
-    owned.release();
+    auto primitive = std::make_shared<RustOp>(mlx_stream_get_(stream), std::shared_ptr<void>(op, mlxlm_op_free));
     std::vector<mx::array> in;
     for (size_t i = 0; i < n_inputs; i++) {
       in.push_back(mlx_array_get_(inputs[i]));

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::thread::LocalKey;
 
+use half::bf16;
+
 /// One cache line; a buffer of these starts on a line's border.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -60,6 +62,12 @@ pub(crate) fn with_scratch<R>(
 pub(crate) fn bytes_of(floats: &mut [f32]) -> &mut [u8] {
     // SAFETY: a float is four bytes, and any bytes are a float.
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 4 * floats.len()) }
+}
+
+/// The memory of floats as twice as many in bf16.
+pub(crate) fn bf16_of(floats: &mut [f32]) -> &mut [bf16] {
+    // SAFETY: an f32 has room for two bf16, which may be any bits.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 2 * floats.len()) }
 }
 
 /// The memory of floats as words.

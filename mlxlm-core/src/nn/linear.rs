@@ -1,12 +1,12 @@
 //! A linear map, dense or packed, adapted or not.
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, ops};
 
 use super::{LowRankAdapter, Matrix};
-use crate::Result;
 use crate::quant::Panels;
 use crate::weights::{Init, Weights};
+use crate::{Result, fast};
 
 /// `y = x @ weight.T + bias`, with the low-rank addition of an adapter if there is one.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ impl Linear {
     #[track_caller]
     pub fn forward(&self, x: &Array) -> Result<Array, Exception> {
         let y = match (&self.adapter, &self.weight, &self.bias) {
-            (None, Matrix::Dense(weight), Some(bias)) => return ops::addmm(bias, x, weight.t(), None, None),
+            (None, Matrix::Dense(weight), Some(bias)) => return fast::linear_biased(x, weight, bias),
             (None, ..) => self.weight.project(x)?,
             (Some(adapter), ..) if adapter.m.is_some() => self.forward_dora(x, adapter)?,
             (Some(adapter), ..) => {
@@ -87,7 +87,7 @@ impl Linear {
     fn forward_dora(&self, x: &Array, adapter: &LowRankAdapter) -> Result<Array, Exception> {
         let weight = self.weight.dense()?;
         let z = adapter.drop(x)?.matmul(&adapter.a)?.matmul(&adapter.b)?;
-        let y = x.matmul(weight.t())?.add(adapter.scaled(&z, x)?)?;
+        let y = fast::linear(x, &weight)?.add(adapter.scaled(&z, x)?)?;
         adapter.magnified(&y, &Self::adapted_weight(&weight, adapter)?)
     }
 

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use half::bf16;
 use mlx_rs::Dtype;
 
 use super::job::{KEYS, Partial};
@@ -11,9 +10,9 @@ use super::lanes::{Ahead, BF16, F16, F32, Scores, Source, Sums};
 use super::rows::Rows;
 use super::stored::Tensor;
 use crate::kernels::convert;
-use crate::kernels::scratch::{Loan, Scratch};
+use crate::kernels::scratch::{Loan, Scratch, bf16_of};
 
-/// Rows up to which a block is widened again for each few of them, which is less than to store it.
+/// Rows up to which a block of f16 is widened again for each few of them, which is less than to store it.
 const AGAIN: usize = 4;
 
 thread_local! {
@@ -23,7 +22,7 @@ thread_local! {
 /// Some rows of queries, as the loops want them.
 pub(super) struct Few<'a> {
     rows: &'a Rows<'a>,
-    /// Queries, scores, then a widened block.
+    /// Queries, scores, weights in bf16, then a widened block.
     buffer: Loan,
     /// f32 between queries.
     pitch: usize,
@@ -52,14 +51,12 @@ impl<'a> Few<'a> {
         let padded = d.next_multiple_of(32);
         let pairs = kind(&job.keys) == Some(BF16);
         let pitch = if pairs { padded / 2 } else { padded };
-        let mut buffer = Loan::new(&BUFFER, len * (padded + KEYS) + block(d.max(e)));
+        let mut buffer = Loan::new(&BUFFER, len * (padded + KEYS + KEYS / 2) + block(d.max(e)));
         let queries = &mut buffer.as_mut()[..len * padded];
         rows.read_queries(padded, queries);
         if pairs {
             let wide = queries.to_vec();
-            // SAFETY: half as many bytes as the queries have; bf16 is plain bits.
-            let narrow = unsafe { std::slice::from_raw_parts_mut(queries.as_mut_ptr().cast::<bf16>(), wide.len()) };
-            convert::to_bf16(job.isa, &wide, narrow);
+            convert::to_bf16(job.isa, &wide, &mut bf16_of(queries)[..wide.len()]);
         }
         Self { rows, buffer, pitch, seen: Vec::with_capacity(len) }
     }
@@ -70,7 +67,10 @@ impl<'a> Few<'a> {
         let (job, len) = (rows.job, rows.len());
         let (d, e, width) = (job.q.shape[3], job.values.shape()[3], job.width());
         let (queries, rest) = buffer.as_mut().split_at_mut(len * d.next_multiple_of(32));
-        let (scores, wide) = rest.split_at_mut(len * KEYS);
+        let (scores, rest) = rest.split_at_mut(len * KEYS);
+        let (narrow, wide) = rest.split_at_mut(len * KEYS / 2);
+        let narrow = bf16_of(narrow);
+        let pairs = kind(&job.values) == Some(BF16);
         for first in keys.clone().step_by(KEYS) {
             let count = KEYS.min(keys.end - first);
             seen.clear();
@@ -94,8 +94,12 @@ impl<'a> Few<'a> {
                 .run();
             }
             for (row, state) in to.states.iter_mut().enumerate() {
-                let scores = &mut scores[row * KEYS..][..count.next_multiple_of(16)];
-                let factor = rows.weigh(row, first, KEYS, scores, state);
+                let row_of = row * KEYS..row * KEYS + count.next_multiple_of(16);
+                let factor = if pairs {
+                    rows.weigh_narrow(row, first, KEYS, &mut scores[row_of.clone()], &mut narrow[row_of], state)
+                } else {
+                    rows.weigh(row, first, KEYS, &mut scores[row_of], state)
+                };
                 if factor.to_bits() != 1.0_f32.to_bits() {
                     for sum in &mut to.sums[row * width..][..width] {
                         *sum *= factor;
@@ -106,7 +110,7 @@ impl<'a> Few<'a> {
             // SAFETY: as above.
             unsafe {
                 Sums {
-                    weights: scores.as_ptr(),
+                    weights: if pairs { narrow.as_ptr().cast() } else { scores.as_ptr().cast() },
                     seen,
                     values: of_values,
                     e,
@@ -125,9 +129,8 @@ impl<'a> Few<'a> {
 fn source(rows: &Rows<'_>, tensor: &Tensor, first: usize, count: usize, wide: &mut [f32]) -> Source {
     let dims = tensor.shape()[3];
     let at = |key| [rows.batch, rows.kv_head, key];
-    let is_keys = std::ptr::eq(tensor, &raw const rows.job.keys);
     match (tensor, kind(tensor)) {
-        (Tensor::Plain(heads), Some(kind)) if rows.len() <= AGAIN || kind == F32 || (is_keys && kind == BF16) => {
+        (Tensor::Plain(heads), Some(kind)) if rows.len() <= AGAIN || kind != F16 => {
             Source { data: heads.at(at(first)), stride: heads.stride(), kind }
         }
         _ => {

@@ -1,8 +1,9 @@
 //! The loops over rows of keys and of values, for AVX-512: lanes go along a row, which is read where it lies.
 //!
-//! bf16 keys are multiplied with bf16 queries in pairs and summed up in f32 by one instruction; all else is widened. The sums of
-//! 16 products of a key and a query are added up across their lanes together. Each product, and each sum of values, has one chain
-//! of additions, whatever tile it falls into.
+//! bf16 is multiplied in pairs and summed up in f32 by one instruction: neighbours in a key with those in a query, and values of
+//! two keys with their weights, which are rounded to bf16 as for the tiles of AMX. All else is widened. The sums of 16 products of
+//! a key and a query are added up across their lanes together. Each product, and each sum of values, has one chain of additions,
+//! whatever tile it falls into.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -243,8 +244,7 @@ unsafe fn products<const T: u8, const R: usize, const N: usize>(
             let query = unsafe { _mm512_loadu_ps(queries.add(r * pitch + i * 16)) };
             for n in 0..N {
                 sums[r * N + n] = if T == BF16 {
-                    // SAFETY: both types are 64 bytes of numbers.
-                    let pairs = |v: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(v) };
+                    let pairs = |v: __m512| of_pairs(_mm512_castps_si512(v));
                     _mm512_dpbf16_ps(sums[r * N + n], pairs(of_keys[n]), pairs(query))
                 } else {
                     _mm512_fmadd_ps(of_keys[n], query, sums[r * N + n])
@@ -276,8 +276,8 @@ fn across(v: &[__m512; 16]) -> __m512 {
 
 /// The sums of a block of values under weights.
 pub(super) struct Sums<'a> {
-    /// `[rows][KEYS]`.
-    pub(super) weights: *const f32,
+    /// `[rows][KEYS]`, in bf16 for values in bf16, else in f32.
+    pub(super) weights: *const u8,
     /// The values that each row sees.
     pub(super) seen: &'a [Range<usize>],
     pub(super) values: Source,
@@ -323,12 +323,13 @@ impl Sums<'_> {
         }
     }
 
-    /// `R` rows: the values that all of them see together, those that only some see one by one.
+    /// `R` rows: the values that all of them see together, those that only some see one by one. Pairs stay together, so that a
+    /// row has the same order of sums alone.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn rows<const T: u8, const R: usize>(&mut self, row: usize) {
         let seen = &self.seen[row..row + R];
-        let from = seen.iter().map(|keys| keys.start).max().unwrap_or(0);
-        let to = seen.iter().map(|keys| keys.end).min().unwrap_or(0).max(from);
+        let from = seen.iter().map(|keys| keys.start).max().unwrap_or(0).next_multiple_of(2);
+        let to = (seen.iter().map(|keys| keys.end).min().unwrap_or(0) / 2 * 2).max(from);
         // SAFETY: passed on from the caller.
         unsafe {
             for (i, keys) in seen.iter().enumerate() {
@@ -349,6 +350,16 @@ impl Sums<'_> {
         let wide = self.e / 64 * 64;
         // SAFETY: passed on from the caller; sums have whole vectors.
         unsafe {
+            if T == BF16 {
+                for column in (0..wide).step_by(64) {
+                    self.pairs::<R, 2>(row, column, keys.clone(), u32::MAX);
+                }
+                for column in (wide..self.e).step_by(32) {
+                    let mask = ((1_u64 << (self.e - column).min(32)) - 1) as u32;
+                    self.pairs::<R, 1>(row, column, keys.clone(), mask);
+                }
+                return;
+            }
             for column in (0..wide).step_by(64) {
                 self.tile::<T, R, 4>(row, column, keys.clone(), u16::MAX);
             }
@@ -374,7 +385,7 @@ impl Sums<'_> {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         // SAFETY: rows and columns are inside the sums, keys inside the block, and masked columns are not read.
         unsafe {
-            let weights = self.weights.add(row * KEYS);
+            let weights = self.weights.cast::<f32>().add(row * KEYS);
             let (to, width) = (self.to, self.width);
             let at = |r: usize, v: usize| to.add((row + r) * width + column + v * 16);
             for (r, sums) in sums.iter_mut().enumerate() {
@@ -383,7 +394,7 @@ impl Sums<'_> {
                 }
             }
             for key in keys {
-                let from = self.values.data.wrapping_offset(key as isize * self.values.stride);
+                let from = self.values.row(key);
                 if fetch {
                     self.ahead.fetch(self.lines);
                 }
@@ -406,6 +417,99 @@ impl Sums<'_> {
             }
         }
     }
+
+    /// The same for bf16, two keys at a time: their values are laid side by side, each with its weight. `V` vectors of 32 columns.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn pairs<const R: usize, const V: usize>(
+        &mut self,
+        row: usize,
+        column: usize,
+        keys: Range<usize>,
+        mask: u32,
+    ) {
+        let fetch = row == 0 && column == 0;
+        // Sums behind the last vector of a row are not there.
+        let halves = if mask >> 16 == 0 { 1 } else { 2 };
+        let mut sums = [[[_mm512_setzero_ps(); 2]; V]; R];
+        // SAFETY: rows and columns are inside the sums, keys inside the block, and masked columns are not read.
+        unsafe {
+            let weights = self.weights.cast::<i32>().add(row * KEYS / 2);
+            let (to, width) = (self.to, self.width);
+            let at = |r: usize, v: usize, half: usize| to.add((row + r) * width + column + v * 32 + half * 16);
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (v, sums) in sums.iter_mut().enumerate() {
+                    for (half, sum) in sums.iter_mut().enumerate().take(halves) {
+                        *sum = _mm512_loadu_ps(at(r, v, half));
+                    }
+                    *sums = mixed(*sums);
+                }
+            }
+            for pair in keys.start / 2..keys.end.div_ceil(2) {
+                if fetch {
+                    self.ahead.fetch(2 * self.lines);
+                }
+                // One whose neighbour is not seen has zeros beside it, not even zero times that.
+                let (even, odd) = (2 * pair, 2 * pair + 1);
+                let (of_even, of_odd) =
+                    (if even < keys.start { 0 } else { mask }, if odd < keys.end { mask } else { 0 });
+                let (from_even, from_odd) = (self.values.row(even), self.values.row(odd));
+                let whole = V == 2 && of_even & of_odd != 0;
+                let mut values = [[_mm512_setzero_si512(); 2]; V];
+                for (v, value) in values.iter_mut().enumerate() {
+                    let at = (column + v * 32) * 2;
+                    let (from_even, from_odd) = (from_even.wrapping_add(at).cast(), from_odd.wrapping_add(at).cast());
+                    let (even, odd) = if whole {
+                        (_mm512_loadu_epi16(from_even), _mm512_loadu_epi16(from_odd))
+                    } else {
+                        (_mm512_maskz_loadu_epi16(of_even, from_even), _mm512_maskz_loadu_epi16(of_odd, from_odd))
+                    };
+                    *value = [_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd)];
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let weight = _mm512_set1_epi32(weights.add(r * KEYS / 2 + pair).read_unaligned());
+                    for (sums, values) in sums.iter_mut().zip(&values) {
+                        for (sum, value) in sums.iter_mut().zip(values) {
+                            *sum = _mm512_dpbf16_ps(*sum, of_pairs(*value), of_pairs(weight));
+                        }
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, sums) in sums.iter().enumerate() {
+                    for (half, sum) in unmixed(*sums).iter().enumerate().take(halves) {
+                        _mm512_storeu_ps(at(r, v, half), *sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Pairs of bf16 as the instructions want them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn of_pairs(pairs: __m512i) -> __m512bh {
+    // SAFETY: both types are 64 bytes of numbers.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(pairs) }
+}
+
+/// 32 columns in the order in which unpacking 16-bit values leaves them: of each eight, four are in the first vector.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn mixed([a, b]: [__m512; 2]) -> [__m512; 2] {
+    let first = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+    let second = _mm512_add_epi32(first, _mm512_set1_epi32(4));
+    [_mm512_permutex2var_ps(a, first, b), _mm512_permutex2var_ps(a, second, b)]
+}
+
+/// The inverse of [`mixed`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn unmixed([a, b]: [__m512; 2]) -> [__m512; 2] {
+    let first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    [_mm512_permutex2var_ps(a, first, b), _mm512_permutex2var_ps(a, second, b)]
 }
 
 /// Unpacks the first row of an affine matrix of 4 or 8 bits.

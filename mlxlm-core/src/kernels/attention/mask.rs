@@ -43,7 +43,8 @@ impl MaskView {
             unsafe {
                 match self.dtype {
                     Dtype::Bool => {
-                        if !*self.data.cast::<bool>().offset(at) {
+                        // Foreign bytes may be neither 0 nor 1.
+                        if *self.data.cast::<u8>().offset(at) == 0 {
                             *score = f32::MIN;
                         }
                     }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::job::Job;
 use crate::fast::Causal;
 use crate::kernels::convert::Results;
@@ -100,6 +102,23 @@ impl<'a> Rows<'a> {
             return 1.0;
         };
         state.step(self.job.isa, scale, scores)
+    }
+
+    /// [`weigh`](Self::weigh) with AVX-512 and BF16, with the weights in bf16; the scores keep no value.
+    pub(super) fn weigh_narrow(
+        &self,
+        row: usize,
+        first: usize,
+        count: usize,
+        scores: &mut [f32],
+        weights: &mut [bf16],
+        state: &mut Online,
+    ) -> f32 {
+        let Some(scale) = self.score(row, first, count, scores) else {
+            weights.fill(bf16::ZERO);
+            return 1.0;
+        };
+        state.step_narrow(scale, scores, weights)
     }
 
     /// Writes the sums of all rows, which are `width` apart, divided by those of their weights.

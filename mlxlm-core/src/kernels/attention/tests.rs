@@ -279,26 +279,32 @@ fn quantized_keys_and_values_in_every_mode() {
 
 #[test]
 fn infinities_and_no_numbers_come_through_where_they_are_seen() {
-    let sizes = Sizes { b: 1, kv_heads: 1, group: 2, l: 4, s: 200, d: 16, e: 16 };
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for (key, rule) in [(197, CAUSAL), (100, CAUSAL), (10, Causal { window: Some(60), ..CAUSAL })] {
-            let mut at = vec![0.0_f32; 200 * 16];
-            at[key * 16 + 3] = bad;
-            let at = Array::from_slice(&at, &[1, 1, 200, 16]);
-            let clean = Case::new(sizes, Some(rule.clone()), Dtype::Float32);
-            for of_keys in [true, false] {
-                let mut case = clean.clone();
-                let to = if of_keys { &mut case.k } else { &mut case.v };
-                *to = Owned::Plain(to.plain().add(&at).unwrap());
-                for isa in Isa::available().filter(|isa| *isa >= Isa::Avx512) {
-                    for i in 0..4 {
-                        let sees = key as i32 <= 196 + i && rule.window.is_none_or(|w| key as i32 + w > 196 + i);
-                        let row = cut(&case.ours(isa), i, i + 1);
-                        let finite = floats(&row).iter().all(|v| v.is_finite());
-                        let same = same_bits(&row, &cut(&clean.ours(isa), i, i + 1));
-                        // A key of minus infinity may weigh nothing.
-                        assert!(if sees { !finite || of_keys } else { same }, "{isa} {bad} at {key}, query {i}");
-                        assert!(!sees || !bad.is_nan() || !finite, "{isa} {bad} at {key}, query {i}");
+    // Queries whose keys end on either side of 192 have tiles of their own.
+    for (dtype, s) in [(Dtype::Float32, 200), (Dtype::Bfloat16, 200), (Dtype::Bfloat16, 195)] {
+        let sizes = Sizes { b: 1, kv_heads: 1, group: 2, l: 4, s, d: 16, e: 16 };
+        let (first, last) = (s - 4, s as usize - 2);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for (key, rule) in [(last - 1, CAUSAL), (100, CAUSAL), (10, Causal { window: Some(60), ..CAUSAL })] {
+                let mut at = vec![0.0_f32; s as usize * 16];
+                at[key * 16 + 3] = bad;
+                let at = Array::from_slice(&at, &[1, 1, s, 16]).as_dtype(dtype).unwrap();
+                let clean = Case::new(sizes, Some(rule.clone()), dtype);
+                for of_keys in [true, false] {
+                    let mut case = clean.clone();
+                    let to = if of_keys { &mut case.k } else { &mut case.v };
+                    *to = Owned::Plain(to.plain().add(&at).unwrap().as_dtype(dtype).unwrap());
+                    for isa in Isa::available().filter(|isa| *isa >= Isa::Avx512) {
+                        for i in 0..4 {
+                            let own = first + i;
+                            let sees = key as i32 <= own && rule.window.is_none_or(|w| key as i32 + w > own);
+                            let row = cut(&case.ours(isa), i, i + 1);
+                            let finite = floats(&row).iter().all(|v| v.is_finite());
+                            let same = same_bits(&row, &cut(&clean.ours(isa), i, i + 1));
+                            let what = format!("{isa} {dtype:?} {bad} at {key} of {s}, query {i}");
+                            // A key of minus infinity may weigh nothing.
+                            assert!(if sees { !finite || of_keys } else { same }, "{what}");
+                            assert!(!sees || !bad.is_nan() || !finite, "{what}");
+                        }
                     }
                 }
             }

@@ -19,7 +19,7 @@ use super::stored::Tensor;
 use crate::kernels::amx::{self, Config, Tiles};
 use crate::kernels::convert;
 use crate::kernels::isa::Isa;
-use crate::kernels::scratch::{Loan, Scratch};
+use crate::kernels::scratch::{Loan, Scratch, bf16_of};
 
 /// Keys whose scores exist at a time.
 pub(super) const KEYS: usize = 256;
@@ -71,11 +71,6 @@ const ORDER: [[i32; 16]; 2] = [
     [8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31],
 ];
 
-fn as_bf16(values: &mut [f32]) -> &mut [bf16] {
-    // SAFETY: an f32 has room for two bf16, which may be any bits.
-    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), 2 * values.len()) }
-}
-
 impl<'a> ByTiles<'a> {
     /// Whether a job can be computed so.
     pub(super) fn takes(isa: Isa, dtype: Dtype) -> bool {
@@ -109,7 +104,7 @@ impl<'a> ByTiles<'a> {
         let mut buffer = Loan::new(&BUFFER, sizes.iter().sum());
         let mut wide = vec![0.0; padded * d];
         rows.read_queries(d, &mut wide);
-        convert::to_bf16(job.isa, &wide, as_bf16(&mut buffer.as_mut()[..sizes[0]]));
+        convert::to_bf16(job.isa, &wide, bf16_of(&mut buffer.as_mut()[..sizes[0]]));
         let (side, row) = ((len.min(SIDE), amx::ROW), (SIDE, amx::ROW));
         // Sums, queries or weights, keys or values.
         let mut shapes = [side, side, side, side, side, row, row, row];
@@ -134,20 +129,20 @@ impl<'a> ByTiles<'a> {
             rest = others;
             part
         };
-        let (queries, keys, values) = (as_bf16(next(0)), as_bf16(next(1)), as_bf16(next(2)));
+        let (queries, keys, values) = (bf16_of(next(0)), bf16_of(next(1)), bf16_of(next(2)));
         let unpacked = next(3);
         let row = unpacked.len() / (KEYS / 2 + 1);
         let (row, block) = unpacked.split_at_mut(row);
-        let unpacked = (as_bf16(block), row);
+        let unpacked = (bf16_of(block), row);
         Parts {
             queries,
             keys,
             values,
             unpacked,
             scores: next(4),
-            weights: as_bf16(next(5)),
+            weights: bf16_of(next(5)),
             products: next(6),
-            turned: as_bf16(next(7)),
+            turned: bf16_of(next(7)),
         }
     }
 
@@ -195,7 +190,7 @@ impl<'a> ByTiles<'a> {
                     // What a row does not see must not be multiplied even by zero.
                     for row in 0..height {
                         parts.pack_values(rows, first, seen(row), &mut ahead);
-                        parts.sum(rows, end);
+                        parts.sum(rows, seen(row).end);
                         parts.add(tile, row..row + 1, &factors, to);
                     }
                     parts.pack_values(rows, first, 0..count, &mut ahead);
@@ -386,10 +381,7 @@ impl Parts<'_> {
         for (row, factor) in factors.iter_mut().enumerate().take(height) {
             let scores = &mut self.scores[row * KEYS..][..len];
             let weights = &mut self.weights[row * KEYS..][..len];
-            match rows.score(tile + row, first, KEYS, scores) {
-                Some(scale) => *factor = to.states[tile + row].step_narrow(scale, scores, weights),
-                None => weights.fill(bf16::ZERO),
-            }
+            *factor = rows.weigh_narrow(tile + row, first, KEYS, scores, weights, &mut to.states[tile + row]);
         }
         factors
     }

@@ -59,11 +59,13 @@ struct Heads {
 unsafe impl Sync for Heads {}
 
 impl Heads {
-    /// The heads of a view: in place if they are f32 whose rows are contiguous, else copied to `buffer`.
+    /// The heads of a view: in place if they are f32 whose rows are contiguous and go forward, else copied to `buffer`.
     fn of(view: &View<'_>, buffer: &mut Vec<f32>) -> Self {
         let &[batch, heads, len, dims] = view.shape else { unreachable!("heads have four axes") };
-        if let (&[b, h, l, 1], Dtype::Float32) = (view.strides, view.dtype) {
-            return Self { data: view.as_ptr(), strides: [b as usize, h as usize, l as usize] };
+        if let (&[b, h, l, 1], Dtype::Float32) = (view.strides, view.dtype)
+            && let [Ok(b), Ok(h), Ok(l)] = [b, h, l].map(usize::try_from)
+        {
+            return Self { data: view.as_ptr(), strides: [b, h, l] };
         }
         let [batch, heads, len, dims] = [batch, heads, len, dims].map(|n| n as usize);
         buffer.resize(view.len(), 0.0);
