@@ -37,9 +37,10 @@ pub fn geglu_approx(gate: &Array, up: &Array) -> Result<Array, Exception> {
 
 #[cfg(test)]
 mod tests {
-    use mlx_rs::Dtype;
+    use mlx_rs::{Dtype, ops};
+    use proptest::prelude::*;
 
-    use super::super::testing::{check, check_narrow, normal};
+    use super::super::testing::{FLOATS, check, check_narrow, copied, layouts, normal, same_bits, same_outcome};
     use super::*;
 
     type Gated = fn(&Array, &Array) -> Result<Array, Exception>;
@@ -80,5 +81,29 @@ mod tests {
         let half = x.as_dtype(Dtype::Float16).unwrap();
         let got = swiglu(&x, &half).unwrap();
         assert!(got.all_close(plain::swiglu(&x, &half).unwrap(), None, None, None).unwrap());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn any_layout_gives_the_bits_of_a_contiguous_one(
+            [of_gate, of_up] in [layouts(3), layouts(3)], shape in [1..5_i32, 1..20_i32, 1..70_i32],
+            dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let (gate, up) = (of_gate.normal(&shape, 1, dtype), of_up.normal(&shape, 2, dtype));
+            for (i, (fast, _)) in PAIRS.iter().enumerate() {
+                let want = fast(&copied(&gate), &copied(&up)).unwrap();
+                prop_assert!(same_bits(&fast(&gate, &up).unwrap(), &want), "function {}", i);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_gives_what_mlx_gives() {
+        let x = ops::zeros::<f32>(&[2, 0, 8]).unwrap();
+        for (fast, plain) in PAIRS {
+            same_outcome(fast(&x, &x), plain(&x, &x));
+        }
     }
 }

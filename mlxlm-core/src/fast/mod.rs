@@ -12,7 +12,7 @@ pub mod plain;
 mod rope;
 mod softmax;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod vocabulary;
 
 pub use activation::{geglu, geglu_approx, swiglu};

@@ -37,10 +37,11 @@ pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: 
 
 #[cfg(test)]
 mod tests {
-    use mlx_rs::Dtype;
     use mlx_rs::ops::indexing::TryIndexOp;
+    use mlx_rs::{Dtype, ops};
+    use proptest::prelude::*;
 
-    use super::super::testing::{check, check_narrow, normal};
+    use super::super::testing::{FLOATS, check, check_narrow, copied, layouts, normal, same_bits, same_outcome};
     use super::*;
 
     #[test]
@@ -121,5 +122,42 @@ mod tests {
     fn narrow_types_are_rounded_once() {
         check_narrow(&[&[5, 40], &[40]], |x| rms_norm(&x[0], Some(&x[1]), 1e-5));
         check_narrow(&[&[5, 40], &[40], &[40]], |x| layer_norm(&x[0], Some(&x[1]), Some(&x[2]), 1e-5));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn any_layout_gives_the_bits_of_a_contiguous_one(
+            [of_x, of_y] in [layouts(3), layouts(3)], [of_weight, of_bias] in [layouts(1), layouts(1)],
+            shape in [1..5_i32, 1..20_i32, 1..70_i32], dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let inputs = [
+                of_x.normal(&shape, 1, dtype), of_y.normal(&shape, 2, dtype),
+                of_weight.normal(&shape[2..], 3, dtype), of_bias.normal(&shape[2..], 4, dtype),
+            ];
+            let all = |[x, y, weight, bias]: &[Array; 4]| {
+                let mut all = add_rms_norm(x, y, Some(weight), 1e-5).unwrap().to_vec();
+                all.push(rms_norm(x, Some(weight), 1e-5).unwrap());
+                all.push(layer_norm(x, Some(weight), Some(bias), 1e-5).unwrap());
+                all
+            };
+            for (i, (got, want)) in all(&inputs).iter().zip(all(&inputs.each_ref().map(copied))).enumerate() {
+                prop_assert!(same_bits(got, &want), "result {}", i);
+            }
+        }
+    }
+
+    #[test]
+    fn no_rows_give_what_mlx_gives() {
+        for shape in [[0, 3, 8], [2, 0, 8], [2, 3, 0]] {
+            let (x, w) = (ops::zeros::<f32>(&shape).unwrap(), ops::zeros::<f32>(&shape[2..]).unwrap());
+            same_outcome(rms_norm(&x, Some(&w), 1e-5), plain::rms_norm(&x, Some(&w), 1e-5));
+            same_outcome(layer_norm(&x, Some(&w), Some(&w), 1e-5), plain::layer_norm(&x, Some(&w), Some(&w), 1e-5));
+            for part in 0..2 {
+                let of = |results: Result<[Array; 2], Exception>| results.map(|results| results[part].clone());
+                same_outcome(of(add_rms_norm(&x, &x, Some(&w), 1e-5)), of(plain::add_rms_norm(&x, &x, Some(&w), 1e-5)));
+            }
+        }
     }
 }

@@ -19,7 +19,10 @@ pub fn softmax(x: &Array, axis: i32) -> Result<Array, Exception> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check, check_narrow, normal};
+    use mlx_rs::ops;
+    use proptest::prelude::*;
+
+    use super::super::testing::{FLOATS, check, check_narrow, copied, layouts, normal, same_bits, same_outcome};
     use super::*;
 
     #[test]
@@ -44,5 +47,25 @@ mod tests {
     #[test]
     fn narrow_types_are_rounded_once() {
         check_narrow(&[&[5, 40]], |x| softmax(&x[0], -1));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn any_layout_gives_the_bits_of_a_contiguous_one(
+            layout in layouts(3), shape in [1..5_i32, 1..20_i32, 1..70_i32], dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let x = layout.normal(&shape, 1, dtype);
+            prop_assert!(same_bits(&softmax(&x, -1).unwrap(), &softmax(&copied(&x), -1).unwrap()));
+        }
+    }
+
+    #[test]
+    fn no_rows_give_what_mlx_gives() {
+        for shape in [[0, 3, 8], [2, 0, 8], [2, 3, 0]] {
+            let x = ops::zeros::<f32>(&shape).unwrap();
+            same_outcome(softmax(&x, -1), plain::softmax(&x, -1));
+        }
     }
 }

@@ -82,10 +82,10 @@ pub fn categorical(logits: &Array, scale: f32, key: &Array) -> Result<Array, Exc
 #[cfg(test)]
 #[allow(clippy::float_cmp, reason = "infinities, and a value that is copied")]
 mod tests {
-    use mlx_rs::{Dtype, random};
+    use mlx_rs::{Dtype, ops, random};
     use proptest::prelude::*;
 
-    use super::super::testing::{check, normal};
+    use super::super::testing::{FLOATS, check, copied, layouts, normal, same_bits, same_outcome};
     use super::*;
 
     #[test]
@@ -173,6 +173,42 @@ mod tests {
             // Most of these entries are as small as the rounding of sums of f32.
             let count = (0..100).filter(same).count();
             assert!(count >= 90, "{dtype:?}: {count} of 100 draws are the same");
+        }
+    }
+
+    type Rows = fn(&Array) -> Result<Array, Exception>;
+    /// What is asked of rows, and the plain version of it.
+    const PAIRS: [(Rows, Rows); 5] = [
+        (logsumexp, plain::logsumexp),
+        (argmax, plain::argmax),
+        (|x| top_k(x, 5), |x| plain::top_k(x, 5)),
+        (|x| top_p(x, 0.7), |x| plain::top_p(x, 0.7)),
+        (|x| min_p(x, 0.2, 3), |x| plain::min_p(x, 0.2, 3)),
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn any_layout_gives_the_bits_of_a_contiguous_one(
+            layout in layouts(3), shape in [1..5_i32, 1..9_i32, 1..300_i32], dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let x = layout.normal(&shape, 1, dtype);
+            for (i, (fast, _)) in PAIRS.iter().enumerate() {
+                prop_assert!(same_bits(&fast(&x).unwrap(), &fast(&copied(&x)).unwrap()), "function {}", i);
+            }
+        }
+    }
+
+    #[test]
+    fn no_rows_give_what_the_plain_ones_give() {
+        for shape in [[0, 1, 8], [2, 0, 8]] {
+            let x = ops::zeros::<f32>(&shape).unwrap();
+            for (fast, plain) in PAIRS {
+                same_outcome(fast(&x), plain(&x));
+            }
+            let key = random::key(1).unwrap();
+            same_outcome(categorical(&x, 1.0, &key), plain::categorical(&x, 1.0, &key));
         }
     }
 }

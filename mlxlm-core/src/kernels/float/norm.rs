@@ -31,7 +31,7 @@ const PARTS: usize = 16;
 /// - `x`: `[…, D]`, `weight`: `[D]`, of one floating-point type; result: `[…, D]`
 #[track_caller]
 pub(crate) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Option<Array>, Exception> {
-    Norm { eps, centered: false, weighted: weight.is_some(), biased: false }.apply(x, weight, None)
+    Norm { eps, centered: false, weighted: weight.is_some(), biased: false, isa: isa() }.apply(x, weight, None)
 }
 
 /// `x + y`, rounded to their type, and the root-mean-square norm of that.
@@ -45,7 +45,7 @@ pub(crate) fn add_rms_norm(
     weight: Option<&Array>,
     eps: f32,
 ) -> Result<Option<[Array; 2]>, Exception> {
-    let norm = Norm { eps, centered: false, weighted: weight.is_some(), biased: false };
+    let norm = Norm { eps, centered: false, weighted: weight.is_some(), biased: false, isa: isa() };
     let inputs: Vec<&Array> = [x, y].into_iter().chain(weight).collect();
     if x.shape() != y.shape() || !fits(&inputs, &inputs[2..]) {
         return Ok(None);
@@ -66,7 +66,7 @@ pub(crate) fn layer_norm(
     bias: Option<&Array>,
     eps: f32,
 ) -> Result<Option<Array>, Exception> {
-    Norm { eps, centered: true, weighted: weight.is_some(), biased: bias.is_some() }.apply(x, weight, bias)
+    Norm { eps, centered: true, weighted: weight.is_some(), biased: bias.is_some(), isa: isa() }.apply(x, weight, bias)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +76,7 @@ struct Norm {
     centered: bool,
     weighted: bool,
     biased: bool,
+    isa: Isa,
 }
 
 impl Norm {
@@ -125,7 +126,7 @@ impl Operation for Norm {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let (mut copies, mut room, isa) = (Copies::default(), Room::default(), isa());
+        let (mut copies, mut room, isa) = (Copies::default(), Room::default(), self.isa);
         let ((dims, rows), x) = (sizes(&inputs[0]), Values::new(&inputs[0], &mut copies));
         let (weight, bias) = self.parameters(isa, inputs, &mut room);
         let out = Results::new(&mut outputs[0]);
@@ -159,8 +160,8 @@ impl Operation for AddNorm {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let Norm { eps, centered, .. } = self.0;
-        let (mut a, mut b, mut room, isa) = (Copies::default(), Copies::default(), Room::default(), isa());
+        let Norm { eps, centered, isa, .. } = self.0;
+        let (mut a, mut b, mut room) = (Copies::default(), Copies::default(), Room::default());
         let (x, y) = (Values::new(&inputs[0], &mut a), Values::new(&inputs[1], &mut b));
         let (dims, rows) = sizes(&inputs[0]);
         let (weight, bias) = self.0.parameters(isa, &inputs[1..], &mut room);
@@ -204,9 +205,9 @@ impl Operation for NormGradient {
     }
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
-        let Norm { eps, centered, weighted, .. } = self.0;
+        let Norm { eps, centered, weighted, isa, .. } = self.0;
         let Some((dy, inputs)) = inputs.split_last() else { unreachable!("there is a cotangent") };
-        let (mut a, mut b, mut room, isa) = (Copies::default(), Copies::default(), Room::default(), isa());
+        let (mut a, mut b, mut room) = (Copies::default(), Copies::default(), Room::default());
         let ((dims, rows), x) = (sizes(&inputs[0]), Values::new(&inputs[0], &mut a));
         let (weight, _) = self.0.parameters(isa, inputs, &mut room);
         let dy = Values::new(dy, &mut b);
@@ -303,6 +304,41 @@ mod tests {
 
     use super::super::tests::{each_level, numbers};
     use super::*;
+    use crate::fast::testing::{FLOATS, normal, same_bits};
+
+    /// Both norms of `x` and the norm of `x + y`, with that sum, at a level.
+    fn all(isa: Isa, x: &Array, y: &Array, weight: &Array) -> Vec<Array> {
+        let norm = |centered| Norm { eps: 1e-5, centered, weighted: true, biased: centered, isa };
+        let row = (x.shape(), x.dtype());
+        let mut all = apply(AddNorm(norm(false)), &[x, y, weight], &[row, row]).unwrap();
+        all.extend(norm(false).apply(x, Some(weight), None).unwrap());
+        all.extend(norm(true).apply(x, Some(weight), Some(weight)).unwrap());
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn a_row_has_the_same_bits_alone_and_in_company(
+            rows in 1_i32..=65, (blocks, rest) in (0_i32..30, 1_i32..16), row in any::<prop::sample::Index>(),
+            dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let width = 16 * blocks + rest;
+            let [x, y, weight] = [(&[rows, width][..], 1), (&[rows, width], 2), (&[width], 3)]
+                .map(|(shape, seed)| normal(shape, seed).as_dtype(dtype).unwrap());
+            let row = Array::from_slice(&[row.index(rows as usize) as i32], &[1]);
+            let only = |of: &Array| of.take_axis(&row, 0).unwrap();
+            for isa in Isa::available() {
+                let together = all(isa, &x, &y, &weight);
+                let alone = all(isa, &only(&x), &only(&y), &weight);
+                prop_assert_eq!(together.len(), 4);
+                for (alone, together) in alone.iter().zip(&together) {
+                    prop_assert!(same_bits(alone, &only(together)), "{} {:?} {} of {}", isa, dtype, row, rows);
+                }
+            }
+        }
+    }
 
     proptest! {
         #[test]
