@@ -206,7 +206,11 @@ fn sum_to(array: &Array, shape: &[i32]) -> Result<Array, Exception> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::fast::testing::{self, FLOATS, same_bits};
+    use crate::pages::Arena;
     use crate::quant::{self, Mode};
     use crate::{ops, random, transforms};
 
@@ -308,5 +312,106 @@ mod tests {
         assert_eq!(got.shape(), want.shape());
         let near = |(a, b): (&f32, f32)| assert!((a - b).abs() < 1e-2, "{a} is not {b}");
         floats(&got).iter().zip(floats(&want)).for_each(near);
+    }
+
+    fn schemes() -> Vec<Scheme> {
+        let affine = [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64].map(|group| (Mode::Affine, bits, group)));
+        let float = [(Mode::Mxfp4, 4, 32), (Mode::Mxfp8, 8, 32), (Mode::Nvfp4, 4, 16)];
+        affine.chain(float).map(|(mode, bits, group)| Scheme::new(mode, bits, group).unwrap()).collect()
+    }
+
+    /// Our operation at a level, from rows and from panels.
+    fn ours(isa: Isa, x: &Array, w: &Packed, scheme: Scheme, indices: &Array) -> [Array; 2] {
+        let batch = broadcast(&x.shape()[..x.ndim() - 2], indices.shape()).unwrap();
+        let shape = [&batch[..], &[1, w.weight.dim(1)]].concat();
+        let panels = Panels::arrange(w, scheme, &mut Arena::default()).unwrap().unwrap();
+        let rows: Vec<&Array> = [x, indices, &w.weight, &w.scales].into_iter().chain(&w.biases).collect();
+        let stored = [(Stored::Rows(scheme), rows), (Stored::Panels(panels.layout), vec![x, indices, &panels.lines])];
+        stored.map(|(stored, inputs)| {
+            apply_one(Gather { stored, transpose: true, isa }, &inputs, &shape, x.dtype()).unwrap()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn a_row_has_the_same_bits_alone_and_in_company(
+            scheme in prop::sample::select(schemes()), indices in prop::collection::vec(0_u32..5, 1..=65),
+            (n, groups) in (1_i32..40, 1_i32..5), row in any::<prop::sample::Index>(), dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let (rows, k) = (indices.len(), groups * scheme.group_size.max(32));
+            let w = quant::quantize(&normal(&[5, n, k], 1, dtype), scheme).unwrap();
+            let (x, indices) = (normal(&[rows as i32, 1, k], 2, dtype), Array::from_slice(&indices, &[rows as i32]));
+            let row = Array::from_slice(&[row.index(rows) as i32], &[1]);
+            let only = |of: &Array| of.take_axis(&row, 0).unwrap();
+            for isa in Isa::available() {
+                let together = ours(isa, &x, &w, scheme, &indices);
+                let alone = ours(isa, &only(&x), &w, scheme, &only(&indices));
+                prop_assert!(same_bits(&together[0], &together[1]), "{} {} {:?}, in panels", isa, scheme, dtype);
+                for (alone, together) in alone.iter().zip(&together) {
+                    prop_assert!(same_bits(alone, &only(together)), "{} {} {:?} row {} of {}", isa, scheme, dtype, row, rows);
+                }
+            }
+        }
+
+        #[test]
+        fn random_shapes_agree_with_dense_experts(
+            scheme in prop::sample::select(schemes()), (b, l, chosen) in (1_i32..3, 1_i32..40, 1_i32..5),
+            (experts, n, groups) in (1_u32..7, 1_i32..40, 1_i32..5), shared in 0..3_usize, seed: u32,
+            dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let k = groups * scheme.group_size.max(32);
+            let w = quant::quantize(&normal(&[experts as i32, n, k], 1, dtype), scheme).unwrap();
+            let choose = |i: i32| (seed ^ i as u32).wrapping_mul(0x9E37_79B9) % experts;
+            let indices: Vec<u32> = (0..b * l * chosen).map(choose).collect();
+            let indices = Array::from_slice(&indices, &[b, l, chosen]);
+            let x = normal([&[b, l, chosen, 1, k][..], &[b, l, 1, 1, k], &[1, k]][shared], 2, dtype);
+            let want = plain(&x, &w, scheme, &indices).unwrap();
+            // Activations are in fixed point, of 15 bits or 24.
+            let (rounding, step) = if dtype == Dtype::Float32 { (0.0, 4e-6) } else { (1.0 / 128.0, 1e-3) };
+            let least = 3.0 * step * (k as f32).sqrt();
+            for isa in Isa::available() {
+                for got in ours(isa, &x, &w, scheme, &indices) {
+                    prop_assert_eq!((got.shape(), got.dtype()), (want.shape(), dtype));
+                    for (got, want) in floats(&got).iter().zip(floats(&want)) {
+                        let near = (got - want).abs() <= least + rounding * want.abs();
+                        prop_assert!(near, "{} {} {:?}: {} is not {}", isa, scheme, dtype, got, want);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_from_rows_and_panels_are_what_steps_make() {
+        let indices = Array::from_slice(&[4_u32, 0, 1, 1, 3, 2], &[1, 3, 2]);
+        for scheme in schemes() {
+            let w = experts(scheme, Dtype::Float32);
+            let panels = Panels::arrange(&w, scheme, &mut Arena::default()).unwrap().unwrap();
+            for shape in [&[1, 3, 1, 1, 128][..], &[1, 3, 2, 1, 128], &[1, 128]] {
+                let x = [normal(shape, 2, Dtype::Float32)];
+                let dense = |x: &[Array]| plain(&x[0], &w, scheme, &indices);
+                testing::check(&x, |x| quant::gather_quantized_matmul(&x[0], &w, scheme, &indices, false), dense);
+                testing::check(&x, |x| panels.gather_matmul(&x[0], &indices, false), dense);
+            }
+        }
+    }
+
+    #[test]
+    fn no_rows_give_none() {
+        for scheme in schemes() {
+            let w = experts(scheme, Dtype::Float32);
+            for (x, chosen) in [(&[0, 1, 128][..], &[0][..]), (&[2, 0, 1, 1, 128], &[2, 0, 3]), (&[1, 128], &[0])] {
+                let x = ops::zeros::<f32>(x).unwrap();
+                let indices = ops::zeros_dtype(chosen, Dtype::Uint32).unwrap();
+                let want = plain(&x, &w, scheme, &indices).unwrap();
+                for isa in Isa::available() {
+                    for got in ours(isa, &x, &w, scheme, &indices) {
+                        assert!(same_bits(&got, &want), "{isa} {scheme} {chosen:?}");
+                    }
+                }
+            }
+        }
     }
 }
