@@ -110,8 +110,13 @@ pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<A
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check, check_narrow, normal};
+    use std::slice::from_ref;
+
+    use mlx_rs::{Dtype, ops};
+
+    use super::super::testing::{check, check_narrow, normal, same_outcome};
     use super::*;
+    use crate::quant::{self, Mode};
 
     type Attention = fn(&Array, &Array, &Array, f32) -> Result<Array, Exception>;
 
@@ -136,5 +141,64 @@ mod tests {
     fn narrow_types_are_rounded_once() {
         let shape: &[i32] = &[2, 4, 70, 16];
         check_narrow(&[shape, &[2, 2, 70, 16], &[2, 2, 70, 16]], |x| causal_attention(&x[0], &x[1], &x[2], 0.3));
+    }
+
+    fn inputs() -> [Array; 3] {
+        [normal(&[2, 4, 3, 32], 1), normal(&[2, 2, 9, 32], 2), normal(&[2, 2, 9, 64], 3)]
+    }
+
+    #[test]
+    fn gradients_under_masks_and_rules_are_what_steps_make() {
+        let causal = Causal { window: Some(5), chunk: Some(Chunk { size: 4, first: 2 }), padding: vec![0, 3] };
+        let mask = normal(&[2, 1, 3, 9], 4);
+        let bools = mask.gt(Array::from_f32(-0.5)).unwrap();
+        for sight in [Sight::All, Sight::Causal(Causal::default()), Sight::Causal(causal), Sight::Mask(&bools)] {
+            let how = super::Attention { scale: 0.2, sight, ..Default::default() };
+            check(
+                &inputs(),
+                |x| attend(&x[0], Stored::Plain(&x[1]), Stored::Plain(&x[2]), &how),
+                |x| plain::attend(&x[0], Stored::Plain(&x[1]), Stored::Plain(&x[2]), &how),
+            );
+        }
+        // What is added to the scores, and the sinks, have gradients too.
+        let all: Vec<Array> = inputs().into_iter().chain([mask, normal(&[4], 5)]).collect();
+        type Attend = fn(&Array, Stored<'_>, Stored<'_>, &super::Attention<'_>) -> Result<Array, Exception>;
+        for softcap in [None, Some(2.0)] {
+            let with = |f: Attend| {
+                move |x: &[Array]| {
+                    let (sight, sinks) = (Sight::Mask(&x[3]), Some(&x[4]));
+                    let how = super::Attention { scale: 0.2, softcap, sight, sinks };
+                    f(&x[0], Stored::Plain(&x[1]), Stored::Plain(&x[2]), &how)
+                }
+            };
+            check(&all, with(attend), with(plain::attend));
+        }
+    }
+
+    #[test]
+    fn gradients_of_queries_of_a_quantized_cache_are_what_steps_make() {
+        let [q, k, v] = inputs();
+        for mode in Mode::ALL {
+            let group = if mode == Mode::Nvfp4 { 16 } else { 32 };
+            let scheme = Scheme::new(mode, mode.default_scheme().bits, group).unwrap();
+            let [k, v] = [&k, &v].map(|x| quant::quantize(x, scheme).unwrap());
+            let [dense_k, dense_v] = [&k, &v].map(|x| quant::dequantize(x, scheme, Some(Dtype::Float32)).unwrap());
+            let how = super::Attention { scale: 0.2, sight: Sight::Causal(Causal::default()), ..Default::default() };
+            check(
+                from_ref(&q),
+                |x| attend(&x[0], Stored::Packed(&k, scheme), Stored::Packed(&v, scheme), &how),
+                |x| plain::attend(&x[0], Stored::Plain(&dense_k), Stored::Plain(&dense_v), &how),
+            );
+        }
+    }
+
+    #[test]
+    fn no_queries_and_no_keys_give_what_the_plain_version_gives() {
+        let how = super::Attention { scale: 0.2, ..Default::default() };
+        for [b, l, s] in [[0, 3, 5], [1, 0, 5], [1, 0, 0]] {
+            let [q, k] = [[b, 4, l, 8], [b, 2, s, 8]].map(|shape| ops::zeros::<f32>(&shape).unwrap());
+            let (k, v) = (Stored::Plain(&k), Stored::Plain(&k));
+            same_outcome(attend(&q, k, v, &how), plain::attend(&q, k, v, &how));
+        }
     }
 }

@@ -27,9 +27,10 @@ pub fn linear_biased(x: &Array, weight: &Array, bias: &Array) -> Result<Array, E
 
 #[cfg(test)]
 mod tests {
-    use mlx_rs::{Dtype, random};
+    use mlx_rs::{Dtype, ops, random};
+    use proptest::prelude::*;
 
-    use super::super::testing::check_narrow;
+    use super::super::testing::{check_narrow, floats, gradients, normal, same_outcome};
     use super::*;
 
     #[test]
@@ -47,6 +48,55 @@ mod tests {
             assert_eq!(got.dtype(), dtype);
             let near = if dtype == Dtype::Float32 { 1e-5 } else { 0.0 };
             assert!(got.all_close(&want, 0.0, near, None).unwrap(), "{dtype:?}");
+        }
+    }
+
+    /// The sum of all products.
+    fn along(x: &Array, direction: &Array) -> f32 {
+        floats(x).iter().zip(floats(direction)).map(|(x, d)| x * d).sum()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn narrow_gradients_are_those_of_mlx_and_what_steps_make(
+            (b, m, n, k) in (1_i32..3, 1_i32..50, 1_i32..60, 1_i32..200), lone in any::<bool>(),
+            dtype in prop::sample::select(vec![Dtype::Float16, Dtype::Bfloat16]),
+        ) {
+            let shape = if lone { vec![k] } else { vec![b, m, k] };
+            let narrow = |shape: &[i32], seed| normal(shape, seed).as_dtype(dtype).unwrap();
+            let inputs = [narrow(&shape, 1), narrow(&[n, k], 2)];
+            let wide = inputs.clone().map(|x| x.as_dtype(Dtype::Float32).unwrap());
+            let factors = narrow(linear(&inputs[0], &inputs[1]).unwrap().shape(), 3).as_dtype(Dtype::Float32).unwrap();
+            let loss = |y: Array| y.as_dtype(Dtype::Float32)?.multiply(&factors)?.sum(None);
+            let got = gradients(|x| loss(linear(&x[0], &x[1])?), &inputs);
+            let want = gradients(|x| loss(plain::linear(&x[0], &x[1])?), &wide);
+            let rounding = if dtype == Dtype::Float16 { 1.0 / 1024.0 } else { 1.0 / 128.0 };
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                prop_assert_eq!((got.shape(), got.dtype()), (want.shape(), dtype));
+                let most = floats(want).iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+                for (got, want) in floats(got).iter().zip(floats(want)) {
+                    prop_assert!((got - want).abs() <= rounding * (want.abs() + 0.1 * most), "{}: {} is not {}", i, got, want);
+                }
+                // The product is linear in each: a step may be as long as the input.
+                let direction = narrow(inputs[i].shape(), 4);
+                let mut moved = inputs.clone();
+                moved[i] = direction.clone();
+                let step = loss(linear(&moved[0], &moved[1]).unwrap()).unwrap().try_item_exact::<f32>().unwrap();
+                let length = along(got, got).sqrt();
+                prop_assert!((step - along(got, &direction)).abs() <= 4.0 * rounding * (length + 1.0), "{}", i);
+            }
+        }
+    }
+
+    #[test]
+    fn no_rows_and_no_columns_give_what_mlx_gives() {
+        for dtype in [Dtype::Float16, Dtype::Bfloat16, Dtype::Float32] {
+            for (x, w) in [([0, 3, 40], [7, 40]), ([2, 3, 0], [7, 0]), ([2, 3, 40], [0, 40])] {
+                let [x, w] = [&x[..], &w].map(|shape| ops::zeros_dtype(shape, dtype).unwrap());
+                same_outcome(linear(&x, &w), plain::linear(&x, &w));
+            }
         }
     }
 }

@@ -126,10 +126,12 @@ impl Operation for Rows {
 
 #[cfg(test)]
 mod tests {
-    use mlx_rs::random;
+    use mlx_rs::{ops, random};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fast::testing::{FLOATS, check, copied, layouts, normal, same_bits};
+    use crate::pages::Arena;
 
     fn schemes() -> impl Strategy<Value = Scheme> {
         let affine = (prop::sample::select(vec![2, 3, 4, 5, 6, 8]), prop::sample::select(vec![32, 64, 128]))
@@ -165,6 +167,97 @@ mod tests {
             }
             let got = quant::quantized_rows(&w, scheme, &ids).unwrap();
             prop_assert_eq!((got.shape(), got.dtype()), (want.shape(), want.dtype()));
+        }
+
+        #[test]
+        fn any_layout_gives_the_bits_of_a_contiguous_one(
+            scheme in schemes(), of_ids in layouts(2), of_parts in [layouts(2), layouts(2), layouts(2)],
+            dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let columns = 2 * scheme.group_size.max(32);
+            let ids = of_ids.of(&[3, 5], |room| {
+                ops::arange::<i32, i32>(0, room[0], None).unwrap().remainder(Array::from_int(7)).unwrap()
+            });
+            let numbers = |i: usize| of_parts[i].normal(&[7, columns / scheme.group_size], i as u64, dtype);
+            let words = |room: &[i32]| {
+                let words: Vec<u32> = (0..room[0]).map(|i| (i as u32).wrapping_mul(0x9E37_79B9)).collect();
+                Array::from_slice(&words, room)
+            };
+            let weight = of_parts[0].of(&[7, scheme.packed_words(columns)], words);
+            let w = match scheme.mode {
+                Mode::Affine => Packed { weight, scales: numbers(1), biases: Some(numbers(2)) },
+                _ => {
+                    let scales = of_parts[1].of(&[7, columns / scheme.group_size], |room| {
+                        let scales: Vec<u8> = (0..room[0]).map(|i| (i % 100) as u8).collect();
+                        Array::from_slice(&scales, room)
+                    });
+                    Packed { weight, scales, biases: None }
+                }
+            };
+            let plain = Packed {
+                weight: copied(&w.weight), scales: copied(&w.scales), biases: w.biases.as_ref().map(copied),
+            };
+            let got = quant::quantized_rows(&w, scheme, &ids).unwrap();
+            prop_assert!(same_bits(&got, &quant::quantized_rows(&plain, scheme, &copied(&ids)).unwrap()), "{}", scheme);
+        }
+    }
+
+    #[test]
+    fn gradients_of_scales_and_biases_are_what_steps_make() {
+        // Some rows are asked for twice, others not at all.
+        let ids = Array::from_slice(&[0, 5, -1, 5, 19, 2], &[2, 3]);
+        for bits in [2, 3, 4, 5, 6, 8] {
+            let scheme = Scheme::new(Mode::Affine, bits, 32).unwrap();
+            let w = quant::quantize(&normal(&[20, 64], 1), scheme).unwrap();
+            let with = |scales: &Array, biases: &Array| Packed {
+                weight: w.weight.clone(),
+                scales: scales.clone(),
+                biases: Some(biases.clone()),
+            };
+            let (scales, biases) = (w.scales.clone(), w.biases.clone().unwrap());
+            type Rows = fn(&Packed, Scheme, &Array) -> Result<Array, Exception>;
+            let both = |f: Rows| {
+                let ids = &ids;
+                move |p: &[Array]| f(&with(&p[0], &p[1]), scheme, ids)
+            };
+            let one = |f: Rows| {
+                let (ids, scales) = (&ids, &scales);
+                move |p: &[Array]| f(&with(scales, &p[0]), scheme, ids)
+            };
+            check(&[scales.clone(), biases.clone()], both(quant::quantized_rows), both(quant::mlx_quantized_rows));
+            check(&[biases], one(quant::quantized_rows), one(quant::mlx_quantized_rows));
+        }
+    }
+
+    #[test]
+    fn codes_and_panels_have_no_gradient() {
+        let scheme = Mode::Affine.default_scheme();
+        let w = quant::quantize(&normal(&[20, 64], 1), scheme).unwrap();
+        let panels = Panels::arrange(&w, scheme, &mut Arena::default()).unwrap().unwrap();
+        let ids = Array::from_slice(&[1, 2], &[2]);
+        let of_codes = |weight: &Array| {
+            quant::quantized_rows(&Packed { weight: weight.clone(), ..w.clone() }, scheme, &ids)?.sum(None)
+        };
+        let of_panels = |lines: &Array| Panels { lines: lines.clone(), ..panels.clone() }.rows(&ids)?.sum(None);
+        for failed in [transforms::grad(of_codes)(&w.weight), transforms::grad(of_panels)(&panels.lines)] {
+            assert!(failed.unwrap_err().to_string().contains("`QuantizedRows`"));
+        }
+    }
+
+    #[test]
+    fn no_numbers_give_no_rows() {
+        for scheme in Mode::ALL.map(Mode::default_scheme) {
+            let w = quant::quantize(&normal(&[20, 64], 1), scheme).unwrap();
+            let panels = Panels::arrange(&w, scheme, &mut Arena::default()).unwrap().unwrap();
+            for shape in [&[0][..], &[0, 3], &[2, 0]] {
+                let ids = ops::zeros_dtype(shape, Dtype::Int32).unwrap();
+                // As a dense table gives; MLX refuses to unpack nothing.
+                let want = [shape, &[64]].concat();
+                for rows in [quant::quantized_rows(&w, scheme, &ids).unwrap(), panels.rows(&ids).unwrap()] {
+                    rows.eval().unwrap();
+                    assert_eq!(rows.shape(), want, "{scheme}");
+                }
+            }
         }
     }
 

@@ -1,8 +1,11 @@
 //! The kernel against the plain version, at every level of the machine.
 
+use std::slice::from_ref;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::fast::testing;
 use crate::pages::Arena;
 use crate::transforms;
 
@@ -278,6 +281,48 @@ fn gradients_are_those_of_the_dense_product() {
     let want_biases: Vec<f32> = (0..12).map(|g| group(g, &|i| of_weights[i])).collect();
     near(&floats(&gradients[1]), &want_scales);
     near(&floats(&gradients[2]), &want_biases);
+}
+
+#[test]
+fn gradients_are_those_of_mlx_and_what_steps_make() {
+    for scheme in schemes() {
+        let w = packed(12, 128, scheme, Dtype::Float32);
+        let panels = Panels::arrange(&w, scheme, &mut Arena::default()).unwrap().unwrap();
+        for transpose in [true, false] {
+            let x = random(&[2, 3, if transpose { 128 } else { 12 }], 5, Dtype::Float32);
+            let mlx = |x: &[Array]| quant::mlx_quantized_matmul(&x[0], &w, scheme, transpose);
+            let ours = |x: &[Array]| quant::quantized_matmul(&x[0], &w, scheme, transpose);
+            testing::check(from_ref(&x), ours, mlx);
+            testing::check(from_ref(&x), |x| panels.matmul(&x[0], transpose), mlx);
+            let Some(biases) = w.biases.clone() else { continue };
+            let with = |p: &[Array]| Packed { scales: p[1].clone(), biases: Some(p[2].clone()), ..w.clone() };
+            testing::check(
+                &[x, w.scales.clone(), biases],
+                |x| quant::quantized_matmul(&x[0], &with(x), scheme, transpose),
+                |x| quant::mlx_quantized_matmul(&x[0], &with(x), scheme, transpose),
+            );
+        }
+    }
+}
+
+#[test]
+fn no_rows_give_none() {
+    for scheme in schemes() {
+        let w = packed(12, 128, scheme, Dtype::Float32);
+        let panels = Panels::arrange(&w, scheme, &mut Arena::default()).unwrap().unwrap();
+        for (shape, transpose) in [([0, 3, 128], true), ([2, 0, 128], true), ([0, 3, 12], false)] {
+            let x = ops::zeros::<f32>(&shape).unwrap();
+            let want = quant::mlx_quantized_matmul(&x, &w, scheme, transpose).unwrap();
+            for isa in Isa::available() {
+                assert!(testing::same_bits(&ours(isa, &x, &w, scheme, transpose), &want), "{isa} {scheme} {shape:?}");
+            }
+            assert!(testing::same_bits(&panels.matmul(&x, transpose).unwrap(), &want), "{scheme} {shape:?}");
+            if transpose {
+                let both = Panels::matmuls(&x, &[&panels, &panels]).unwrap();
+                assert!(both.iter().all(|got| testing::same_bits(got, &want)), "{scheme} {shape:?}");
+            }
+        }
+    }
 }
 
 fn any_scheme() -> impl Strategy<Value = Scheme> {

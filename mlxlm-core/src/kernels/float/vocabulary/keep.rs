@@ -246,6 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fast::testing::check as check_gradient;
 
     /// Log-probabilities, of which many are equal.
     fn rows() -> impl Strategy<Value = Vec<f32>> {
@@ -327,6 +328,25 @@ mod tests {
                 cut(isa, &[inf, 0.0, inf, 1.0], border(&[inf, 0.0, inf, 1.0]), &mut out);
                 assert_eq!(out, [inf, -inf, inf, -inf], "{what:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_stays_passes_its_gradient_on() {
+        // Entries lie far enough apart for a step to change nothing of what stays.
+        let place = |i: i32| f32::from((i * 37 % 100) as i8) * -0.25;
+        let x = Array::from_slice(&(0..300).map(|i| place(i % 100)).collect::<Vec<_>>(), &[3, 100]);
+        for what in [
+            Keep::Top(7),
+            Keep::Top(100),
+            Keep::Share(0.7),
+            Keep::Near { below: 1.1, at_least: 1 },
+            Keep::Near { below: 1.1, at_least: 20 },
+        ] {
+            let kept = keep(&x, what).unwrap().unwrap().exp().unwrap().gt(Array::from_f32(0.0)).unwrap();
+            let inputs = [x.clone()];
+            let fast = |x: &[Array]| keep(&x[0], what)?.unwrap().exp();
+            check_gradient(&inputs, fast, |x| x[0].exp()?.multiply(&kept));
         }
     }
 }
