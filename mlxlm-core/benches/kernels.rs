@@ -26,6 +26,7 @@ fn main() {
     quantized(&mut criterion);
     schemes(&mut criterion);
     dense(&mut criterion);
+    experts(&mut criterion);
     attention(&mut criterion);
     rows(&mut criterion);
     vocabulary(&mut criterion);
@@ -108,6 +109,20 @@ fn dense(criterion: &mut Criterion) {
     for m in [1, 16, 512] {
         let x = normal(&[m, HIDDEN]);
         bench(criterion, &format!("linear, {m} × 2048 × 8192"), weight.nbytes(), || fast::linear(&x, &weight));
+    }
+}
+
+/// Two of 8 experts of 1024 × 2048 for each token.
+fn experts(criterion: &mut Criterion) {
+    let weight = normal(&[8, 1024, HIDDEN]);
+    for m in [1, 64] {
+        let x = normal(&[m, 1, 1, HIDDEN]);
+        let choice: Vec<u32> = (0..m as u32).flat_map(|token| [token % 8, (3 * token + 5) % 8]).collect();
+        let indices = Array::from_slice(&choice, &[m, 2]);
+        let bytes = weight.nbytes() / 8 * if m == 1 { 2 } else { 8 };
+        bench(criterion, &format!("two of 8 experts, {m} × 2048 × 1024"), bytes, || {
+            fast::gather_linear(&x, &weight, &indices, false)
+        });
     }
 }
 

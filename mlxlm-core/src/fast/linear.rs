@@ -25,12 +25,30 @@ pub fn linear_biased(x: &Array, weight: &Array, bias: &Array) -> Result<Array, E
     plain::linear_biased(x, weight, bias)
 }
 
+/// `x[i] @ weight[indices[i]].T`: each row with the map that is chosen for it from a stack, whatever the order. On a Linux CPU a
+/// number that no map has gives a row of NaN, in the result and in the gradient of `x`; the gradient of `weight` passes it over.
+/// MLX's own operation has no 16-bit types on a CPU.
+///
+/// `sorted` tells MLX that the indices ascend.
+///
+/// # Shapes
+/// - `x`: `[…, 1, in]`, `weight`: `[E, out, in]`, `indices`: `[…]` of `u32`, result: `[…, 1, out]`; the axes before the last two of
+///   `x` are broadcast to those of `indices`, or the other way round
+///
+/// # Errors
+/// Those of MLX's `gather_mm`, of shapes and types that do not go together.
+#[track_caller]
+pub fn gather_linear(x: &Array, weight: &Array, indices: &Array, sorted: bool) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::dense::gather_linear(x, weight, indices));
+    plain::gather_linear(x, weight, indices, sorted)
+}
+
 #[cfg(test)]
 mod tests {
     use mlx_rs::{Dtype, ops, random};
     use proptest::prelude::*;
 
-    use super::super::testing::{check_narrow, floats, gradients, normal, same_outcome};
+    use super::super::testing::{check, check_narrow, floats, gradients, normal, same_outcome};
     use super::*;
 
     #[test]
@@ -98,5 +116,30 @@ mod tests {
                 same_outcome(linear(&x, &w), plain::linear(&x, &w));
             }
         }
+        }
+    }
+
+    #[test]
+    fn chosen_maps_are_rounded_once() {
+        let indices = Array::from_slice(&[2_u32, 0, 2, 1, 2], &[5]);
+        check_narrow(&[&[5, 1, 40], &[3, 7, 40]], |x| gather_linear(&x[0], &x[1], &indices, false));
+    }
+
+    #[test]
+    fn chosen_maps_agree_with_the_plain_version() {
+        let (x, weight) = (normal(&[2, 3, 1, 1, 40], 1), normal(&[3, 7, 40], 2));
+        let indices = Array::from_slice(&[2_u32, 0, 2, 1, 0, 2, 2, 1, 1, 0, 0, 2], &[2, 3, 2]);
+        let fast = |x: &[Array]| gather_linear(&x[0], &x[1], &indices, false);
+        check(&[x.clone(), weight.clone()], fast, |x| plain::gather_linear(&x[0], &x[1], &indices, false));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_an_error_of_mlx() {
+        let (x, weight) = (normal(&[2, 1, 40], 1), normal(&[3, 7, 41], 2));
+        let indices = Array::from_slice(&[2_u32, 0], &[2]);
+        let error = gather_linear(&x, &weight, &indices, false).unwrap_err().to_string();
+        assert!(error.contains("gather_mm"), "{error}");
+        let floats = indices.as_dtype(Dtype::Float32).unwrap();
+        assert!(gather_linear(&x, &normal(&[3, 7, 40], 2), &floats, false).is_err());
     }
 }

@@ -17,7 +17,7 @@ mod vocabulary;
 
 pub use activation::{geglu, geglu_approx, swiglu};
 pub use attention::{Attention, Causal, Chunk, Sight, Stored, attend, attends_by_rule, causal_attention};
-pub use linear::{linear, linear_biased};
+pub use linear::{gather_linear, linear, linear_biased};
 pub use loss::cross_entropy;
 pub use norm::{add_rms_norm, layer_norm, rms_norm};
 pub use rope::{rope, rope_dynamic};

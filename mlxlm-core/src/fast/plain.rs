@@ -22,6 +22,12 @@ pub fn linear_biased(x: &Array, weight: &Array, bias: &Array) -> Result<Array, E
     ops::addmm(bias, x, weight.t(), None, None)
 }
 
+/// See [`super::gather_linear`].
+#[track_caller]
+pub fn gather_linear(x: &Array, weight: &Array, indices: &Array, sorted: bool) -> Result<Array, Exception> {
+    ops::gather_mm(x, weight.swap_axes(-1, -2)?, None, indices, sorted)
+}
+
 /// See [`super::swiglu`].
 #[track_caller]
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array, Exception> {

@@ -1,6 +1,7 @@
 //! Between the floating-point types of arrays and the f32 that kernels compute in.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -46,6 +47,26 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// The values of a range.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(v) => Self::F32(&v[range]),
+            Self::F16(v) => Self::F16(&v[range]),
+            Self::Bf16(v) => Self::Bf16(&v[range]),
+        }
+    }
+
+    /// The rows of `len` values with these numbers, one after the other: in place if they lie so, else in `room`.
+    pub(crate) fn rows(&self, len: usize, numbers: &[usize], room: &'a mut Copies) -> Self {
+        let whole = numbers.len() * len == self.len() && numbers.iter().enumerate().all(|(i, &number)| i == number);
+        match self {
+            _ if whole => *self,
+            Self::F32(v) => Self::F32(gathered(v, len, numbers, &mut room.0)),
+            Self::F16(v) => Self::F16(gathered(v, len, numbers, &mut room.1)),
+            Self::Bf16(v) => Self::Bf16(gathered(v, len, numbers, &mut room.2)),
+        }
+    }
+
     /// Reads the values from `from` on.
     pub(crate) fn read(&self, isa: Isa, from: usize, out: &mut [f32]) {
         let to = from + out.len();
@@ -68,6 +89,15 @@ impl<'a> Values<'a> {
         self.read(isa, from, room);
         room
     }
+}
+
+fn gathered<'a, T: Copy>(values: &[T], len: usize, numbers: &[usize], room: &'a mut Vec<T>) -> &'a [T] {
+    room.clear();
+    room.reserve_exact(numbers.len() * len);
+    for number in numbers {
+        room.extend_from_slice(&values[number * len..][..len]);
+    }
+    room
 }
 
 /// A floating-point output that tasks fill in parts.

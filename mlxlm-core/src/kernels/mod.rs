@@ -18,6 +18,7 @@
 mod amx;
 mod attention;
 pub mod blas;
+mod chosen;
 mod convert;
 pub(crate) mod dense;
 mod exp;

@@ -1,7 +1,7 @@
 //! A weight matrix, or a stack of them, dense or packed: the one place that knows the difference.
 
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, Dtype};
 
 use crate::pages::Arena;
 use crate::quant::{self, Packed, Panels, Scheme};
@@ -48,7 +48,7 @@ impl Matrix {
     #[track_caller]
     pub fn project_chosen(&self, x: &Array, indices: &Array, sorted: bool) -> Result<Array, Exception> {
         match self {
-            Self::Dense(stack) => ops::gather_mm(x, stack.swap_axes(-1, -2)?, None, indices, sorted),
+            Self::Dense(stack) => fast::gather_linear(x, stack, indices, sorted),
             Self::Packed(packed, scheme) => quant::gather_quantized_matmul(x, packed, *scheme, indices, sorted),
             Self::Panels(panels) => panels.gather_matmul(x, indices, sorted),
         }

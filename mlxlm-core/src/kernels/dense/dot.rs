@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Sizes;
+use super::{FEW, Part, Product, Sizes};
 use crate::kernels::convert::Values;
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::{Isa, fetches_ahead};
@@ -31,21 +31,39 @@ struct Job {
 // SAFETY: operands are only read, and tasks write different columns of the result.
 unsafe impl Sync for Job {}
 
-/// `out = x @ w.T`.
-pub(super) fn multiply(x: &Values<'_>, w: &Values<'_>, sizes: Sizes, out: &mut [f32]) {
-    let Sizes { m, n, k } = sizes;
-    assert!(Isa::best() >= Isa::Avx512 && x.len() == m * k && w.len() == n * k && out.len() == m * n);
+/// Whether this way is made for the operands.
+pub(super) fn takes(how: Product, part: &Part<'_>) -> bool {
+    let wide = matches!(part.a, Values::F32(_));
+    part.rows.len() <= FEW && !how.transpose_a && how.transpose_b && how.isa >= Isa::Avx512 && !wide
+}
+
+/// `out = x @ w.T` for all parts in one job. Each part's rows of `n` results come behind those of the part before it.
+pub(super) fn multiply(parts: &[&Part<'_>], n: usize, out: &mut [f32]) {
     let bits = |values: &Values<'_>| match values {
         Values::F16(v) => v.as_ptr().cast(),
         Values::Bf16(v) => v.as_ptr().cast(),
-        Values::F32(_) => unreachable!("f32 matrices go to BLAS"),
+        Values::F32(_) => unreachable!("f32 matrices go to panels"),
     };
-    let half = matches!(x, Values::Bf16(_));
-    let job = Job { x: bits(x), w: bits(w), sizes, out: Shared(out.as_mut_ptr()), half };
-    let parts = if m * n * k < SERIAL { 1 } else { 4 * pool::threads() };
-    pool::parallel_ranges(n, ROWS, parts, |from, to| {
-        // SAFETY: the level and the sizes were checked.
-        unsafe { job.columns(from, to) };
+    let mut results = &mut *out;
+    let job = |part: &&Part<'_>| {
+        let (Part { a: x, b: w, .. }, sizes) = (part, part.sizes(n));
+        let Sizes { m, k, .. } = sizes;
+        assert!(Isa::best() >= Isa::Avx512 && x.len() == m * k && w.len() == n * k);
+        let own = results.split_off_mut(..m * n).expect("room for each part");
+        let half = matches!(x, Values::Bf16(_));
+        Job { x: bits(x), w: bits(w), sizes, out: Shared(own.as_mut_ptr()), half }
+    };
+    let jobs: Vec<Job> = parts.iter().map(job).collect();
+    let work: usize = jobs.iter().map(|job| job.sizes.m * n * job.sizes.k).sum();
+    // Steps of columns, of one job after the other.
+    let each = n.div_ceil(ROWS);
+    let parts = if work < SERIAL { 1 } else { 4 * pool::threads() };
+    pool::parallel_ranges(jobs.len() * each, 1, parts, |from, to| {
+        for (i, job) in jobs.iter().enumerate().take(to.div_ceil(each)).skip(from / each) {
+            let (from, to) = (from.saturating_sub(i * each), (to - i * each).min(each));
+            // SAFETY: the level and the sizes were checked.
+            unsafe { job.columns(from * ROWS, (to * ROWS).min(n)) };
+        }
     });
 }
 

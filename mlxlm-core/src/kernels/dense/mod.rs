@@ -1,4 +1,5 @@
-//! Products of bf16 and f16 matrices, which MLX does not give to BLAS. Sums are f32, results are rounded once.
+//! Products of bf16 and f16 matrices, which MLX does not give to BLAS, and of matrices that are chosen from a stack ([`gather`]),
+//! which MLX has in f32 only and reads anew for each row. Sums are f32, results are rounded once.
 //!
 //! Up to [`FEW`] rows against a matrix whose rows are read whole (every linear layer), AVX-512 streams the matrix once ([`dot`]);
 //! beyond, bf16 goes to the tiles of AMX ([`tiles`]); everything else widens panels into the f32 product of [`super::gemm`]. All are
@@ -6,6 +7,7 @@
 
 use std::cell::Cell;
 use std::ffi::CStr;
+use std::ops::Range;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -18,7 +20,10 @@ use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
 
 mod dot;
+mod gather;
 mod tiles;
+
+pub(crate) use gather::gather_linear;
 
 /// Rows up to which a row's result does not depend on how many there are: one and 64 others.
 const FEW: usize = 65;
@@ -75,31 +80,12 @@ impl Operation for Product {
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
         let (mut copy_a, mut copy_b) = (Copies::default(), Copies::default());
         let (a, b) = (Values::new(&inputs[0], &mut copy_a), Values::new(&inputs[1], &mut copy_b));
-        let last = |view: &View<'_>| view.shape.last().map_or(1, |&size| size as usize);
-        let (inner, n) =
-            (last(&inputs[0]), if self.transpose_b { inputs[1].shape[0] as usize } else { last(&inputs[1]) });
-        let Some(m) = outputs[0].len().checked_div(n) else { return };
-        let k = if self.transpose_a { a.len().checked_div(m).unwrap_or(0) } else { inner };
-        let sizes = Sizes { m, n, k };
-        let out = Results::new(&mut outputs[0]);
-        if let Some((a, b)) = tiles::takes(self.isa, m, &a, &b) {
-            return tiles::multiply(*self, a, b, sizes, &out);
+        let n = if self.transpose_b { inputs[1].shape.first() } else { inputs[1].shape.last() };
+        let n = n.map_or(1, |&size| size as usize);
+        if outputs[0].len() > 0 {
+            let rows = 0..outputs[0].len() / n;
+            self.multiply(&[Part { a, b, rows }], n, &Results::new(&mut outputs[0]), &|row| row);
         }
-        with_scratch(&RESULTS, m * n, |results| {
-            if m <= FEW && !self.transpose_a && self.transpose_b && self.isa >= Isa::Avx512 {
-                dot::multiply(&a, &b, sizes, results);
-            } else {
-                self.by_panels(&a, &b, sizes, results);
-            }
-            let results = Shared(results.as_mut_ptr());
-            pool::parallel_ranges(m * n, 64, (m * n).div_ceil(1 << 15), |from, to| {
-                // SAFETY: ranges are disjoint, and each is written by one task.
-                unsafe {
-                    let part = std::slice::from_raw_parts_mut(results.get().add(from), to - from);
-                    out.write(self.isa, from, part);
-                }
-            });
-        });
     }
 
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
@@ -117,6 +103,25 @@ impl Operation for Product {
     }
 }
 
+/// Operands of one product among several. Its rows have numbers of their own among those of all.
+#[derive(Debug)]
+struct Part<'a> {
+    a: Values<'a>,
+    b: Values<'a>,
+    rows: Range<usize>,
+}
+
+impl Part<'_> {
+    /// The sizes, with `n` columns.
+    fn sizes(&self, n: usize) -> Sizes {
+        let m = self.rows.len();
+        Sizes { m, n, k: self.a.len().checked_div(m).unwrap_or(0) }
+    }
+}
+
+/// Which row of the result a row is.
+type Place<'a> = &'a (dyn Fn(usize) -> usize + Sync);
+
 /// `C` is `m` × `n`, sums run over `k`.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
@@ -126,6 +131,46 @@ struct Sizes {
 }
 
 impl Product {
+    /// `out[place(row)] = (op(A) @ op(B))[row]` for each part and each of its rows. All products have `n` columns.
+    fn multiply(self, parts: &[Part<'_>], n: usize, out: &Results, place: Place<'_>) {
+        let (few, many): (Vec<_>, Vec<_>) = parts.iter().partition(|part| dot::takes(self, part));
+        for part in many {
+            let place = |row| place(part.rows.start + row);
+            if let Some(operands) = tiles::takes(self.isa, part) {
+                tiles::multiply(self, operands, part.sizes(n), out, &place);
+                continue;
+            }
+            with_scratch(&RESULTS, part.rows.len() * n, |results| {
+                self.by_panels(&part.a, &part.b, part.sizes(n), results);
+                self.write(results, n, out, &place);
+            });
+        }
+        let rows: Vec<usize> = few.iter().flat_map(|part| part.rows.clone()).collect();
+        with_scratch(&RESULTS, rows.len() * n, |results| {
+            dot::multiply(&few, n, results);
+            self.write(results, n, out, &|row| place(rows[row]));
+        });
+    }
+
+    /// Writes rows of `n` results to their places, each of which one row has.
+    fn write(self, results: &mut [f32], n: usize, out: &Results, place: Place<'_>) {
+        let len = results.len();
+        let results = Shared(results.as_mut_ptr());
+        pool::parallel_ranges(len, 64, len.div_ceil(1 << 15), |from, to| {
+            let mut at = from;
+            while at < to {
+                let (row, column) = (at / n, at % n);
+                let end = to.min((row + 1) * n);
+                // SAFETY: ranges are disjoint, and each is written by one task.
+                unsafe {
+                    let part = std::slice::from_raw_parts_mut(results.get().add(at), end - at);
+                    out.write(self.isa, place(row) * n + column, part);
+                }
+                at = end;
+            }
+        });
+    }
+
     fn by_panels(&self, a: &Values<'_>, b: &Values<'_>, Sizes { m, n, k }: Sizes, out: &mut [f32]) {
         assert!(a.len() == m * k && b.len() == k * n && out.len() == m * n);
         let (isa, kernels) = (self.isa, Kernels::of(self.isa));
@@ -140,6 +185,11 @@ impl Product {
                     values.read(isa, from, &mut packed[..lanes]);
                     packed[lanes..].fill(0.0);
                 }
+                return;
+            }
+            if let Values::F32(values) = values {
+                // SAFETY: the block lies inside the matrix.
+                unsafe { (kernels.pack_rows)(values[lane * ld + k..].as_ptr(), ld, lanes, width, kc, dst) };
                 return;
             }
             with_scratch(&WIDE, lanes * kc, |rows| {

@@ -11,17 +11,17 @@ fn noise(seed: u64, i: usize) -> f32 {
     ((x >> 40) as f32) / 8_388_608.0 - 1.0
 }
 
-fn random(shape: &[i32], seed: u64, dtype: Dtype) -> Array {
+pub(super) fn random(shape: &[i32], seed: u64, dtype: Dtype) -> Array {
     let len: i32 = shape.iter().product();
     let values: Vec<f32> = (0..len as usize).map(|i| noise(seed, i)).collect();
     Array::from_slice(&values, shape).as_dtype(dtype).unwrap()
 }
 
-fn wide(a: &Array) -> Array {
+pub(super) fn wide(a: &Array) -> Array {
     a.as_dtype(Dtype::Float32).unwrap()
 }
 
-fn floats(a: &Array) -> Vec<f32> {
+pub(super) fn floats(a: &Array) -> Vec<f32> {
     let a = wide(a).contiguous().unwrap();
     if a.size() == 0 { Vec::new() } else { a.to_vec_exact::<f32>().unwrap() }
 }

@@ -4,22 +4,22 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{FEW, Product, Sizes};
+use super::{FEW, Part, Place, Product, Sizes};
 use crate::kernels::convert::{Results, Values};
 use crate::kernels::gemm::avx512::transposed;
 use crate::kernels::gemm::halves::{self, Halves, SIDE, STEP, TILE};
 use crate::kernels::isa::Isa;
 
 /// The operands, if this way is made for them.
-pub(super) fn takes<'a>(isa: Isa, m: usize, a: &Values<'a>, b: &Values<'a>) -> Option<(&'a [bf16], &'a [bf16])> {
-    match (a, b) {
-        (Values::Bf16(a), Values::Bf16(b)) if isa == Isa::Amx && m > FEW && !a.is_empty() => Some((a, b)),
+pub(super) fn takes<'a>(isa: Isa, part: &Part<'a>) -> Option<(&'a [bf16], &'a [bf16])> {
+    match (part.a, part.b) {
+        (Values::Bf16(a), Values::Bf16(b)) if isa == Isa::Amx && part.rows.len() > FEW && !a.is_empty() => Some((a, b)),
         _ => None,
     }
 }
 
 /// The product of matrices that [`takes`] gave.
-pub(super) fn multiply(how: Product, a: &[bf16], b: &[bf16], sizes: Sizes, out: &Results) {
+pub(super) fn multiply(how: Product, (a, b): (&[bf16], &[bf16]), sizes: Sizes, out: &Results, place: Place<'_>) {
     let Sizes { m, n, k } = sizes;
     assert!(a.len() == m * k && b.len() == k * n && Isa::best() == Isa::Amx);
     let pack_a = |row: usize, tiles: &mut [bf16]| match how.transpose_a {
@@ -55,7 +55,7 @@ pub(super) fn multiply(how: Product, a: &[bf16], b: &[bf16], sizes: Sizes, out: 
     };
     let write = |row: usize, column: usize, sums: &mut [f32]| {
         // SAFETY: each row's part of some columns is written once.
-        unsafe { out.write(how.isa, row * n + column, sums) };
+        unsafe { out.write(how.isa, place(row) * n + column, sums) };
     };
     // SAFETY: the level was checked.
     unsafe { halves::multiply(&Halves { m, n, k, pack_a: &pack_a, pack_b: &pack_b, write: &write }) };

@@ -1,17 +1,16 @@
 //! Products whose quantized matrix is chosen for each row from a stack: mixtures of experts.
-//!
-//! Rows are sorted by expert here, whatever their order, so that each chosen matrix is read once.
 
 use std::cell::Cell;
 use std::ffi::CStr;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 
 use super::fixed::Segment;
 use super::matrix::{Stack, Stored};
 use super::weights::Storage;
 use super::{ACTIVATIONS, RESULTS, by_blocks, fits, products};
+use crate::kernels::chosen::{self, Chosen, sum_to};
 use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
@@ -53,40 +52,10 @@ pub(crate) fn gather_panels_matmul(x: &Array, w: &Panels, indices: &Array) -> Re
 
 /// The products of `inputs[0]` with matrices that `inputs[1]` chooses from the stack in the others, if these fit.
 fn gather(inputs: &[&Array], stored: Stored, rows: i32) -> Result<Option<Array>, Exception> {
-    let (x, indices) = (inputs[0], inputs[1]);
-    if !on_cpu() || x.ndim() < 2 || x.dim(-2) != 1 || indices.dtype() != Dtype::Uint32 {
-        return Ok(None);
-    }
-    let Some(batch) = broadcast(&x.shape()[..x.ndim() - 2], indices.shape()) else { return Ok(None) };
+    let x = inputs[0];
+    let Some(shape) = chosen::shape(x, inputs[1], rows).filter(|_| on_cpu()) else { return Ok(None) };
     let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
-    let shape = [&batch[..], &[1, rows]].concat();
     apply_one(Gather { stored, transpose: true, isa }, inputs, &shape, x.dtype()).map(Some)
-}
-
-/// The shape that both are broadcast to.
-fn broadcast(a: &[i32], b: &[i32]) -> Option<Vec<i32>> {
-    let len = a.len().max(b.len());
-    let size = |shape: &[i32], axis: usize| (axis + shape.len()).checked_sub(len).map_or(1, |i| shape[i]);
-    (0..len)
-        .map(|axis| match (size(a, axis), size(b, axis)) {
-            (a, b) if a == b || b == 1 => Some(a),
-            (1, b) => Some(b),
-            _ => None,
-        })
-        .collect()
-}
-
-/// For each element of `to` in row-major order, the number of the element of `from` that is broadcast to it.
-fn sources(from: &[i32], to: &[i32]) -> Vec<usize> {
-    let mut all = vec![0];
-    let mut stride: usize = from.iter().map(|&size| size as usize).product();
-    for (axis, &size) in to.iter().enumerate() {
-        let own = (axis + from.len()).checked_sub(to.len()).map_or(1, |i| from[i] as usize);
-        stride /= if axis + from.len() >= to.len() { own.max(1) } else { 1 };
-        let step = if own == 1 { 0 } else { stride };
-        all = all.iter().flat_map(|at| (0..size as usize).map(move |i| at + i * step)).collect();
-    }
-    all
 }
 
 #[derive(Debug)]
@@ -106,21 +75,17 @@ impl Operation for Gather {
         let mut storage = Storage::default();
         let stack = self.stored.stack(&inputs[2..], &mut storage);
         let (k, n) = if self.transpose { (stack.columns(), stack.rows) } else { (stack.rows, stack.columns()) };
-        let batch = &out.shape[..out.shape.len() - 2];
-        let mut copy = Vec::new();
-        let indices = inputs[1].contiguous::<u32>(&mut copy);
-        let expert_of: Vec<usize> = sources(inputs[1].shape, batch).iter().map(|&i| indices[i] as usize).collect();
-        let row_of = sources(&x.shape[..x.shape.len() - 2], batch);
-        let mut order: Vec<usize> = (0..expert_of.len()).collect();
-        order.sort_by_key(|&i| expert_of[i]);
+        let chosen = Chosen::new(&inputs[1], &out.shape[..out.shape.len() - 2]);
+        let sources = chosen.sources(x);
         if self.transpose && k > 0 {
-            return self.products(x, &stack, &expert_of, &row_of, &order, out);
+            return self.products(x, &stack, &chosen, &sources, out);
         }
         with_scratch(&ACTIVATIONS, x.len(), |activations| {
             convert::read(self.isa, x, activations);
-            with_scratch(&RESULTS, order.len() * n, |results| {
-                for rows in order.chunk_by(|&a, &b| expert_of[a] == expert_of[b]) {
-                    let Some(w) = stack.expert(expert_of[rows[0]]) else {
+            with_scratch(&RESULTS, sources.len() * n, |results| {
+                for (expert, places) in chosen.runs() {
+                    let rows = &chosen.order()[places.clone()];
+                    let Some(w) = stack.expert(expert) else {
                         // No such expert: not a number, rather than what lies behind the stack.
                         for &row in rows {
                             results[row * n..][..n].fill(f32::NAN);
@@ -128,8 +93,8 @@ impl Operation for Gather {
                         continue;
                     };
                     with_scratch(&ROWS, rows.len() * k, |gathered| {
-                        for (to, &row) in gathered.chunks_exact_mut(k).zip(rows) {
-                            to.copy_from_slice(&activations[row_of[row] * k..][..k]);
+                        for (to, &source) in gathered.chunks_exact_mut(k).zip(&sources[places]) {
+                            to.copy_from_slice(&activations[source * k..][..k]);
                         }
                         with_scratch(&PRODUCTS, rows.len() * n, |products| {
                             by_blocks(self.isa, gathered, rows.len(), &w, self.transpose, products);
@@ -159,53 +124,30 @@ impl Operation for Gather {
 }
 
 impl Gather {
-    /// All experts' products in one job. `expert_of` and `row_of` tell the expert and the row of `x` of each row of the result, and
-    /// `order` lists those by expert.
-    fn products(
-        &self,
-        x: &View<'_>,
-        stack: &Stack<'_>,
-        expert_of: &[usize],
-        row_of: &[usize],
-        order: &[usize],
-        out: &mut ViewMut<'_>,
-    ) {
+    /// All experts' products in one job, of the rows of `x` that `sources` tells.
+    fn products(&self, x: &View<'_>, stack: &Stack<'_>, chosen: &Chosen<'_>, sources: &[usize], out: &mut ViewMut<'_>) {
         let each = stack.rows;
         let mut copies = Copies::default();
         let (values, results) = (Values::new(x, &mut copies), Results::new(out));
         let mut segments = Vec::new();
-        let mut begin = 0;
-        for rows in order.chunk_by(|&a, &b| expert_of[a] == expert_of[b]) {
-            if let Some(w) = stack.expert(expert_of[rows[0]]) {
-                segments.push(Segment { rows: begin..begin + rows.len(), w, out: results });
+        for (expert, rows) in chosen.runs() {
+            if let Some(w) = stack.expert(expert) {
+                segments.push(Segment { rows, w, out: results });
             } else {
                 // No such expert: not a number, rather than what lies behind the stack.
-                for &row in rows {
+                for &row in &chosen.order()[rows] {
                     // SAFETY: no task is running.
                     unsafe { results.write(self.isa, row * each, &mut vec![f32::NAN; each]) };
                 }
             }
-            begin += rows.len();
         }
-        products(self.isa, &values, &|i| row_of[order[i]], segments, &|i| order[i]);
+        products(self.isa, &values, &|i| sources[i], segments, &|i| chosen.order()[i]);
     }
-}
-
-/// Sums over the axes along which an array of `shape` was broadcast.
-fn sum_to(array: &Array, shape: &[i32]) -> Result<Array, Exception> {
-    let extra = array.ndim() - shape.len();
-    let axes: Vec<i32> = (0..array.ndim())
-        .filter(|&axis| axis < extra || (shape[axis - extra] == 1 && array.shape()[axis] != 1))
-        .map(|axis| axis as i32)
-        .collect();
-    if axes.is_empty() {
-        return Ok(array.clone());
-    }
-    array.sum_axes(&axes, true)?.reshape(shape)
 }
 
 #[cfg(test)]
 mod tests {
+    use mlx_rs::Dtype;
     use proptest::prelude::*;
 
     use super::*;
