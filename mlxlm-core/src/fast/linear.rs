@@ -116,7 +116,6 @@ mod tests {
                 same_outcome(linear(&x, &w), plain::linear(&x, &w));
             }
         }
-        }
     }
 
     #[test]
