@@ -119,6 +119,10 @@ pub fn top_k(x: &Array, count: usize) -> Result<Array, Exception> {
 /// See [`super::top_p`].
 #[track_caller]
 pub fn top_p(x: &Array, share: f64) -> Result<Array, Exception> {
+    // MLX's cumulative sum of nothing ends the process.
+    if x.size() == 0 {
+        return Ok(x.clone());
+    }
     let sorted = ops::sort_axis(x, -1)?;
     let probs = sorted.as_dtype(Dtype::Float32)?.exp()?;
     let mass_above = probs.cumsum(-1, true, false)?;

@@ -210,5 +210,6 @@ mod tests {
             let key = random::key(1).unwrap();
             same_outcome(categorical(&x, 1.0, &key), plain::categorical(&x, 1.0, &key));
         }
+        assert_eq!(top_p(&ops::zeros::<f32>(&[2, 0]).unwrap(), 0.7).unwrap().shape(), [2, 0]);
     }
 }
