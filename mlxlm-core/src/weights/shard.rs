@@ -60,8 +60,10 @@ impl SafetensorsFile {
         self.header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
-    /// A tensor as an array over the mapped file. Take each once, and clone the array: an operation may write its result where an
-    /// array lay that nobody has any more, and another one over the same bytes would show that. 8-bit floats come as their bytes (`u8`), as MLX has no type for them.
+    /// A tensor as an array over the mapped file. 8-bit floats come as their bytes (`u8`), as MLX has no type for them.
+    ///
+    /// Take each once, and clone the array: an operation may write its result where an array lay that nobody has any more, and
+    /// another one over the same bytes would show that.
     pub fn array(&self, name: &str) -> Result<Array> {
         let info = self.header.info(name).ok_or_else(|| WeightsError::Damaged {
             path: self.path.clone(),
