@@ -57,14 +57,11 @@ pub struct Seen {
 /// # Shapes
 /// - `q`: `[B, H, L, d]`, `k`: `[B, K, L, d]`, `v`: `[B, K, L, e]`, result: `[B, H, L, e]`
 pub fn attend_uncached(q: &Array, k: &Array, v: &Array, how: &Attend, masks: &Masks) -> Result<Array> {
-    if let Attend { scale, softcap: None, sinks: None, window: None, chunk: None } = how {
-        return Ok(fast::causal_attention(q, k, v, *scale)?);
-    }
     how.check()?;
     let kv = Buffer::new(k, v, None)?;
     let chunk = how.chunk.map(|size| Chunk { size, first: 0 });
-    let rule = Causal { window: how.window, chunk, padding: Vec::new() };
-    let spec = Spec { len: kv.len(), before: 0, rule, ring: None };
+    let rule = Causal { window: how.window, chunk, ..Causal::default() };
+    let spec = Spec { len: kv.len(), before: 0, rule };
     Reach { kv, spec }.attend(q, how, masks)
 }
 
@@ -82,9 +79,8 @@ impl Reach {
             let expected = "[B, H, L, d]".into();
             return Err(Error::Shape { what: "queries", expected, got: q.shape().to_vec() });
         }
-        if !self.spec.hides() || self.spec.ring.is_none() && fast::attends_by_rule() {
-            let alone = self.spec.len == 1 && !self.spec.hides();
-            return self.by_sight(q, how, if alone { Sight::All } else { Sight::Causal(self.spec.rule.clone()) });
+        if fast::attends_by_rule() {
+            return self.by_sight(q, how, Sight::Causal(self.spec.rule.clone()));
         }
         let seen = self.cut()?;
         match masks.mask(&seen.spec)? {
@@ -101,7 +97,7 @@ impl Reach {
 
     /// The same without the first keys that no query's window reaches.
     pub(crate) fn cut(&self) -> Result<Self> {
-        let first = match (self.spec.rule.window, &self.spec.ring) {
+        let first = match (self.spec.rule.window, self.spec.rule.ring) {
             (Some(window), None) => (self.spec.before - (window - 1)).max(0),
             _ => 0,
         };

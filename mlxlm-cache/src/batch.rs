@@ -36,8 +36,8 @@ impl BatchKvCache {
         let (len, idx) = (new.len(), self.idx);
         let buffer = buffer::append(&mut self.buffer, idx, &new)?;
         self.idx = idx + len;
-        let rule = Causal { window: how.window, chunk: None, padding: self.left_padding.clone() };
-        Ok(Reach { kv: buffer.view(0, self.idx)?, spec: Spec { len, before: idx, rule, ring: None } })
+        let rule = Causal { window: how.window, padding: self.left_padding.clone(), ..Causal::default() };
+        Ok(Reach { kv: buffer.view(0, self.idx)?, spec: Spec { len, before: idx, rule } })
     }
 
     /// The position of each row's next token.

@@ -5,13 +5,13 @@
 //! single ones that went round, where the reference's mask is off by the columns that it brings into order.
 
 use mlxlm_core::Array;
-use mlxlm_core::fast::Causal;
+use mlxlm_core::fast::{Causal, Ring};
 use mlxlm_core::quant::Scheme;
 
 use crate::attend::Reach;
 use crate::batch::{check_rows, join_rows};
 use crate::buffer::{Buffer, STEP};
-use crate::mask::{Ring, Spec};
+use crate::mask::Spec;
 use crate::rotating::RotatingKvCache;
 use crate::{Attend, Error, Result};
 
@@ -71,14 +71,11 @@ impl BatchRotatingKvCache {
     fn spec(&self, len: i32, window: Option<i32>) -> Spec {
         let before = self.seen.min(self.max_size - 1);
         let window = Some(window.map_or(self.max_size, |window| window.min(self.max_size)));
-        // What the update is going to drop in front. Several tokens are laid behind all columns, brought into order.
-        let columns = if self.rotated && len > 1 { self.max_size } else { self.idx };
-        let dropped = (columns - self.max_size + i32::from(len > 1)).max(0);
         let wraps = len == 1 && (self.rotated || self.idx >= self.max_size);
         let newest = if self.idx >= self.max_size { 0 } else { self.idx };
-        let padding = self.left_padding.iter().map(|n| n.saturating_sub(dropped + i32::from(wraps))).collect();
-        let rule = Causal { window, chunk: None, padding };
-        Spec { len, before, rule, ring: wraps.then_some(Ring { keep: 0, newest }) }
+        let padding = self.offsets.iter().map(|&offset| before.saturating_sub(offset)).collect();
+        let ring = wraps.then_some(Ring { keep: 0, newest });
+        Spec { len, before, rule: Causal { window, padding, ring, ..Causal::default() } }
     }
 
     fn update_concat(&mut self, new: Buffer) -> Result<Buffer> {

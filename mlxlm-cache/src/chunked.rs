@@ -41,8 +41,9 @@ impl ChunkedKvCache {
         self.offset = after;
         // The first query sees no further back than its own chunk begins.
         let first = (offset - offset % self.chunk_size).max(self.start);
-        let rule = Causal { chunk: Some(Chunk { size: self.chunk_size, first }), ..Causal::default() };
-        let spec = Spec { len, before: offset - first, rule, ring: None };
+        let chunk = Some(Chunk { size: self.chunk_size, first });
+        let rule = Causal { chunk, padding: vec![-first; buffer.batch() as usize], ..Causal::default() };
+        let spec = Spec { len, before: offset - first, rule };
         Ok(Reach { kv: buffer.view(first - self.start, after - self.start)?, spec })
     }
 

@@ -28,7 +28,7 @@ impl KvCache {
         let buffer = buffer::append(&mut self.buffer, offset, &new)?;
         self.offset = offset + len;
         let rule = Causal { window: how.window, ..Causal::default() };
-        Ok(Reach { kv: buffer.view(0, self.offset)?, spec: Spec { len, before: offset, rule, ring: None } })
+        Ok(Reach { kv: buffer.view(0, self.offset)?, spec: Spec { len, before: offset, rule } })
     }
 
     /// The keys and values held.

@@ -6,12 +6,12 @@
 //! size, and the ring's mask knows of `keep`.
 
 use mlxlm_core::Array;
-use mlxlm_core::fast::Causal;
+use mlxlm_core::fast::{Causal, Ring};
 use mlxlm_core::quant::Scheme;
 
 use crate::attend::Reach;
 use crate::buffer::{Buffer, STEP};
-use crate::mask::{Ring, Spec};
+use crate::mask::Spec;
 use crate::{Attend, Error, Result};
 
 /// A window of the keys and values of a sequence, or of several of the same length.
@@ -42,21 +42,23 @@ impl RotatingKvCache {
         }
         let added = new.len();
         let offset = self.offset.checked_add(added).ok_or(Error::TooLong { held: self.offset, added })?;
-        let spec = self.spec(added, how.window);
+        let spec = self.spec(&new, how.window);
         let buffer = if added == 1 { self.update_in_place(&new)? } else { self.update_concat(new)? };
         let kv = buffer.view(0, buffer.len().min(offset))?;
         (self.buffer, self.offset) = (Some(buffer), offset);
         Ok(Reach { kv, spec })
     }
 
-    /// The rule for `len` tokens that are about to be added.
-    fn spec(&self, len: i32, window: Option<i32>) -> Spec {
+    /// The rule for tokens that are about to be added.
+    fn spec(&self, new: &Buffer, window: Option<i32>) -> Spec {
+        let len = new.len();
         let before = self.offset.min(self.max_size - 1);
         let window = Some(window.map_or(self.max_size, |window| window.min(self.max_size)));
         let wrapped = len == 1 && self.offset >= self.max_size;
         let newest = if self.idx >= self.max_size { self.keep } else { self.idx };
         let ring = wrapped.then_some(Ring { keep: self.keep, newest });
-        Spec { len, before, rule: Causal { window, ..Causal::default() }, ring }
+        let padding = vec![before - self.offset; new.batch() as usize];
+        Spec { len, before, rule: Causal { window, padding, ring, ..Causal::default() } }
     }
 
     fn update_concat(&mut self, new: Buffer) -> Result<Buffer> {

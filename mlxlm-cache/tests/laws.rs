@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{HEADS, Sequence, WIDE, assert_close, feed, one, steps};
+use common::{HEADS, Sequence, WIDE, assert_close, assert_same, feed, one, steps};
 use mlxlm_cache::{Attend, CacheKind, Caches, LayerCache, Mask, Masks, attend_uncached};
 use mlxlm_core::quant::{Mode, Scheme, dequantize, quantize};
 use mlxlm_core::{Array, Dtype, ops};
@@ -89,6 +89,28 @@ proptest! {
         let mut chunked = layer(&CacheKind::Chunked { chunk_size: chunk as i32 });
         let got = feed(&mut chunked, &s, 0, &steps(tokens, &sizes), &how());
         assert_close(&got, &s.plainly(&how(), |i, j| j <= i && i / chunk == j / chunk), EPS);
+    }
+
+    /// A token has the same answer alone and as one of up to 65, wherever its keys lie.
+    #[test]
+    fn steps_of_any_size_are_the_same(
+        sizes in prop::collection::vec(prop_oneof![4 => 1..9_usize, 1 => 10..65_usize], 1..5), tokens in 1..200_usize,
+        (room, window) in (1..80_i32, prop::option::of(1..90_i32)), which in 0..3_usize, bits in prop::option::of(Just(8)), seed: u64,
+    ) {
+        let s = Sequence::new(WIDE, tokens, seed);
+        let kind = [
+            CacheKind::Kv,
+            CacheKind::Rotating { max_size: room, keep: 0 },
+            CacheKind::Chunked { chunk_size: room },
+        ][which].clone();
+        let fed = |sizes: &[usize]| {
+            let mut caches = one(kind.clone());
+            if let Some(bits) = bits {
+                caches.quantize(32, bits, 0).unwrap();
+            }
+            feed(&mut caches.layers_mut()[0], &s, 0, &steps(tokens, sizes), &Attend { window, ..how() })
+        };
+        assert_same(&fed(&sizes), &fed(&[1]));
     }
 
     /// Taking tokens back and reading them again is not having taken them back.

@@ -4,6 +4,7 @@
 
 use mlxlm_cache::{Attend, CacheKind, Caches, LayerCache, Masks};
 use mlxlm_core::Array;
+use mlxlm_core::fast;
 use mlxlm_core::ops::indexing::TryIndexOp;
 
 /// Query heads, kv-heads, head dimension.
@@ -131,6 +132,17 @@ pub(crate) fn assert_close(got: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f
         for (a, b) in got.iter().zip(expected) {
             assert!((a - b).abs() <= tolerance, "token {token}: {a} against {b}, from {got:?} against {expected:?}");
         }
+    }
+}
+
+/// Holds what was computed in one way against another. Where there are kernels, these are the same bits.
+#[track_caller]
+pub(crate) fn assert_same(got: &[Vec<f32>], expected: &[Vec<f32>]) {
+    if fast::attends_by_rule() {
+        let bits = |rows: &[Vec<f32>]| rows.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(got), bits(expected), "{got:?} against {expected:?}");
+    } else {
+        assert_close(got, expected, 2e-5);
     }
 }
 

@@ -40,7 +40,7 @@ mod tests {
     use mlx_rs::{Dtype, ops};
     use proptest::prelude::*;
 
-    use super::super::testing::{FLOATS, check, check_narrow, copied, layouts, normal, same_bits, same_outcome};
+    use super::super::testing::{FLOATS, check, check_narrow, close, copied, layouts, normal, same_bits, same_outcome};
     use super::*;
 
     type Gated = fn(&Array, &Array) -> Result<Array, Exception>;
@@ -52,6 +52,18 @@ mod tests {
         let inputs = [normal(&[3, 37], 1), normal(&[3, 37], 2)];
         for (fast, plain) in PAIRS {
             check(&inputs, |x| fast(&x[0], &x[1]), |x| plain(&x[0], &x[1]));
+        }
+    }
+
+    #[test]
+    fn types_that_differ_are_computed_in_f32() {
+        for (a, b) in [(Dtype::Bfloat16, Dtype::Float32), (Dtype::Float16, Dtype::Bfloat16)] {
+            let inputs = [normal(&[3, 37], 1).as_dtype(a).unwrap(), normal(&[3, 37], 2).as_dtype(b).unwrap()];
+            let wide = inputs.each_ref().map(|x| x.as_dtype(Dtype::Float32).unwrap());
+            for (fast, plain) in PAIRS {
+                close(&fast(&inputs[0], &inputs[1]).unwrap(), &plain(&wide[0], &wide[1]).unwrap(), "value");
+                assert_eq!(plain(&inputs[0], &inputs[1]).unwrap().dtype(), Dtype::Float32);
+            }
         }
     }
 

@@ -31,7 +31,7 @@ pub enum Sight<'a> {
     Mask(&'a Array),
 }
 
-/// The keys lie in the order of time and the last `L` of them are the queries' own: a query sees its own key and earlier ones.
+/// In the order of time the last `L` keys are the queries' own: a query sees its own key and earlier ones.
 ///
 /// A query that is padding itself sees the first key of its row that is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,8 +40,21 @@ pub struct Causal {
     pub window: Option<i32>,
     /// A query sees the keys of its own chunk.
     pub chunk: Option<Chunk>,
-    /// The keys at the front of each row of the batch that no query sees; empty for none in any, negative as zero.
+    /// Where the first token of each row of the batch lies, in the order of time; empty for zero in all. No query sees what lies
+    /// before it. It is negative if so many tokens are no longer there: kernels add numbers up in groups that are counted from it,
+    /// so that a query has the same bits whatever else is held.
     pub padding: Vec<i32>,
+    /// Where keys lie that are not in the order of time.
+    pub ring: Option<Ring>,
+}
+
+/// Keys in the order of time but for the oldest, which younger ones overwrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ring {
+    /// The first keys, which are never overwritten.
+    pub keep: i32,
+    /// Where the newest key lies. Behind it lie the oldest ones.
+    pub newest: i32,
 }
 
 /// Tokens are cut into chunks by their position in the sequence.
@@ -61,11 +74,18 @@ impl Causal {
             || self.padding.iter().any(|&padding| padding > 0)
     }
 
-    /// Whether the rule can be followed in a batch of `rows`.
-    pub(crate) fn fits(&self, rows: i32) -> bool {
+    /// Whether the rule can be followed in a batch of `rows` with so many keys.
+    pub(crate) fn fits(&self, rows: i32, keys: i32) -> bool {
         self.window.is_none_or(|window| window > 0)
             && self.chunk.is_none_or(|chunk| chunk.size > 0 && chunk.first >= 0)
             && (self.padding.is_empty() || self.padding.len() == rows as usize)
+            && self.ring.is_none_or(|ring| ring.fits(keys))
+    }
+}
+
+impl Ring {
+    pub(crate) fn fits(self, keys: i32) -> bool {
+        0 <= self.keep && self.keep <= self.newest && self.newest < keys
     }
 }
 
@@ -98,49 +118,64 @@ pub fn attend(q: &Array, keys: Stored<'_>, values: Stored<'_>, how: &Attention<'
     plain::attend(q, keys, values, how)
 }
 
-/// Attention of each token to itself and those before it, with grouped heads.
-///
-/// # Shapes
-/// - `q`: `[B, H, L, d]`, `k`, `v`: `[B, K, L, d]` where `K` divides `H`; result: `[B, H, L, d]`
-#[track_caller]
-pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<Array, Exception> {
-    by_kernel!(crate::kernels::float::causal_attention(q, k, v, scale));
-    plain::causal_attention(q, k, v, scale)
-}
-
 #[cfg(test)]
 mod tests {
     use std::slice::from_ref;
 
     use mlx_rs::{Dtype, ops};
 
-    use super::super::testing::{check, check_narrow, normal, same_outcome};
+    use super::super::testing::{check, check_narrow, close, normal, same_outcome};
     use super::*;
     use crate::quant::{self, Mode};
 
-    type Attention = fn(&Array, &Array, &Array, f32) -> Result<Array, Exception>;
+    type Attend = fn(&Array, Stored<'_>, Stored<'_>, &Attention<'_>) -> Result<Array, Exception>;
+
+    /// Attention of each token to itself and those before it.
+    fn causal(x: &[Array], rule: &Causal, softcap: Option<f32>) -> Result<Array, Exception> {
+        let how = Attention { scale: 0.3, softcap, sight: Sight::Causal(rule.clone()), sinks: x.get(3) };
+        attend(&x[0], Stored::Plain(&x[1]), Stored::Plain(&x[2]), &how)
+    }
 
     #[test]
-    fn causal_attention_is_the_plain_one() {
-        let check_sizes = |len: i32, heads: i32, kv_heads: i32, dims: i32| {
-            let kv = [2, len, kv_heads, dims];
-            let inputs = [normal(&[2, len, heads, dims], 1), normal(&kv, 2), normal(&kv, 3)];
+    fn gradients_of_long_sequences_are_those_of_the_plain_version() {
+        let check_sizes = |[len, heads, kv_heads, d, e]: [i32; 5], rule: &Causal, softcap: Option<f32>| {
+            let of = |heads, dims, seed| normal(&[2, len, heads, dims], seed);
             let by_head = |x: &Array| x.transpose_axes(&[0, 2, 1, 3]);
-            let with = |f: Attention| {
-                move |x: &[Array]| by_head(&f(&by_head(&x[0])?, &by_head(&x[1])?, &by_head(&x[2])?, 0.3)?)
+            let inputs = [of(heads, d, 1), of(kv_heads, d, 2), of(kv_heads, e, 3), normal(&[heads], 4)];
+            let how = Attention { scale: 0.3, softcap, sight: Sight::Causal(rule.clone()), sinks: None };
+            let with = |f: Attend| {
+                let how = &how;
+                move |x: &[Array]| {
+                    let how = Attention { sinks: x.get(3), ..how.clone() };
+                    by_head(&f(
+                        &by_head(&x[0])?,
+                        Stored::Plain(&by_head(&x[1])?),
+                        Stored::Plain(&by_head(&x[2])?),
+                        &how,
+                    )?)
+                }
             };
-            check(&inputs, with(causal_attention), with(plain::causal_attention));
+            for inputs in [&inputs[..3], &inputs] {
+                check(inputs, with(attend), with(plain::attend_by_hand));
+            }
         };
-        check_sizes(1, 1, 1, 4);
-        check_sizes(7, 4, 2, 8);
-        check_sizes(64, 2, 2, 16);
-        check_sizes(150, 4, 1, 32);
+        let window = Causal { window: Some(20), ..Causal::default() };
+        let chunk = Some(Chunk { size: 100, first: 30 });
+        let all = Causal { window: Some(90), chunk, padding: vec![0, 70], ring: None };
+        for (sizes, softcap) in [([1, 1, 1, 4, 4], None), ([64, 2, 2, 16, 8], Some(2.0)), ([150, 6, 1, 32, 32], None)] {
+            for rule in [&Causal::default(), &window, &all] {
+                check_sizes(sizes, rule, softcap);
+            }
+        }
+        check_sizes([70, 36, 18, 4, 8], &window, Some(1.0));
     }
 
     #[test]
     fn narrow_types_are_rounded_once() {
-        let shape: &[i32] = &[2, 4, 70, 16];
-        check_narrow(&[shape, &[2, 2, 70, 16], &[2, 2, 70, 16]], |x| causal_attention(&x[0], &x[1], &x[2], 0.3));
+        let shapes: [&[i32]; 4] = [&[2, 4, 70, 16], &[2, 2, 70, 16], &[2, 2, 70, 16], &[4]];
+        let window = Causal { window: Some(20), ..Causal::default() };
+        check_narrow(&shapes[..3], |x| causal(x, &Causal::default(), None));
+        check_narrow(&shapes, |x| causal(x, &window, Some(3.0)));
     }
 
     fn inputs() -> [Array; 3] {
@@ -149,11 +184,12 @@ mod tests {
 
     #[test]
     fn gradients_under_masks_and_rules_are_what_steps_make() {
-        let causal = Causal { window: Some(5), chunk: Some(Chunk { size: 4, first: 2 }), padding: vec![0, 3] };
+        let chunk = Some(Chunk { size: 4, first: 2 });
+        let causal = Causal { window: Some(5), chunk, padding: vec![0, 3], ring: None };
         let mask = normal(&[2, 1, 3, 9], 4);
         let bools = mask.gt(Array::from_f32(-0.5)).unwrap();
         for sight in [Sight::All, Sight::Causal(Causal::default()), Sight::Causal(causal), Sight::Mask(&bools)] {
-            let how = super::Attention { scale: 0.2, sight, ..Default::default() };
+            let how = Attention { scale: 0.2, sight, ..Default::default() };
             check(
                 &inputs(),
                 |x| attend(&x[0], Stored::Plain(&x[1]), Stored::Plain(&x[2]), &how),
@@ -162,12 +198,11 @@ mod tests {
         }
         // What is added to the scores, and the sinks, have gradients too.
         let all: Vec<Array> = inputs().into_iter().chain([mask, normal(&[4], 5)]).collect();
-        type Attend = fn(&Array, Stored<'_>, Stored<'_>, &super::Attention<'_>) -> Result<Array, Exception>;
         for softcap in [None, Some(2.0)] {
             let with = |f: Attend| {
                 move |x: &[Array]| {
                     let (sight, sinks) = (Sight::Mask(&x[3]), Some(&x[4]));
-                    let how = super::Attention { scale: 0.2, softcap, sight, sinks };
+                    let how = Attention { scale: 0.2, softcap, sight, sinks };
                     f(&x[0], Stored::Plain(&x[1]), Stored::Plain(&x[2]), &how)
                 }
             };
@@ -183,7 +218,7 @@ mod tests {
             let scheme = Scheme::new(mode, mode.default_scheme().bits, group).unwrap();
             let [k, v] = [&k, &v].map(|x| quant::quantize(x, scheme).unwrap());
             let [dense_k, dense_v] = [&k, &v].map(|x| quant::dequantize(x, scheme, Some(Dtype::Float32)).unwrap());
-            let how = super::Attention { scale: 0.2, sight: Sight::Causal(Causal::default()), ..Default::default() };
+            let how = Attention { scale: 0.2, sight: Sight::Causal(Causal::default()), ..Default::default() };
             check(
                 from_ref(&q),
                 |x| attend(&x[0], Stored::Packed(&k, scheme), Stored::Packed(&v, scheme), &how),
@@ -193,8 +228,21 @@ mod tests {
     }
 
     #[test]
+    fn types_that_differ_give_what_mlx_gives() {
+        for types in
+            [[Dtype::Bfloat16, Dtype::Float32, Dtype::Float32], [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16]]
+        {
+            let mut types = types.into_iter();
+            let [q, k, v] = inputs().map(|x| x.as_dtype(types.next().unwrap()).unwrap());
+            let how = Attention { scale: 0.2, ..Default::default() };
+            let of = |f: Attend| f(&q, Stored::Plain(&k), Stored::Plain(&v), &how).unwrap();
+            close(&of(attend), &of(plain::attend), "value");
+        }
+    }
+
+    #[test]
     fn no_queries_and_no_keys_give_what_the_plain_version_gives() {
-        let how = super::Attention { scale: 0.2, ..Default::default() };
+        let how = Attention { scale: 0.2, ..Default::default() };
         for [b, l, s] in [[0, 3, 5], [1, 0, 5], [1, 0, 0]] {
             let [q, k] = [[b, 4, l, 8], [b, 2, s, 8]].map(|shape| ops::zeros::<f32>(&shape).unwrap());
             let (k, v) = (Stored::Plain(&k), Stored::Plain(&k));

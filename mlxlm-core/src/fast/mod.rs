@@ -16,7 +16,7 @@ pub(crate) mod testing;
 mod vocabulary;
 
 pub use activation::{geglu, geglu_approx, swiglu};
-pub use attention::{Attention, Causal, Chunk, Sight, Stored, attend, attends_by_rule, causal_attention};
+pub use attention::{Attention, Causal, Chunk, Ring, Sight, Stored, attend, attends_by_rule};
 pub use linear::{gather_linear, linear, linear_biased};
 pub use loss::cross_entropy;
 pub use norm::{add_rms_norm, layer_norm, rms_norm};

@@ -41,7 +41,7 @@ mod tests {
     use mlx_rs::{Dtype, ops};
     use proptest::prelude::*;
 
-    use super::super::testing::{FLOATS, check, check_narrow, copied, layouts, normal, same_bits, same_outcome};
+    use super::super::testing::{FLOATS, check, check_narrow, close, copied, layouts, normal, same_bits, same_outcome};
     use super::*;
 
     #[test]
@@ -122,6 +122,25 @@ mod tests {
     fn narrow_types_are_rounded_once() {
         check_narrow(&[&[5, 40], &[40]], |x| rms_norm(&x[0], Some(&x[1]), 1e-5));
         check_narrow(&[&[5, 40], &[40], &[40]], |x| layer_norm(&x[0], Some(&x[1]), Some(&x[2]), 1e-5));
+    }
+
+    #[test]
+    fn types_that_differ_give_what_mlx_gives() {
+        let of = |dtype, shape: &[i32], seed| normal(shape, seed).as_dtype(dtype).unwrap();
+        for (a, b) in
+            [(Dtype::Bfloat16, Dtype::Float32), (Dtype::Float32, Dtype::Float16), (Dtype::Float16, Dtype::Bfloat16)]
+        {
+            let (x, y, w) = (of(a, &[3, 40], 1), of(b, &[3, 40], 2), of(b, &[40], 3));
+            close(&rms_norm(&x, Some(&w), 1e-5).unwrap(), &plain::rms_norm(&x, Some(&w), 1e-5).unwrap(), "rms");
+            let layer = |f: Norm| f(&x, Some(&w), None, 1e-5).unwrap();
+            close(&layer(layer_norm), &layer(plain::layer_norm), "layer");
+            for (x, y) in [(&x, &y), (&x, &x)] {
+                let [sum, normed] = add_rms_norm(x, y, Some(&w), 1e-5).unwrap();
+                let [plain_sum, plain_normed] = plain::add_rms_norm(x, y, Some(&w), 1e-5).unwrap();
+                close(&sum, &plain_sum, "sum");
+                close(&normed, &plain_normed, "norm of the sum");
+            }
+        }
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! The functions of [`super`] in MLX's own operations.
 
 use mlx_rs::error::Exception;
-use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
+use mlx_rs::fast;
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::{Array, Dtype, array, ops, random};
 
@@ -78,12 +78,6 @@ pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: 
 #[track_caller]
 pub fn softmax(x: &Array, axis: i32) -> Result<Array, Exception> {
     ops::softmax_axis(x, axis, true)
-}
-
-/// See [`super::causal_attention`].
-#[track_caller]
-pub fn causal_attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<Array, Exception> {
-    fast::scaled_dot_product_attention(q, k, v, scale, Some(ScaledDotProductAttentionMask::Causal), None)
 }
 
 /// See [`super::cross_entropy`].

@@ -79,9 +79,11 @@ fn largest(x: &Array) -> f32 {
     x.abs().unwrap().max(None).unwrap().try_item_exact::<f32>().unwrap()
 }
 
-fn close(got: &Array, want: &Array, what: &str) {
+/// Holds a result against another of the same shape and type.
+pub(crate) fn close(got: &Array, want: &Array, what: &str) {
     assert_eq!((got.shape(), got.dtype()), (want.shape(), want.dtype()), "{what}");
-    let (off, scale) = (largest(&got.subtract(want).unwrap()), largest(want));
+    let wide = |x: &Array| x.as_dtype(Dtype::Float32).unwrap();
+    let (off, scale) = (largest(&wide(&got.subtract(want).unwrap())), largest(&wide(want)));
     assert!(off <= 1e-5 * scale.max(1.0), "{what}: off by {off} of {scale}");
 }
 

@@ -47,6 +47,11 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// Whether others are of the same type.
+    pub(crate) fn is_like(&self, others: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(others)
+    }
+
     /// The values of a range.
     pub(crate) fn slice(&self, range: Range<usize>) -> Self {
         match self {

@@ -26,6 +26,7 @@ pub(crate) mod float;
 mod gemm;
 mod heads;
 mod isa;
+mod mixed;
 pub mod pool;
 mod primitive;
 mod quantized;

@@ -3,9 +3,10 @@
 
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
+use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::{Array, Dtype, ops};
 
-use crate::fast::{Attention, Causal, Chunk, Sight, Stored};
+use crate::fast::{Attention, Causal, Chunk, Ring, Sight, Stored};
 use crate::quant;
 
 /// See [`crate::fast::attend`].
@@ -29,9 +30,28 @@ pub fn attend(q: &Array, keys: Stored<'_>, values: Stored<'_>, how: &Attention<'
     fast::scaled_dot_product_attention(q, k, v, how.scale, mask, how.sinks)
 }
 
-/// The rule as an array for `queries` queries, the last of `keys` keys: `[L, S]`, or `[B, 1, L, S]` with padding.
+/// The rule as an array for `queries` queries, the last of `keys` keys: `[L, S]`, or `[B, 1, L, S]` with padding. Columns are the
+/// keys where they lie.
+///
+/// # Errors
+/// Of a ring that so many keys cannot lie in.
 #[track_caller]
 pub fn seen(rule: &Causal, queries: i32, keys: i32) -> Result<Array, Exception> {
+    let seen = seen_in_time(rule, queries, keys)?;
+    let Some(Ring { keep, newest }) = rule.ring else { return Ok(seen) };
+    if !rule.ring.is_some_and(|ring| ring.fits(keys)) {
+        return Err(Exception::custom(format!(
+            "{keys} keys cannot lie in a ring that keeps {keep}, the newest at {newest}"
+        )));
+    }
+    // Behind the kept keys lie the youngest, up to the newest of all, and behind those the oldest.
+    let youngest = keys - (newest + 1 - keep);
+    let part = |from: i32, to: i32| seen.try_index((Ellipsis, from..to));
+    ops::concatenate(&[part(0, keep)?, part(youngest, keys)?, part(keep, youngest)?], -1)
+}
+
+/// [`seen`] of keys in the order of time.
+fn seen_in_time(rule: &Causal, queries: i32, keys: i32) -> Result<Array, Exception> {
     let own = ops::arange::<i32, i32>(keys - queries, keys, None)?.expand_dims(1)?;
     let keys = ops::arange::<i32, i32>(0, keys, None)?.expand_dims(0)?;
     let mut last = own.clone();
@@ -49,7 +69,7 @@ pub fn seen(rule: &Causal, queries: i32, keys: i32) -> Result<Array, Exception> 
         let start = place.floor_divide(Array::from_int(size))?.multiply(Array::from_int(size))?;
         both(keys.add(Array::from_int(first))?.ge(start)?)?;
     }
-    if !rule.padding.is_empty() {
+    if rule.padding.iter().any(|&padding| padding > 0) {
         let most = keys.dim(1) - 1;
         let padding: Vec<i32> = rule.padding.iter().map(|&padding| padding.clamp(0, most)).collect();
         let padding = Array::from_slice(&padding, &[padding.len() as i32, 1, 1, 1]);

@@ -125,20 +125,25 @@ impl<'a> Few<'a> {
     }
 }
 
-/// A block of keys or values: in place, or widened if that must be, or pays.
+/// A block of keys or values: in place, or widened if that must be, or pays; copied if its rows do not lie one after the other.
 fn source(rows: &Rows<'_>, tensor: &Tensor, first: usize, count: usize, wide: &mut [f32]) -> Source {
-    let dims = tensor.shape()[3];
+    let (dims, kind, straight) = (tensor.shape()[3], kind(tensor), rows.place.straight(first, count));
     let at = |key| [rows.batch, rows.kv_head, key];
-    match (tensor, kind(tensor)) {
-        (Tensor::Plain(heads), Some(kind)) if rows.len() <= AGAIN || kind != F16 => {
-            Source { data: heads.at(at(first)), stride: heads.stride(), kind }
-        }
-        _ => {
-            let pitch = dims.next_multiple_of(16);
-            for (i, row) in wide.chunks_exact_mut(pitch).enumerate().take(count) {
-                tensor.read(rows.job.isa, at(first + i), &mut row[..dims]);
+    if let (Tensor::Plain(heads), Some(kind), Some(first)) = (tensor, kind, straight)
+        && (rows.len() <= AGAIN || kind != F16)
+    {
+        return Source { data: heads.at(at(first)), stride: heads.stride(), kind };
+    }
+    let pitch = dims.next_multiple_of(16);
+    let kind = if kind == Some(BF16) { BF16 } else { F32 };
+    for (i, row) in wide.chunks_exact_mut(pitch).enumerate().take(count) {
+        match (rows.place.key(first + i), tensor) {
+            (None, _) => row.fill(0.0),
+            (Some(key), Tensor::Plain(heads)) if kind == BF16 => {
+                bf16_of(row)[..dims].copy_from_slice(heads.row(at(key)))
             }
-            Source { data: wide.as_ptr().cast(), stride: 4 * pitch as isize, kind: F32 }
+            (Some(key), _) => tensor.read(rows.job.isa, at(key), &mut row[..dims]),
         }
     }
+    Source { data: wide.as_ptr().cast(), stride: 4 * pitch as isize, kind }
 }

@@ -145,7 +145,7 @@ impl Job<'_> {
         self.q.shape[2].div_ceil(self.positions())
     }
 
-    /// The keys that the query at a position sees by the rule.
+    /// The keys that the query at a position sees by the rule, by their numbers in the order of time.
     pub(super) fn seen(&self, batch: usize, position: usize) -> Range<usize> {
         let keys = self.key_count();
         rows::seen(self.rule, batch, (keys + position).saturating_sub(self.q.shape[2]), keys)
@@ -162,9 +162,8 @@ impl Job<'_> {
 
     /// The chunks of keys that some rows see.
     fn chunks(&self, rows: &Rows<'_>) -> impl Iterator<Item = Range<usize>> {
-        let (origin, reach) = (rows::padding(self.rule, rows.batch, self.key_count()), rows.reach());
-        let (first, block) = (origin + (reach.start - origin) / CHUNK * CHUNK, self.block());
-        (first..reach.end).step_by(CHUNK).map(move |chunk| {
+        let (reach, block) = (rows.reach(), self.block());
+        (reach.start / CHUNK * CHUNK..reach.end).step_by(CHUNK).map(move |chunk| {
             // Blocks that nobody sees are passed over.
             let from = chunk + reach.start.saturating_sub(chunk) / block * block;
             from..(chunk + CHUNK).min(reach.end)

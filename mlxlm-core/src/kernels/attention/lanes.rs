@@ -47,12 +47,13 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// The keys and values from `first` on, at most `most` of them.
+    /// The keys and values from `first` on, at most `most` of them; none if these do not lie one after the other.
     pub(super) fn new(rows: &Rows<'_>, first: usize, most: usize) -> Self {
-        let count = most.min(rows.job.key_count().saturating_sub(first));
-        let part = |tensor: &Tensor| match tensor {
-            Tensor::Plain(heads) if count > 0 => {
-                let (from, bytes) = (heads.at([rows.batch, rows.kv_head, first]), heads.shape[3] * heads.size());
+        let count = most.min(rows.place.end().saturating_sub(first));
+        let straight = if count > 0 { rows.place.straight(first, count) } else { None };
+        let part = |tensor: &Tensor| match (tensor, straight) {
+            (Tensor::Plain(heads), Some(key)) => {
+                let (from, bytes) = (heads.at([rows.batch, rows.kv_head, key]), heads.shape[3] * heads.size());
                 // Rows that lie one after the other are one.
                 if heads.stride() == bytes as isize {
                     (from, 0, 1, count * bytes)

@@ -4,7 +4,8 @@
 //! What is unusual:
 //! - Scores exist for one block of keys at a time (`FlashAttention`, arXiv:2205.14135): memory does not grow with the product of
 //!   lengths, a rule is no array, and keys that no query sees are not read.
-//! - Keys are cut into [`job::CHUNK`]s, counted from the first key that is no padding. Each is a softmax of its own; all are
+//! - Keys are cut into [`job::CHUNK`]s, counted from the first token of the sequence, also where that was dropped long ago, and in
+//!   the order of time, also where keys lie in a ring. Each is a softmax of its own; all are
 //!   joined in order, by one task or by several (flash-decoding). So a query has the same bits alone, as one of several, in a
 //!   padded batch, and on any number of threads.
 //! - All sums are f32, also for bf16 and f16.
@@ -20,11 +21,13 @@ use mlx_rs::{Array, Dtype, transforms};
 use super::convert::{self, Results};
 use super::heads::Heads;
 use super::isa::Isa;
+use super::mixed::{self, is_float};
 use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use crate::fast::{self, Causal, Sight, Stored, plain};
 use crate::quant::{Mode, Packed, Scheme};
 
 mod few;
+mod gradient;
 mod job;
 mod lanes;
 mod mask;
@@ -33,11 +36,12 @@ mod rows;
 mod stored;
 mod tiles;
 
+use gradient::AttentionGradient;
 use mask::MaskView;
 use stored::Tensor;
 
-/// Attention by our kernel, or `None` where MLX's own operation is to be taken: on a GPU, for types that differ, and for shapes
-/// that MLX will refuse. Arguments are those of [`fast::attend`].
+/// Attention by our kernel, or `None` where MLX's own operation is to be taken: on a GPU, and for types and shapes that MLX will
+/// refuse. Arguments are those of [`fast::attend`].
 #[track_caller]
 pub(crate) fn attend(
     q: &Array,
@@ -49,6 +53,14 @@ pub(crate) fn attend(
         return Ok(None);
     }
     let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
+    let plain = [keys, values].map(|stored| match stored {
+        Stored::Plain(array) => array,
+        Stored::Packed(..) => q,
+    });
+    if let Some(wide) = mixed::widened(&[q, plain[0], plain[1]])? {
+        let stored = |stored, wide| if let Stored::Plain(_) = stored { Stored::Plain(wide) } else { stored };
+        return attend_at(isa, &wide[0], stored(keys, &wide[1]), stored(values, &wide[2]), how);
+    }
     attend_at(isa, q, keys, values, how)
 }
 
@@ -86,10 +98,6 @@ fn attend_at(
     apply_one(Attention { spec, isa }, &inputs, &[q.dim(0), q.dim(1), q.dim(2), v[3]], q.dtype()).map(Some)
 }
 
-fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
-}
-
 /// `[B, K, S, d]` of keys or values that the kernels can read.
 fn shape(stored: Stored<'_>, dtype: Dtype) -> Option<[i32; 4]> {
     match stored {
@@ -119,7 +127,7 @@ fn fits(q: &Array, k: [i32; 4], v: [i32; 4], how: &fast::Attention<'_>) -> bool 
     let [_, kv_heads, s, _] = k;
     let sight_fits = match &how.sight {
         Sight::All => true,
-        Sight::Causal(rule) => l <= s && rule.fits(b),
+        Sight::Causal(rule) => l <= s && rule.fits(b, s),
         Sight::Mask(mask) => {
             let wanted = [b, h, l, s];
             let shape = mask.shape();
@@ -207,8 +215,15 @@ impl Operation for Attention {
         job.run(&Results::new(&mut outputs[0]));
     }
 
-    /// By way of MLX's own operations: training has a kernel of its own, this one is for what it does not cover.
+    /// By rules, a kernel's; under masks in memory, from rings and from quantized caches, that of MLX's own operations.
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
+        let Spec { scale, softcap, rule, schemes, has_mask } = &self.spec;
+        let ring = rule.as_ref().is_some_and(|rule| rule.ring.is_some());
+        if !has_mask && !ring && schemes.iter().all(Option::is_none) {
+            let how = AttentionGradient { isa: self.isa, scale: *scale, softcap: *softcap, rule: rule.clone() };
+            let gradients = how.of(&at.primals, &at.cotangents[0])?;
+            return Ok(at.argnums.iter().map(|&i| gradients[i].clone()).collect());
+        }
         let attend = |given: &[Array]| -> Result<Vec<Array>, Exception> {
             let mut all = at.primals.clone();
             for (&i, array) in at.argnums.iter().zip(given) {

@@ -60,8 +60,26 @@ impl<'a> Panels<'a> {
                 }
                 read_block(rows, &job.values, first, count, block);
                 product.pack(scores, KEYS, count, weights);
-                let target = Target { c: &mut *to.sums, ldc: width, panel: &mut *panel };
-                product.multiply(weights, block, [count, e], false, 1.0, target);
+                let mut add = |values: &[f32], sums: &mut [f32]| {
+                    let target = Target { c: sums, ldc: width, panel: &mut *panel };
+                    product.multiply(weights, values, [count, e], false, 1.0, target);
+                };
+                let values = &block[..count * e];
+                let seen = |row| rows.seen_of(row, first, count);
+                if (0..len).all(|row| seen(row) == (0..count)) || values.iter().all(|value| value.is_finite()) {
+                    add(values, to.sums);
+                    continue;
+                }
+                // What a row does not see must not be multiplied even by zero.
+                let before = to.sums.to_vec();
+                for row in 0..len {
+                    let (mut values, mut sums, seen) = (values.to_vec(), before.clone(), seen(row));
+                    values[..seen.start * e].fill(0.0);
+                    values[seen.end * e..].fill(0.0);
+                    add(&values, &mut sums);
+                    let row = row * width..(row + 1) * width;
+                    to.sums[row.clone()].copy_from_slice(&sums[row]);
+                }
             }
         });
     }
@@ -69,6 +87,9 @@ impl<'a> Panels<'a> {
 
 fn read_block(rows: &Rows<'_>, from: &Tensor, first: usize, count: usize, to: &mut [f32]) {
     for (i, to) in to.chunks_exact_mut(from.shape()[3]).enumerate().take(count) {
-        from.read(rows.job.isa, [rows.batch, rows.kv_head, first + i], to);
+        match rows.place.key(first + i) {
+            Some(key) => from.read(rows.job.isa, [rows.batch, rows.kv_head, key], to),
+            None => to.fill(0.0),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::job::Job;
-use crate::fast::Causal;
+use crate::fast::{Causal, Ring};
 use crate::kernels::convert::Results;
 use crate::kernels::exp::{Online, soft_cap};
 
@@ -15,15 +15,18 @@ pub(super) struct Rows<'a> {
     pub(super) batch: usize,
     pub(super) kv_head: usize,
     pub(super) positions: Range<usize>,
+    /// Where keys lie. All other functions number them by their positions, of which the first token of the sequence has the first.
+    pub(super) place: Place,
     /// The keys that each row sees, by the rule.
     seen: Vec<(usize, usize)>,
 }
 
 impl<'a> Rows<'a> {
     pub(super) fn new(job: &'a Job<'a>, batch: usize, kv_head: usize, positions: Range<usize>) -> Self {
+        let place = Place::new(job.rule, batch, job.key_count());
         let of = |position| std::iter::repeat_n(job.seen(batch, position), job.group());
-        let seen = positions.clone().flat_map(of).map(|keys| (keys.start, keys.end)).collect();
-        Self { job, batch, kv_head, positions, seen }
+        let seen = positions.clone().flat_map(of).map(|keys| (place.position(keys.start), place.position(keys.end)));
+        Self { job, batch, kv_head, place, seen: seen.collect(), positions }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -137,7 +140,57 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The keys that the query at `own` sees, of `keys`.
+/// Where the keys of one row of the batch lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// Where the first token lies in the order of time, or would if it were still there.
+    origin: isize,
+    ring: Option<Ring>,
+    keys: usize,
+}
+
+impl Place {
+    fn new(rule: Option<&Causal>, batch: usize, keys: usize) -> Self {
+        let origin = rule.and_then(|rule| rule.padding.get(batch)).copied().unwrap_or(0) as isize;
+        Self { origin: origin.min(keys as isize - 1), ring: rule.and_then(|rule| rule.ring), keys }
+    }
+
+    /// The position of the key with this number in the order of time, which is none before the first token.
+    fn position(&self, number: usize) -> usize {
+        (number as isize - self.origin) as usize
+    }
+
+    /// The position behind the last key.
+    pub(super) fn end(&self) -> usize {
+        self.position(self.keys)
+    }
+
+    /// Whether all keys from the first token on are there, one after the other.
+    pub(super) fn is_plain(&self) -> bool {
+        self.origin >= 0 && self.ring.is_none()
+    }
+
+    /// Where the key at a position before [`end`](Self::end) lies, if it is still there.
+    pub(super) fn key(&self, position: usize) -> Option<usize> {
+        let number = usize::try_from(position as isize + self.origin).ok()?;
+        let Some(Ring { keep, newest }) = self.ring else { return Some(number) };
+        let (keep, behind) = (keep as usize, newest as usize + 1);
+        let oldest = self.keys - behind;
+        Some(match number.checked_sub(keep) {
+            None => number,
+            Some(age) if age < oldest => behind + age,
+            Some(_) => number - oldest,
+        })
+    }
+
+    /// Where the first of `count` keys from a position on lies, if all of them are there, one after the other.
+    pub(super) fn straight(&self, first: usize, count: usize) -> Option<usize> {
+        let (from, to) = (self.key(first)?, self.key(first + count - 1)?);
+        (to == from + count - 1).then_some(from)
+    }
+}
+
+/// The keys that the query at `own` sees, of `keys`, by their numbers in the order of time.
 pub(super) fn seen(rule: Option<&Causal>, batch: usize, own: usize, keys: usize) -> Range<usize> {
     let Some(rule) = rule else { return 0..keys };
     let padding = padding(Some(rule), batch, keys);
@@ -147,7 +200,7 @@ pub(super) fn seen(rule: Option<&Causal>, batch: usize, own: usize, keys: usize)
 }
 
 /// The keys at the front of a row of the batch that no query sees.
-pub(super) fn padding(rule: Option<&Causal>, batch: usize, keys: usize) -> usize {
+fn padding(rule: Option<&Causal>, batch: usize, keys: usize) -> usize {
     let padding = rule.and_then(|rule| rule.padding.get(batch)).copied().unwrap_or(0);
     usize::try_from(padding).unwrap_or(0).min(keys - 1)
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fast::Chunk;
+use crate::fast::{Chunk, Ring};
 use crate::{ops, quant};
 
 fn noise(seed: u64, i: usize) -> f32 {
@@ -103,7 +103,7 @@ struct Case {
     sinks: Option<Array>,
 }
 
-const CAUSAL: Causal = Causal { window: None, chunk: None, padding: Vec::new() };
+const CAUSAL: Causal = Causal { window: None, chunk: None, padding: Vec::new(), ring: None };
 
 impl Case {
     /// Keys and values lie in a cache with room for more, queries by position first, as models make them.
@@ -170,8 +170,38 @@ impl Case {
         let upto = |stored: &Owned| {
             if seen == s && padding == 0 { stored.clone() } else { stored.cut(padding, seen) }
         };
-        let rule = self.rule.clone().map(|rule| Causal { padding: Vec::new(), ..rule });
+        let rule = self.rule.clone().map(|rule| Causal {
+            padding: Vec::new(),
+            chunk: rule.chunk.map(|chunk| Chunk { first: chunk.first + padding, ..chunk }),
+            ..rule
+        });
         Self { q: cut(&self.q, i, i + 1), k: upto(&self.k), v: upto(&self.v), rule, ..self.clone() }
+    }
+
+    /// The last query, with the last `held` of the keys in a ring whose newest lies at `newest`.
+    fn in_ring(&self, held: i32, newest: i32) -> Self {
+        let (b, l, s) = (self.q.dim(0), self.q.dim(2), self.k.plain().dim(2));
+        let older = held - newest - 1;
+        let turned = |stored: &Owned| {
+            let turn = |a: &Array| {
+                let (old, young) = (cut(a, s - held, s - held + older), cut(a, s - held + older, s));
+                ops::concatenate(&[young, old], 2).unwrap()
+            };
+            match stored {
+                Owned::Plain(array) => Owned::Plain(turn(array)),
+                Owned::Packed(p, scheme) => {
+                    let biases = p.biases.as_ref().map(turn);
+                    Owned::Packed(Packed { weight: turn(&p.weight), scales: turn(&p.scales), biases }, *scheme)
+                }
+            }
+        };
+        let rule = self.rule.clone().map(|rule| Causal {
+            padding: vec![held - s; b as usize],
+            chunk: rule.chunk.map(|chunk| Chunk { first: chunk.first + s - held, ..chunk }),
+            ring: Some(Ring { keep: 0, newest }),
+            ..rule
+        });
+        Self { q: cut(&self.q, l - 1, l), k: turned(&self.k), v: turned(&self.v), rule, ..self.clone() }
     }
 
     fn row(&self, row: i32) -> Self {
@@ -280,9 +310,10 @@ fn quantized_keys_and_values_in_every_mode() {
 #[test]
 fn infinities_and_no_numbers_come_through_where_they_are_seen() {
     // Queries whose keys end on either side of 192 have tiles of their own.
-    for (dtype, s) in [(Dtype::Float32, 200), (Dtype::Bfloat16, 200), (Dtype::Bfloat16, 195)] {
-        let sizes = Sizes { b: 1, kv_heads: 1, group: 2, l: 4, s, d: 16, e: 16 };
-        let (first, last) = (s - 4, s as usize - 2);
+    let few = [(Dtype::Float32, 200, 4), (Dtype::Bfloat16, 200, 4), (Dtype::Bfloat16, 195, 4)];
+    for (dtype, s, l) in few.into_iter().chain(FLOATS.map(|dtype| (dtype, 200, 80))) {
+        let sizes = Sizes { b: 1, kv_heads: 1, group: 2, l, s, d: 16, e: 16 };
+        let (first, last) = (s - l, s as usize - 2);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for (key, rule) in [(last - 1, CAUSAL), (100, CAUSAL), (10, Causal { window: Some(60), ..CAUSAL })] {
                 let mut at = vec![0.0_f32; s as usize * 16];
@@ -293,13 +324,14 @@ fn infinities_and_no_numbers_come_through_where_they_are_seen() {
                     let mut case = clean.clone();
                     let to = if of_keys { &mut case.k } else { &mut case.v };
                     *to = Owned::Plain(to.plain().add(&at).unwrap().as_dtype(dtype).unwrap());
-                    for isa in Isa::available().filter(|isa| *isa >= Isa::Avx512) {
-                        for i in 0..4 {
+                    for isa in Isa::available() {
+                        let (all, all_clean) = (case.ours(isa), clean.ours(isa));
+                        for i in [0, 1, l - 2, l - 1] {
                             let own = first + i;
                             let sees = key as i32 <= own && rule.window.is_none_or(|w| key as i32 + w > own);
-                            let row = cut(&case.ours(isa), i, i + 1);
+                            let row = cut(&all, i, i + 1);
                             let finite = floats(&row).iter().all(|v| v.is_finite());
-                            let same = same_bits(&row, &cut(&clean.ours(isa), i, i + 1));
+                            let same = same_bits(&row, &cut(&all_clean, i, i + 1));
                             let what = format!("{isa} {dtype:?} {bad} at {key} of {s}, query {i}");
                             // A key of minus infinity may weigh nothing.
                             assert!(if sees { !finite || of_keys } else { same }, "{what}");
@@ -376,8 +408,48 @@ fn rules(s: i32) -> impl Strategy<Value = Option<Causal>> {
     let window = prop_oneof![Just(None), (1..s + 2).prop_map(Some)];
     let chunk = prop_oneof![Just(None), (1..s + 2, 0..200_i32).prop_map(|(size, first)| Some(Chunk { size, first }))];
     let padding = prop_oneof![Just(Vec::new()), prop::collection::vec(-3..s + 3, 2)];
-    let rule = (window, chunk, padding).prop_map(|(window, chunk, padding)| Some(Causal { window, chunk, padding }));
+    let rule = (window, chunk, padding)
+        .prop_map(|(window, chunk, padding)| Some(Causal { window, chunk, padding, ring: None }));
     prop_oneof![1 => Just(None), 1 => Just(Some(CAUSAL)), 4 => rule]
+}
+
+/// Keys before the queries: some, or more than a chunk.
+fn lengths() -> impl Strategy<Value = i32> {
+    prop_oneof![4 => 0_i32..140, 1 => 900_i32..1300]
+}
+
+/// All of a case but its sizes.
+#[derive(Debug, Clone)]
+struct Kind {
+    scheme: Option<Scheme>,
+    dtype: Dtype,
+    rule: Causal,
+    softcap: Option<f32>,
+    with_sinks: bool,
+}
+
+impl Kind {
+    fn case(self, sizes: Sizes) -> Case {
+        let case = match self.scheme {
+            Some(scheme) => Case::quantized(sizes, Some(self.rule), self.dtype, [scheme; 2]),
+            None => Case::new(sizes, Some(self.rule), self.dtype),
+        };
+        let sinks = self.with_sinks.then(|| random(&[sizes.kv_heads * sizes.group], 7, self.dtype));
+        Case { softcap: self.softcap, sinks, ..case }
+    }
+}
+
+/// All types and schemes, with and without windows, chunks, soft-caps and sinks.
+fn kinds() -> impl Strategy<Value = Kind> {
+    let affine = [2, 3, 4, 5, 6, 8].map(|bits| Scheme::new(Mode::Affine, bits, 32).unwrap());
+    let schemes = [Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4].map(Mode::default_scheme).into_iter().chain(affine);
+    let scheme = prop::option::of(prop::sample::select(schemes.collect::<Vec<_>>()));
+    let chunk = (1_i32..200, 0_i32..200).prop_map(|(size, first)| Chunk { size, first });
+    let rule = (prop::option::of(1_i32..200), prop::option::weighted(0.2, chunk));
+    let rule = rule.prop_map(|(window, chunk)| Causal { window, chunk, ..CAUSAL });
+    let softcap = prop::option::weighted(0.3, 0.5_f32..5.0);
+    (scheme, proptest::sample::select(&FLOATS[..]), rule, softcap, any::<bool>())
+        .prop_map(|(scheme, dtype, rule, softcap, with_sinks)| Kind { scheme, dtype, rule, softcap, with_sinks })
 }
 
 proptest! {
@@ -398,39 +470,49 @@ proptest! {
 
     #[test]
     fn a_query_has_the_same_bits_alone_and_in_a_speculative_check(
-        (l, before, group, d) in (1_i32..=65, 0_i32..140, 1_i32..6, 1_i32..40), dtype in proptest::sample::select(&FLOATS[..]),
-        window in prop::option::of(1_i32..200), packed in any::<bool>(),
+        (l, before, group) in (1_i32..=65, lengths(), 1_i32..6), kind in kinds(), of in any::<prop::sample::Index>(),
     ) {
-        let sizes = Sizes { b: 2, kv_heads: 2, group, l, s: l + before, d: if packed { 32 } else { d }, e: 32 };
-        let rule = Some(Causal { window, ..CAUSAL });
-        let scheme = Scheme::new(Mode::Affine, 4, 32).unwrap();
-        let case = if packed { Case::quantized(sizes, rule, dtype, [scheme; 2]) } else { Case::new(sizes, rule, dtype) };
+        let case = kind.case(Sizes { b: 2, kv_heads: 2, group, l, s: l + before, d: 32, e: 32 });
+        let i = of.index(l as usize) as i32;
         for isa in Isa::available() {
-            let together = case.ours(isa);
-            for i in [0, l / 2, l - 1] {
-                let alone = case.alone(i, 0).ours(isa);
-                prop_assert!(same_bits(&alone, &cut(&together, i, i + 1)), "{} {:?} query {}", isa, sizes, i);
-            }
+            let alone = case.alone(i, 0).ours(isa);
+            prop_assert!(same_bits(&alone, &cut(&case.ours(isa), i, i + 1)), "{} {:?} query {}", isa, case.rule, i);
         }
     }
 
     #[test]
     fn a_sequence_has_the_same_bits_alone_and_in_a_padded_batch(
-        (l, before, group) in (1_i32..=6, 0_i32..140, 1_i32..5), padding in prop::collection::vec(0_i32..100, 2),
-        dtype in proptest::sample::select(&FLOATS[..]), window in prop::option::of(1_i32..200),
+        (l, before, group) in (1_i32..=6, lengths(), 1_i32..5), padding in prop::collection::vec(0_i32..100, 2), kind in kinds(),
     ) {
-        let s = l + before + 100;
-        let sizes = Sizes { b: 2, kv_heads: 2, group, l, s, d: 16, e: 16 };
-        let case = Case::new(sizes, Some(Causal { window, padding: padding.clone(), ..CAUSAL }), dtype);
+        let mut case = kind.case(Sizes { b: 2, kv_heads: 2, group, l, s: l + before + 100, d: 32, e: 32 });
+        case.rule.as_mut().unwrap().padding.clone_from(&padding);
         for isa in Isa::available() {
             let together = case.ours(isa);
             for (row, &padding) in padding.iter().enumerate() {
                 let one = case.row(row as i32).alone(l - 1, padding).ours(isa);
                 let take = Array::from_slice(&[row as i32], &[1]);
                 let row = cut(&together.take_axis(take, 0).unwrap(), l - 1, l);
-                prop_assert!(same_bits(&one, &row), "{} {:?} padding {}", isa, sizes, padding);
+                prop_assert!(same_bits(&one, &row), "{} {:?}", isa, case.rule);
             }
         }
+    }
+
+    #[test]
+    fn a_query_has_the_same_bits_where_keys_lie_in_a_ring_and_earlier_ones_were_dropped(
+        (l, before, group) in (1_i32..=3, lengths(), 1_i32..5), kind in kinds(),
+        (held, newest) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+    ) {
+        let s = l + before;
+        let mut case = kind.case(Sizes { b: 2, kv_heads: 2, group, l, s, d: 32, e: 32 });
+        let rule = case.rule.as_mut().unwrap();
+        let window = rule.window.map_or(s, |window| window.min(s));
+        rule.window = Some(window);
+        let held = window + held.index((s - window) as usize + 1) as i32;
+        let ring = case.in_ring(held, newest.index(held as usize) as i32);
+        for isa in Isa::available() {
+            prop_assert!(same_bits(&ring.ours(isa), &cut(&case.ours(isa), l - 1, l)), "{} {:?}", isa, ring.rule);
+        }
+        ring.check(&format!("{:?}", ring.rule));
     }
 
     #[test]

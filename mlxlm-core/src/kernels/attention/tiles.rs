@@ -53,7 +53,7 @@ struct Parts<'a> {
     keys: &'a mut [bf16],
     /// Tiles `[2 e / 32][keys / 32]` of `[keys / 2][16]` pairs; two of them share 32 columns, see [`ORDER`].
     values: &'a mut [bf16],
-    /// A block of keys or values as it comes, where it is quantized, and one row of it.
+    /// A block of keys or values as it comes, where it is not read in place, and one row of it.
     unpacked: (&'a mut [bf16], &'a mut [f32]),
     /// `[16][KEYS]`
     scores: &'a mut [f32],
@@ -82,7 +82,7 @@ impl<'a> ByTiles<'a> {
         let [d, e] = [job.q.shape[3], job.values.shape()[3]].map(|dims| dims.next_multiple_of(DEPTH));
         let padded = len.next_multiple_of(SIDE);
         let packed = [&job.keys, &job.values].into_iter().any(|tensor| matches!(tensor, Tensor::Packed { .. }));
-        let most = if packed { d.max(e) } else { 0 };
+        let most = if packed || !rows.place.is_plain() { d.max(e) } else { 0 };
         // A tile is read from whole rows, whatever lies behind them.
         let in_place = matches!(job.keys, Tensor::Plain(_)) && job.q.shape[3] == d;
         let turned = match len {
@@ -315,17 +315,26 @@ impl Parts<'_> {
         }
     }
 
-    /// Some keys of a block of keys or values: in place, or unpacked.
+    /// Some keys of a block of keys or values: in place, or unpacked, or copied.
     fn source(&mut self, rows: &Rows<'_>, tensor: &Tensor, first: usize, keys: Range<usize>) -> Source {
         let at = |key: usize| [rows.batch, rows.kv_head, key];
-        if let Tensor::Plain(heads) = tensor {
+        if let Tensor::Plain(heads) = tensor
+            && let Some(first) = rows.place.straight(first, keys.end)
+        {
             return Source { data: heads.at(at(first)), stride: heads.stride(), kind: BF16 };
         }
         let (block, row) = &mut self.unpacked;
         let (dims, pitch) = (tensor.shape()[3], row.len());
-        for key in keys {
-            tensor.read(rows.job.isa, at(first + key), &mut row[..dims]);
-            convert::to_bf16(rows.job.isa, &row[..dims], &mut block[key * pitch..][..dims]);
+        for i in keys {
+            let to = &mut block[i * pitch..][..dims];
+            match (rows.place.key(first + i), tensor) {
+                (None, _) => to.fill(bf16::ZERO),
+                (Some(key), Tensor::Plain(heads)) => to.copy_from_slice(heads.row(at(key))),
+                (Some(key), _) => {
+                    tensor.read(rows.job.isa, at(key), &mut row[..dims]);
+                    convert::to_bf16(rows.job.isa, &row[..dims], to);
+                }
+            }
         }
         Source { data: block.as_ptr().cast(), stride: 2 * pitch as isize, kind: BF16 }
     }

@@ -33,7 +33,7 @@ unsafe impl Sync for Job {}
 
 /// Whether this way is made for the operands.
 pub(super) fn takes(how: Product, part: &Part<'_>) -> bool {
-    let wide = matches!(part.a, Values::F32(_));
+    let wide = matches!(part.a, Values::F32(_)) || !part.a.is_like(&part.b);
     part.rows.len() <= FEW && !how.transpose_a && how.transpose_b && how.isa >= Isa::Avx512 && !wide
 }
 

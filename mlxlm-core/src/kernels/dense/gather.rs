@@ -13,6 +13,7 @@ use super::{Part, Product, isa};
 use crate::kernels::chosen::{self, Chosen, broadcast, sum_to};
 use crate::kernels::convert::{Copies, Results, Values};
 use crate::kernels::isa::Isa;
+use crate::kernels::mixed::{self, is_float};
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 
 /// `x[i] @ w[indices[i]].T` in bf16, f16 or f32, or `None` where MLX's own operation is to be taken. An expert that is not in the
@@ -22,18 +23,13 @@ use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, o
 /// - `x`: `[…, 1, in]`, `w`: `[E, out, in]`, `indices`: `[…]` of `u32`, result: `[…, 1, out]`; the axes before the last two are
 ///   broadcast to those of `indices`, or the other way round
 pub(crate) fn gather_linear(x: &Array, w: &Array, indices: &Array) -> Result<Option<Array>, Exception> {
-    let narrow = |dtype| matches!(dtype, Dtype::Float16 | Dtype::Bfloat16);
-    // Adapters in f32 widen activations, as in MLX.
-    let fits = match w.dtype() {
-        Dtype::Float32 => narrow(x.dtype()) || x.dtype() == Dtype::Float32,
-        dtype => narrow(dtype) && x.dtype() == dtype,
-    };
-    if !fits || w.ndim() != 3 || x.shape().last() != Some(&w.dim(2)) || !on_cpu() {
+    if !is_float(w.dtype()) || w.ndim() != 3 || x.shape().last() != Some(&w.dim(2)) || !on_cpu() {
         return Ok(None);
     }
-    let Some(shape) = chosen::shape(x, indices, w.dim(1)) else { return Ok(None) };
-    let x = x.as_dtype(w.dtype())?;
-    Gather { transpose: true, isa: isa()? }.apply(&x, w, indices, &shape).map(Some)
+    let (Some(x), Some(shape)) = (mixed::meeting(x, w.dtype())?, chosen::shape(x, indices, w.dim(1))) else {
+        return Ok(None);
+    };
+    Gather { transpose: true, isa: isa()? }.apply(&x, w, indices, &shape, x.dtype()).map(Some)
 }
 
 /// `x[i] @ op(w[indices[i]])`, where `op` transposes or not.
@@ -44,17 +40,17 @@ struct Gather {
 }
 
 impl Gather {
-    fn apply(self, x: &Array, w: &Array, indices: &Array, shape: &[i32]) -> Result<Array, Exception> {
-        apply_one(self, &[x, w, indices], shape, x.dtype())
+    fn apply(self, x: &Array, w: &Array, indices: &Array, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
+        apply_one(self, &[x, w, indices], shape, dtype)
     }
 
-    /// The product of rows that may have been broadcast from `shape`, summed up again.
-    fn apply_to(self, x: &Array, w: &Array, indices: &Array, shape: &[i32]) -> Result<Array, Exception> {
+    /// The product of rows that may have been broadcast from those of `to`, summed up again.
+    fn apply_to(self, x: &Array, w: &Array, indices: &Array, to: &Array) -> Result<Array, Exception> {
         let outer = w.dim(if self.transpose { 1 } else { 2 });
         let Some(whole) = chosen::shape(x, indices, outer) else {
             return Err(Exception::custom("the gradient of a gathered product has another shape than the product"));
         };
-        sum_to(&self.apply(x, w, indices, &whole)?, shape)
+        sum_to(&self.apply(x, w, indices, &whole, to.dtype())?, to.shape())
     }
 }
 
@@ -98,9 +94,9 @@ impl Operation for Gather {
         };
         let g = &at.cotangents[0];
         let gradient = |&of: &usize| match (of, self.transpose) {
-            (0, _) => Self { transpose: !self.transpose, isa: self.isa }.apply_to(g, w, indices, x.shape()),
-            (1, true) => GatherOuter { isa: self.isa }.apply(g, x, indices, w.shape()),
-            (1, false) => GatherOuter { isa: self.isa }.apply(x, g, indices, w.shape()),
+            (0, _) => Self { transpose: !self.transpose, isa: self.isa }.apply_to(g, w, indices, x),
+            (1, true) => GatherOuter { isa: self.isa }.apply(g, x, indices, w.shape(), w.dtype()),
+            (1, false) => GatherOuter { isa: self.isa }.apply(x, g, indices, w.shape(), w.dtype()),
             _ => Err(Exception::custom("the numbers of experts have no gradient")),
         };
         at.argnums.iter().map(gradient).collect()
@@ -118,8 +114,8 @@ struct GatherOuter {
 }
 
 impl GatherOuter {
-    fn apply(self, a: &Array, b: &Array, indices: &Array, shape: &[i32]) -> Result<Array, Exception> {
-        apply_one(self, &[a, b, indices], shape, a.dtype())
+    fn apply(self, a: &Array, b: &Array, indices: &Array, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
+        apply_one(self, &[a, b, indices], shape, dtype)
     }
 }
 
@@ -164,8 +160,8 @@ impl Operation for GatherOuter {
         };
         let g = &at.cotangents[0];
         let gradient = |&of: &usize| match of {
-            0 => Gather { transpose: true, isa: self.isa }.apply_to(b, g, indices, a.shape()),
-            1 => Gather { transpose: false, isa: self.isa }.apply_to(a, g, indices, b.shape()),
+            0 => Gather { transpose: true, isa: self.isa }.apply_to(b, g, indices, a),
+            1 => Gather { transpose: false, isa: self.isa }.apply_to(a, g, indices, b),
             _ => Err(Exception::custom("the numbers of experts have no gradient")),
         };
         at.argnums.iter().map(gradient).collect()

@@ -1,4 +1,4 @@
-//! Products of bf16 and f16 matrices, which MLX does not give to BLAS, and of matrices that are chosen from a stack ([`gather`]),
+//! Products with bf16 and f16 matrices, which MLX does not give to BLAS, and of matrices that are chosen from a stack ([`gather`]),
 //! which MLX has in f32 only and reads anew for each row. Sums are f32, results are rounded once.
 //!
 //! Up to [`FEW`] rows against a matrix whose rows are read whole (every linear layer), AVX-512 streams the matrix once ([`dot`]);
@@ -15,6 +15,7 @@ use mlx_rs::{Array, Dtype};
 use super::convert::{Copies, Results, Values};
 use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
 use super::isa::Isa;
+use super::mixed;
 use super::pool;
 use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
@@ -33,13 +34,12 @@ thread_local! {
     static RESULTS: Scratch = const { Cell::new(Vec::new()) };
 }
 
-/// `x @ w.T` in bf16 or f16, or `None` where MLX's own operation is to be taken.
+/// `x @ w.T` with a matrix of bf16 or f16, or `None` where MLX's own operation is to be taken: f32 goes to BLAS, which is ours too.
 ///
 /// # Shapes
 /// - `x`: `[…, in]`, `w`: `[out, in]`, result: `[…, out]`
 pub(crate) fn linear(x: &Array, w: &Array) -> Result<Option<Array>, Exception> {
-    let fits = matches!(x.dtype(), Dtype::Float16 | Dtype::Bfloat16)
-        && w.dtype() == x.dtype()
+    let fits = matches!(w.dtype(), Dtype::Float16 | Dtype::Bfloat16)
         && w.ndim() == 2
         && x.ndim() > 0
         && x.dim(-1) == w.dim(1)
@@ -47,11 +47,12 @@ pub(crate) fn linear(x: &Array, w: &Array) -> Result<Option<Array>, Exception> {
     if !fits {
         return Ok(None);
     }
+    let Some(x) = mixed::meeting(x, w.dtype())? else { return Ok(None) };
     let mut shape = x.shape().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = w.dim(0);
     }
-    Product { transpose_a: false, transpose_b: true, isa: isa()? }.apply(x, w, &shape).map(Some)
+    Product { transpose_a: false, transpose_b: true, isa: isa()? }.apply(&x, w, &shape, x.dtype()).map(Some)
 }
 
 fn isa() -> Result<Isa, Exception> {
@@ -67,8 +68,8 @@ struct Product {
 }
 
 impl Product {
-    fn apply(self, a: &Array, b: &Array, shape: &[i32]) -> Result<Array, Exception> {
-        apply_one(self, &[a, b], shape, a.dtype())
+    fn apply(self, a: &Array, b: &Array, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
+        apply_one(self, &[a, b], shape, dtype)
     }
 }
 
@@ -91,13 +92,14 @@ impl Operation for Product {
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
         let flat = |array: &Array| array.reshape(&[-1, array.dim(-1)]);
         let (a, b, g) = (flat(&at.primals[0])?, &at.primals[1], flat(&at.cotangents[0])?);
+        let (shape_a, shape_b) = (at.primals[0].shape(), b.shape());
         let product = |transpose_a, transpose_b| Self { transpose_a, transpose_b, isa: self.isa };
         let (ta, tb) = (self.transpose_a, self.transpose_b);
         let gradient = |&of: &usize| match (of, ta, tb) {
-            (0, false, _) => product(false, !tb).apply(&g, b, at.primals[0].shape()),
-            (0, true, _) => product(tb, true).apply(b, &g, at.primals[0].shape()),
-            (_, _, false) => product(!ta, false).apply(&a, &g, b.shape()),
-            (_, _, true) => product(true, ta).apply(&g, &a, b.shape()),
+            (0, false, _) => product(false, !tb).apply(&g, b, shape_a, a.dtype()),
+            (0, true, _) => product(tb, true).apply(b, &g, shape_a, a.dtype()),
+            (_, _, false) => product(!ta, false).apply(&a, &g, shape_b, b.dtype()),
+            (_, _, true) => product(true, ta).apply(&g, &a, shape_b, b.dtype()),
         };
         at.argnums.iter().map(gradient).collect()
     }

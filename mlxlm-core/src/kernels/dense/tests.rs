@@ -32,7 +32,7 @@ const NARROW: [Dtype; 2] = [Dtype::Float16, Dtype::Bfloat16];
 fn ours(isa: Isa, a: &Array, b: &Array, ta: bool, tb: bool) -> Array {
     let m = if ta { vec![a.dim(1)] } else { a.shape()[..a.ndim() - 1].to_vec() };
     let shape = [m, vec![if tb { b.dim(0) } else { b.dim(1) }]].concat();
-    Product { transpose_a: ta, transpose_b: tb, isa }.apply(a, b, &shape).unwrap()
+    Product { transpose_a: ta, transpose_b: tb, isa }.apply(a, b, &shape, a.dtype()).unwrap()
 }
 
 /// Holds every level against the f32 product, rounded.
@@ -111,9 +111,37 @@ fn what_does_not_fit_is_left_to_mlx() {
     let x = random(&[2, 8], 1, Dtype::Bfloat16);
     assert!(linear(&x, &random(&[3, 8], 2, Dtype::Bfloat16)).unwrap().is_some());
     assert!(linear(&wide(&x), &random(&[3, 8], 2, Dtype::Float32)).unwrap().is_none());
-    assert!(linear(&x, &random(&[3, 8], 2, Dtype::Float16)).unwrap().is_none());
     assert!(linear(&x, &random(&[3, 9], 2, Dtype::Bfloat16)).unwrap().is_none());
     assert!(linear(&x, &random(&[1, 3, 8], 2, Dtype::Bfloat16)).unwrap().is_none());
+}
+
+#[test]
+fn a_narrow_matrix_meets_wide_rows_as_it_is() {
+    for (of_x, of_w) in
+        [(Dtype::Float32, Dtype::Bfloat16), (Dtype::Bfloat16, Dtype::Float16), (Dtype::Float16, Dtype::Bfloat16)]
+    {
+        for m in [1, 3, FEW as i32 + 5] {
+            let inputs = [random(&[m, 40], 1, of_x), random(&[11, 40], 2, of_w)];
+            let loss = |y: Array| Ok::<_, Exception>(vec![y.square()?.sum(None)?]);
+            let both = &[0, 1][..];
+            let ours = |x: &[Array]| loss(linear(&x[0], &x[1])?.unwrap());
+            let (_, got) = transforms::value_and_grad_with_argnums(ours, both)(&inputs).unwrap();
+            let plain = |x: &[Array]| loss(ops::matmul(&x[0], x[1].t())?);
+            let (_, want) = transforms::value_and_grad_with_argnums(plain, both)(&inputs.each_ref().map(wide)).unwrap();
+            let got = [linear(&inputs[0], &inputs[1]).unwrap().unwrap(), got[0].clone(), got[1].clone()];
+            let want = [ops::matmul(wide(&inputs[0]), wide(&inputs[1]).t()).unwrap(), want[0].clone(), want[1].clone()];
+            assert_eq!(got.each_ref().map(Array::dtype), [Dtype::Float32, of_x, of_w]);
+            for (got, want) in got.iter().zip(&want) {
+                let rounding = if got.dtype() == Dtype::Float32 { 1e-6 } else { 1.0 / 200.0 };
+                for (got, want) in floats(got).iter().zip(floats(want)) {
+                    assert!(
+                        (got - want).abs() <= rounding * want.abs() + 1e-4,
+                        "{of_x:?} {of_w:?} {m}: {got} is not {want}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use mlx_rs::error::Exception;
 use super::{isa, math, multiversion, takes};
 use crate::kernels::convert::{Copies, Results, Values};
 use crate::kernels::isa::Isa;
+use crate::kernels::mixed;
 use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one};
 
@@ -31,9 +32,12 @@ pub(crate) enum Activation {
     GeluApprox,
 }
 
-/// `activation(gate) * up` for two floating-point arrays of one shape and type.
+/// `activation(gate) * up` for two floating-point arrays of one shape.
 #[track_caller]
 pub(crate) fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Option<Array>, Exception> {
+    if let Some(wide) = mixed::widened(&[gate, up])? {
+        return gated(activation, &wide[0], &wide[1]);
+    }
     if !takes([gate, up]) || gate.shape() != up.shape() {
         return Ok(None);
     }

@@ -8,7 +8,7 @@ const LN2_LOW: f32 = -2.121_944_4e-4;
 
 /// `e^x` within two units of the last place; 0 below -87.3, and the largest finite power above 88.3.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(in crate::kernels) fn exp(x: f32) -> f32 {
     /// Adding and subtracting it rounds to a whole number, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = if x > 88.3 { 88.3 } else { x };
@@ -30,7 +30,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// `1 / (1 + e^-x)`; 0 below -88, where it is no normal number.
 #[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(in crate::kernels) fn sigmoid(x: f32) -> f32 {
     let y = 1.0 / (1.0 + exp(-x));
     if x < -88.0 { 0.0 } else { y }
 }
@@ -39,7 +39,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 ///
 /// By Chebyshev's approximation of the complementary error function in `Numerical Recipes` (Press and others, section 6.2).
 #[inline(always)]
-pub(super) fn normal_share(x: f32) -> f32 {
+pub(in crate::kernels) fn normal_share(x: f32) -> f32 {
     /// The coefficients, the highest power first.
     const POLYNOMIAL: [f32; 10] = [
         0.170_872_77,
@@ -90,25 +90,25 @@ fn fold(values: &[f32], start: f32, map: impl Fn(usize, f32) -> f32, join: impl 
 
 /// The largest value; minus infinity of none.
 #[inline(always)]
-pub(super) fn max(values: &[f32]) -> f32 {
+pub(in crate::kernels) fn max(values: &[f32]) -> f32 {
     fold(values, f32::NEG_INFINITY, |_, value| value, |a, b| if b > a { b } else { a })
 }
 
 /// The sum.
 #[inline(always)]
-pub(super) fn sum(values: &[f32]) -> f32 {
+pub(in crate::kernels) fn sum(values: &[f32]) -> f32 {
     fold(values, 0.0, |_, value| value, |a, b| a + b)
 }
 
 /// The sum of the squares of the distances from `center`.
 #[inline(always)]
-pub(super) fn spread(values: &[f32], center: f32) -> f32 {
+pub(in crate::kernels) fn spread(values: &[f32], center: f32) -> f32 {
     fold(values, 0.0, |_, value| (value - center) * (value - center), |a, b| a + b)
 }
 
 /// The sum of the products; `b` is at least as long as `a`.
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(in crate::kernels) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let b = &b[..a.len()];
     fold(a, 0.0, |i, value| value * b[i], |a, b| a + b)
 }

@@ -1,5 +1,4 @@
-//! What stands between the matrix products, each with its gradient in one pass: attention as training needs it, gated
-//! activations, norms, rotation, cross entropy, and what is asked of the vocabulary. Sums are f32 in every type.
+//! What stands between the matrix products, each with its gradient in one pass: gated activations, norms, rotation, cross entropy, and what is asked of the vocabulary. Sums are f32 in every type.
 //!
 //! The functions give `None` for what they are not made for, which MLX's own operations then do or refuse.
 //!
@@ -7,10 +6,9 @@
 //! [`LANES`], whose number is the same at every level. Unusual: nothing is split by the number of threads, so that a
 //! result does not depend on it.
 
-mod attention;
 mod cross_entropy;
 mod gated;
-mod math;
+pub(super) mod math;
 mod norm;
 mod rope;
 mod softmax;
@@ -22,7 +20,6 @@ use super::convert::Values;
 use super::isa::Isa;
 use super::primitive::on_cpu;
 
-pub(crate) use attention::causal_attention;
 pub(crate) use cross_entropy::cross_entropy;
 pub(crate) use gated::{Activation, gated};
 pub(crate) use norm::{add_rms_norm, layer_norm, rms_norm};
@@ -61,7 +58,7 @@ macro_rules! multiversion {
         }
     };
 }
-use multiversion;
+pub(super) use multiversion;
 
 /// Whether these are arrays of one floating-point type with values in them, to be computed with on the CPU.
 fn takes<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> bool {
@@ -86,7 +83,7 @@ fn widened<'a>(isa: Isa, values: Values<'a>, copy: &'a mut Vec<f32>) -> &'a [f32
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     //! What the tests of the families share.
 
     use std::ops::Range;
@@ -96,7 +93,7 @@ mod tests {
     use super::Isa;
 
     /// Rows of everything that a float can be, of which most are ordinary.
-    pub(super) fn numbers(len: Range<usize>) -> impl Strategy<Value = Vec<f32>> {
+    pub(in crate::kernels) fn numbers(len: Range<usize>) -> impl Strategy<Value = Vec<f32>> {
         let special = prop::sample::select(vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e38, -1e38]);
         let row = |odd: bool| if odd { 40 } else { 0 };
         any::<bool>().prop_flat_map(move |odd| {
@@ -107,7 +104,7 @@ mod tests {
 
     /// Holds what `compute` makes of `len` zeros at every level against the portable result, bit by bit. Which of several
     /// reasons for not being a number a result carries is left open.
-    pub(super) fn each_level(len: usize, compute: impl Fn(Isa, &mut [f32])) -> Result<(), TestCaseError> {
+    pub(in crate::kernels) fn each_level(len: usize, compute: impl Fn(Isa, &mut [f32])) -> Result<(), TestCaseError> {
         let at = |isa| {
             let mut out = vec![0.0; len];
             compute(isa, &mut out);

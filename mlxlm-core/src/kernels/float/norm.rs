@@ -11,6 +11,7 @@ use super::{isa, math, multiversion, takes, widened};
 use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
+use crate::kernels::mixed;
 use crate::kernels::pool;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one};
 use crate::kernels::scratch::{Scratch, with_scratch};
@@ -28,7 +29,7 @@ const PARTS: usize = 16;
 /// `x / rms(x) * weight`.
 ///
 /// # Shapes
-/// - `x`: `[…, D]`, `weight`: `[D]`, of one floating-point type; result: `[…, D]`
+/// - `x`: `[…, D]`, `weight`: `[D]`, result: `[…, D]`
 #[track_caller]
 pub(crate) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Option<Array>, Exception> {
     Norm { eps, centered: false, weighted: weight.is_some(), biased: false, isa: isa() }.apply(x, weight, None)
@@ -37,7 +38,7 @@ pub(crate) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Op
 /// `x + y`, rounded to their type, and the root-mean-square norm of that.
 ///
 /// # Shapes
-/// - `x`, `y`: `[…, D]`, `weight`: `[D]`, of one floating-point type; results: `[…, D]`
+/// - `x`, `y`: `[…, D]`, `weight`: `[D]`, results: `[…, D]`
 #[track_caller]
 pub(crate) fn add_rms_norm(
     x: &Array,
@@ -47,6 +48,11 @@ pub(crate) fn add_rms_norm(
 ) -> Result<Option<[Array; 2]>, Exception> {
     let norm = Norm { eps, centered: false, weighted: weight.is_some(), biased: false, isa: isa() };
     let inputs: Vec<&Array> = [x, y].into_iter().chain(weight).collect();
+    if mixed::widened(&inputs)?.is_some() {
+        // Each result has its own type.
+        let sum = x.add(y)?;
+        return Ok(rms_norm(&sum, weight, eps)?.map(|normed| [sum, normed]));
+    }
     if x.shape() != y.shape() || !fits(&inputs, &inputs[2..]) {
         return Ok(None);
     }
@@ -58,7 +64,7 @@ pub(crate) fn add_rms_norm(
 /// `(x - mean) / deviation * weight + bias`.
 ///
 /// # Shapes
-/// - `x`: `[…, D]`, `weight`, `bias`: `[D]`, of one floating-point type; result: `[…, D]`
+/// - `x`: `[…, D]`, `weight`, `bias`: `[D]`, result: `[…, D]`
 #[track_caller]
 pub(crate) fn layer_norm(
     x: &Array,
@@ -83,10 +89,12 @@ impl Norm {
     #[track_caller]
     fn apply(self, x: &Array, weight: Option<&Array>, bias: Option<&Array>) -> Result<Option<Array>, Exception> {
         let inputs: Vec<&Array> = [x].into_iter().chain(weight).chain(bias).collect();
+        let wide = mixed::widened(&inputs)?;
+        let inputs = wide.as_ref().map_or(inputs, |wide| wide.iter().collect());
         if !fits(&inputs, &inputs[1..]) {
             return Ok(None);
         }
-        apply_one(self, &inputs, x.shape(), x.dtype()).map(Some)
+        apply_one(self, &inputs, x.shape(), inputs[0].dtype()).map(Some)
     }
 
     /// The gradients of rows and parameters.

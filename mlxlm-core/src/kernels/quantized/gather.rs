@@ -13,6 +13,7 @@ use super::{ACTIVATIONS, RESULTS, by_blocks, fits, products};
 use crate::kernels::chosen::{self, Chosen, sum_to};
 use crate::kernels::convert::{self, Copies, Results, Values};
 use crate::kernels::isa::Isa;
+use crate::kernels::mixed;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use crate::kernels::scratch::{Scratch, with_scratch};
 use crate::quant::{Packed, Panels, Scheme};
@@ -37,17 +38,19 @@ pub(crate) fn gather_quantized_matmul(
     if !stacked || !fits(x, w, scheme, true) {
         return Ok(None);
     }
-    let mut inputs = vec![x, indices, &w.weight, &w.scales];
+    let Some(x) = mixed::meeting(x, w.scales.dtype())? else { return Ok(None) };
+    let mut inputs = vec![&x, indices, &w.weight, &w.scales];
     inputs.extend(&w.biases);
     gather(&inputs, Stored::Rows(scheme), w.weight.dim(1))
 }
 
 /// As [`gather_quantized_matmul`], from a stack in panels.
 pub(crate) fn gather_panels_matmul(x: &Array, w: &Panels, indices: &Array) -> Result<Option<Array>, Exception> {
-    if w.experts.is_none() || !w.takes(x) || x.shape().last() != Some(&(w.layout.columns as i32)) {
+    if w.experts.is_none() || x.shape().last() != Some(&(w.layout.columns as i32)) {
         return Ok(None);
     }
-    gather(&[x, indices, &w.lines], Stored::Panels(w.layout), w.layout.rows as i32)
+    let Some(x) = mixed::meeting(x, w.layout.numbers)? else { return Ok(None) };
+    gather(&[&x, indices, &w.lines], Stored::Panels(w.layout), w.layout.rows as i32)
 }
 
 /// The products of `inputs[0]` with matrices that `inputs[1]` chooses from the stack in the others, if these fit.

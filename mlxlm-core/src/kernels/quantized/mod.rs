@@ -19,6 +19,7 @@ use mlx_rs::{Array, Dtype, ops};
 use super::convert::{self, Copies, Results, Values};
 use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
 use super::isa::Isa;
+use super::mixed::{self, is_float};
 use super::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
 use crate::quant::panels::Layout;
@@ -47,7 +48,7 @@ pub(crate) use weights::{Params, Weights};
 pub(crate) const FEW: usize = 65;
 
 /// `x @ w.T` (or `x @ w` without `transpose`) against packed weights, or `None` where MLX's own operation is to be taken: on
-/// a GPU, for stacks of matrices, types that differ, and shapes that MLX will refuse.
+/// a GPU, for stacks of matrices, and shapes that MLX will refuse.
 pub(crate) fn quantized_matmul(
     x: &Array,
     w: &Packed,
@@ -57,8 +58,9 @@ pub(crate) fn quantized_matmul(
     if !on_cpu() || w.weight.ndim() != 2 || !fits(x, w, scheme, transpose) {
         return Ok(None);
     }
+    let Some(x) = mixed::meeting(x, w.scales.dtype())? else { return Ok(None) };
     let columns = w.scales.shape()[1] * scheme.group_size;
-    let mut inputs = vec![x, &w.weight, &w.scales];
+    let mut inputs = vec![&x, &w.weight, &w.scales];
     inputs.extend(&w.biases);
     matmul(&inputs, Stored::Rows(scheme), transpose, if transpose { w.weight.shape()[0] } else { columns }).map(Some)
 }
@@ -67,39 +69,29 @@ pub(crate) fn quantized_matmul(
 pub(crate) fn panels_matmul(x: &Array, w: &Panels, transpose: bool) -> Result<Option<Array>, Exception> {
     let (rows, columns) = (w.layout.rows as i32, w.layout.columns as i32);
     let (inner, outer) = if transpose { (columns, rows) } else { (rows, columns) };
-    if !on_cpu() || w.experts.is_some() || !w.takes(x) || x.shape().last() != Some(&inner) {
+    if !on_cpu() || w.experts.is_some() || x.shape().last() != Some(&inner) {
         return Ok(None);
     }
-    matmul(&[x, &w.lines], Stored::Panels(w.layout), transpose, outer).map(Some)
-}
-
-impl Panels {
-    /// Whether activations are of a type that these weights meet.
-    fn takes(&self, x: &Array) -> bool {
-        match x.dtype() {
-            Dtype::Float32 => true,
-            dtype @ (Dtype::Float16 | Dtype::Bfloat16) => {
-                self.layout.numbers == Dtype::Uint8 || self.layout.numbers == dtype
-            }
-            _ => false,
-        }
-    }
+    let Some(x) = mixed::meeting(x, w.layout.numbers)? else { return Ok(None) };
+    matmul(&[&x, &w.lines], Stored::Panels(w.layout), transpose, outer).map(Some)
 }
 
 /// The products of `x` with the transposes of several matrices in one operation, or `None` if they do not go together: rows of the
 /// same activations are read once, and threads meet once.
 pub(crate) fn panels_matmuls(x: &Array, all: &[&Panels]) -> Result<Option<Vec<Array>>, Exception> {
-    let Some(Layout { columns, scheme: Scheme { group_size, .. }, .. }) = all.first().map(|w| w.layout) else {
+    let Some(Layout { columns, scheme: Scheme { group_size, .. }, numbers, .. }) = all.first().map(|w| w.layout) else {
         return Ok(None);
     };
     let fits = |w: &&Panels| {
-        w.experts.is_none() && w.takes(x) && w.layout.columns == columns && w.layout.scheme.group_size == group_size
+        let Layout { columns: of_w, scheme, numbers: its, .. } = w.layout;
+        w.experts.is_none() && of_w == columns && scheme.group_size == group_size && its == numbers
     };
     if !on_cpu() || x.shape().last() != Some(&(columns as i32)) || !all.iter().all(fits) {
         return Ok(None);
     }
+    let Some(x) = mixed::meeting(x, numbers)? else { return Ok(None) };
     let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
-    let inputs: Vec<&Array> = [x].into_iter().chain(all.iter().map(|w| &w.lines)).collect();
+    let inputs: Vec<&Array> = [&x].into_iter().chain(all.iter().map(|w| &w.lines)).collect();
     let rows = &x.shape()[..x.ndim() - 1];
     let shapes: Vec<Vec<i32>> = all.iter().map(|w| [rows, &[w.layout.rows as i32]].concat()).collect();
     let outputs: Vec<(&[i32], Dtype)> = shapes.iter().map(|shape| (&shape[..], x.dtype())).collect();
@@ -161,18 +153,16 @@ fn fits(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> bool {
     }
     let (weight, groups) = (&weight[weight.len() - 2..], &scales[scales.len() - 2..]);
     let columns = groups[1] * scheme.group_size;
-    let float = |dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     let params = match (scheme.mode, &w.biases) {
         (Mode::Affine, Some(biases)) => {
-            let same = |dtype| float(dtype) && (dtype == x.dtype() || x.dtype() == Dtype::Float32);
-            same(w.scales.dtype()) && biases.dtype() == w.scales.dtype() && biases.shape() == scales
+            is_float(w.scales.dtype()) && biases.dtype() == w.scales.dtype() && biases.shape() == scales
         }
         (Mode::Affine, None) => false,
         (_, biases) => w.scales.dtype() == Dtype::Uint8 && biases.is_none(),
     };
     let inner = if transpose { columns } else { weight[0] };
     params
-        && float(x.dtype())
+        && is_float(x.dtype())
         && Scheme::new(scheme.mode, scheme.bits, scheme.group_size).is_ok()
         && weight[0] == groups[0]
         && weight[1] == scheme.packed_words(columns)
@@ -224,7 +214,8 @@ impl QuantizedMatmul {
         scales: bool,
     ) -> Result<Array, Exception> {
         let [weight, old_scales, biases] = matrix else { return Err(Exception::custom("a matrix lacks its biases")) };
-        let flat = |a: &Array| a.reshape(&[-1, a.dim(-1)]);
+        // In f32, since MLX's product of narrow types is a plain loop.
+        let flat = |a: &Array| a.reshape(&[-1, a.dim(-1)])?.as_dtype(Dtype::Float32);
         let (x, cotangent) = (flat(x)?, flat(cotangent)?);
         let (left, right) = if self.transpose { (&cotangent, &x) } else { (&x, &cotangent) };
         let mut of_weights = ops::matmul(left.t(), right)?;

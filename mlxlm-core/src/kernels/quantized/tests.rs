@@ -185,11 +185,41 @@ fn what_does_not_fit_is_left_to_mlx() {
     let x = random(&[2, 64], 5, Dtype::Float32);
     assert!(quantized_matmul(&x, &w, scheme, true).unwrap().is_some());
     assert!(quantized_matmul(&random(&[2, 32], 5, Dtype::Float32), &w, scheme, true).unwrap().is_none());
-    assert!(quantized_matmul(&x.as_dtype(Dtype::Float16).unwrap(), &w, scheme, true).unwrap().is_none());
+    assert!(quantized_matmul(&x.as_dtype(Dtype::Int32).unwrap(), &w, scheme, true).unwrap().is_none());
     let without = Packed { biases: None, ..w.clone() };
     assert!(quantized_matmul(&x, &without, scheme, true).unwrap().is_none());
     let other = Scheme::new(Mode::Affine, 8, 32).unwrap();
     assert!(quantized_matmul(&x, &w, other, true).unwrap().is_none());
+}
+
+#[test]
+fn activations_of_another_type_than_the_scales_are_computed_with_in_f32() {
+    let scheme = Scheme::new(Mode::Affine, 4, 32).unwrap();
+    for (of_x, of_w) in [(Dtype::Bfloat16, Dtype::Float16), (Dtype::Float16, Dtype::Float32)] {
+        let w = packed(24, 64, scheme, of_w);
+        let panels = Panels::arrange(&w, scheme, &mut Arena::default()).unwrap().unwrap();
+        let x = random(&[3, 64], 5, of_x);
+        let wide = x.as_dtype(Dtype::Float32).unwrap();
+        let want = quantized_matmul(&wide, &w, scheme, true).unwrap().unwrap();
+        let all = panels_matmuls(&x, &[&panels, &panels]).unwrap().unwrap();
+        let got =
+            [quantized_matmul(&x, &w, scheme, true), panels_matmul(&x, &panels, true)].map(|y| y.unwrap().unwrap());
+        for got in got.iter().chain(&all) {
+            assert_eq!((got.dtype(), floats(got)), (Dtype::Float32, floats(&want)));
+        }
+        let loss = |x: &Array| quantized_matmul(x, &w, scheme, true)?.unwrap().square()?.sum(None);
+        let gradient = transforms::grad(loss)(&x).unwrap();
+        assert_eq!(gradient.dtype(), of_x);
+        let want = transforms::grad(loss)(&wide).unwrap().as_dtype(of_x).unwrap();
+        assert_eq!(floats(&gradient), floats(&want));
+        let stack = |a: &Array| a.expand_dims(0).unwrap();
+        let stack = Packed { weight: stack(&w.weight), scales: stack(&w.scales), biases: w.biases.as_ref().map(stack) };
+        let indices = Array::from_slice(&[0_u32; 3], &[3]);
+        let gather = |x: &Array| {
+            gather_quantized_matmul(&x.reshape(&[3, 1, 64]).unwrap(), &stack, scheme, &indices).unwrap().unwrap()
+        };
+        assert_eq!((gather(&x).dtype(), floats(&gather(&x))), (Dtype::Float32, floats(&gather(&wide))));
+    }
 }
 
 /// How far results are from the exact ones together.

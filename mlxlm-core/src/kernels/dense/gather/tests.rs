@@ -17,7 +17,7 @@ fn numbers(values: &[u32], shape: &[i32]) -> Array {
 /// Our product at a level.
 fn ours(isa: Isa, x: &Array, w: &Array, indices: &Array) -> Array {
     let shape = chosen::shape(x, indices, w.dim(1)).unwrap();
-    Gather { transpose: true, isa }.apply(x, w, indices, &shape).unwrap()
+    Gather { transpose: true, isa }.apply(x, w, indices, &shape, x.dtype()).unwrap()
 }
 
 /// Sums in f64 for `x` of `[rows, 1, in]`, and the sums of magnitudes that bound their errors.
@@ -115,7 +115,7 @@ proptest! {
             }
         }
         for isa in Isa::available() {
-            let got = GatherOuter { isa }.apply(&a, &b, &numbers(&choices, &[rows]), &[experts as i32, n, k]).unwrap();
+            let got = GatherOuter { isa }.apply(&a, &b, &numbers(&choices, &[rows]), &[experts as i32, n, k], dtype).unwrap();
             check(&got, &want, choices.len(), &format!("{isa} {dtype:?}"))?;
         }
     }
@@ -180,7 +180,9 @@ fn nothing_gives_nothing_or_zeros() {
         let none = crate::ops::zeros_dtype(&[0], Dtype::Uint32).unwrap();
         assert_eq!(ours(isa, &zeros(&[0, 1, 8]), &zeros(&[2, 3, 8]), &none).shape(), [0, 1, 3]);
         assert_eq!(floats(&ours(isa, &zeros(&[1, 1, 0]), &zeros(&[2, 3, 0]), &numbers(&[1], &[1]))), [0.0; 3]);
-        let outer = GatherOuter { isa }.apply(&zeros(&[0, 1, 3]), &zeros(&[0, 1, 2]), &none, &[2, 3, 2]).unwrap();
+        let outer = GatherOuter { isa }
+            .apply(&zeros(&[0, 1, 3]), &zeros(&[0, 1, 2]), &none, &[2, 3, 2], Dtype::Float32)
+            .unwrap();
         assert_eq!(floats(&outer), [0.0; 12]);
     }
 }
@@ -192,15 +194,32 @@ fn what_does_not_fit_is_left_to_mlx() {
     let takes = |x: &Array, w: &Array, indices: &Array| gather_linear(x, w, indices).unwrap().is_some();
     assert!(takes(&x, &w, &indices));
     assert!(takes(&wide(&x), &wide(&w), &indices));
-    let mixed = gather_linear(&x, &wide(&w), &indices).unwrap().unwrap();
-    assert_eq!(mixed.dtype(), Dtype::Float32);
-    assert!(!takes(&wide(&x), &w, &indices));
-    assert!(!takes(&x, &w.as_dtype(Dtype::Float16).unwrap(), &indices));
+    assert!(!takes(&indices.expand_dims(-1).unwrap(), &w, &indices));
     assert!(!takes(&random(&[3, 1, 8], 1, Dtype::Bfloat16), &w, &indices));
     assert!(!takes(&random(&[2, 2, 8], 1, Dtype::Bfloat16), &w, &indices));
     assert!(!takes(&random(&[2, 1, 9], 1, Dtype::Bfloat16), &w, &indices));
     assert!(!takes(&x, &random(&[1, 5, 3, 8], 2, Dtype::Bfloat16), &indices));
     assert!(!takes(&x, &w, &indices.as_dtype(Dtype::Int32).unwrap()));
+}
+
+#[test]
+fn types_that_differ_give_sums_in_f32() {
+    let chosen = [1, 4, 1];
+    for (of_x, of_w) in
+        [(Dtype::Bfloat16, Dtype::Float32), (Dtype::Float32, Dtype::Bfloat16), (Dtype::Bfloat16, Dtype::Float16)]
+    {
+        let inputs = [random(&[3, 1, 8], 1, of_x), random(&[5, 3, 8], 2, of_w)];
+        let gather = |x: &[Array]| gather_linear(&x[0], &x[1], &numbers(&chosen, &[3])).map(Option::unwrap);
+        let got = gather(&inputs).unwrap();
+        assert_eq!(got.dtype(), Dtype::Float32);
+        check(&got, &reference(&inputs[0], &inputs[1], &chosen), 8, "mixed").unwrap();
+        let loss = |x: &[Array]| Ok::<_, Exception>(vec![gather(x)?.square()?.sum(None)?]);
+        let of = |x: &[Array]| transforms::value_and_grad_with_argnums(loss, &[0, 1][..])(x).unwrap().1;
+        for ((got, want), dtype) in of(&inputs).iter().zip(of(&inputs.each_ref().map(wide))).zip([of_x, of_w]) {
+            assert_eq!(got.dtype(), dtype);
+            assert!(wide(got).all_close(&want, 0.01, 0.01, None).unwrap(), "{got:?} is not {want:?}");
+        }
+    }
 }
 
 #[test]
