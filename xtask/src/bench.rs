@@ -6,7 +6,7 @@
 
 mod folder;
 mod goals;
-mod machine;
+pub(crate) mod machine;
 mod measure;
 mod peers;
 mod plan;

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::bench::machine;
 use crate::sections::Sections;
 use crate::{setup, tidy, workspace};
 
@@ -24,4 +25,16 @@ pub(crate) fn add(sections: &mut Sections) {
     sections.command("tests of xtask", workspace::cargo().args(own));
     let crates = ["test", "--workspace", "--exclude", "xtask", "--no-fail-fast"];
     sections.command("tests of the crates", workspace::cargo().args(crates));
+    // What holds for whole models and caches has to hold with the kernels of lesser machines too.
+    let whole = ["test", "--workspace", "--exclude", "xtask", "--test", "golden", "--test", "laws", "--test", "batch"];
+    let levels = [
+        ("tests of models, avx512", "avx512", "amx_int8"),
+        ("tests of models, avx2", "avx2", "avx2"),
+        ("tests of models, portable", "portable", "sse2"),
+    ];
+    for (title, level, flag) in levels {
+        if machine::has(flag) {
+            sections.command(title, workspace::cargo().args(whole).env("MLXLM_ISA", level));
+        }
+    }
 }

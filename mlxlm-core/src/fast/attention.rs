@@ -123,8 +123,11 @@ mod tests {
     use std::slice::from_ref;
 
     use mlx_rs::{Dtype, ops};
+    use proptest::prelude::*;
 
-    use super::super::testing::{check, check_narrow, close, normal, same_outcome};
+    use super::super::testing::{
+        FLOATS, Layout, check, check_narrow, close, copied, layouts, normal, same_bits, same_outcome, words,
+    };
     use super::*;
     use crate::quant::{self, Mode};
 
@@ -237,6 +240,53 @@ mod tests {
             let how = Attention { scale: 0.2, ..Default::default() };
             let of = |f: Attend| f(&q, Stored::Plain(&k), Stored::Plain(&v), &how).unwrap();
             close(&of(attend), &of(plain::attend), "value");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        #[test]
+        fn any_layout_gives_the_bits_of_a_contiguous_one(
+            [of_q, of_k, of_v, of_mask] in [layouts(4), layouts(4), layouts(4), layouts(4)], of_sinks in layouts(1),
+            [b, kv_heads, group, l, more, d, e] in [1..3_i32, 1..3_i32, 1..3_i32, 1..6_i32, 0..70_i32, 1..40_i32, 1..40_i32],
+            dtype in prop::sample::select(&FLOATS[..]), masked in any::<bool>(), bools in any::<bool>(),
+        ) {
+            let (h, s) = (kv_heads * group, l + more);
+            let mask = of_mask.normal(&[b, h, l, s], 4, dtype);
+            let mask = if bools { mask.gt(Array::from_f32(-0.5)).unwrap() } else { mask };
+            let inputs = [
+                of_q.normal(&[b, h, l, d], 1, dtype), of_k.normal(&[b, kv_heads, s, d], 2, dtype),
+                of_v.normal(&[b, kv_heads, s, e], 3, dtype), mask, of_sinks.normal(&[h], 5, dtype),
+            ];
+            let of = |[q, k, v, mask, sinks]: &[Array; 5]| {
+                let sight = if masked { Sight::Mask(mask) } else { Sight::Causal(Causal::default()) };
+                let how = Attention { scale: 0.2, sight, sinks: Some(sinks), softcap: None };
+                attend(q, Stored::Plain(k), Stored::Plain(v), &how).unwrap()
+            };
+            prop_assert!(same_bits(&of(&inputs), &of(&inputs.each_ref().map(copied))));
+        }
+
+        #[test]
+        fn any_layout_of_a_quantized_cache_gives_the_bits_of_a_contiguous_one(
+            [of_codes, of_scales, of_biases] in [layouts(4), layouts(4), layouts(4)],
+            [l, more, groups] in [1..6_i32, 0..70_i32, 1..4_i32], bits in prop::sample::select(vec![2, 3, 4, 5, 6, 8]),
+            dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let (s, scheme) = (l + more, Scheme::new(Mode::Affine, bits, 32).unwrap());
+            let shape = [2, 2, s, scheme.packed_words(groups * 32)];
+            let numbers = |layout: &Layout, seed| layout.normal(&[2, 2, s, groups], seed, dtype);
+            let weight = of_codes.of(&shape, words);
+            let packed = Packed { weight, scales: numbers(&of_scales, 2), biases: Some(numbers(&of_biases, 3)) };
+            let straight = Packed {
+                weight: copied(&packed.weight), scales: copied(&packed.scales), biases: packed.biases.as_ref().map(copied),
+            };
+            let q = normal(&[2, 4, l, groups * 32], 4).as_dtype(dtype).unwrap();
+            let how = Attention { scale: 0.2, sight: Sight::Causal(Causal::default()), ..Default::default() };
+            let [got, want] = [&packed, &straight].map(|kv| {
+                attend(&q, Stored::Packed(kv, scheme), Stored::Packed(kv, scheme), &how).unwrap()
+            });
+            prop_assert!(same_bits(&got, &want));
         }
     }
 

@@ -68,6 +68,12 @@ impl Layout {
     }
 }
 
+/// Words of any bits, for codes.
+pub(crate) fn words(shape: &[i32]) -> Array {
+    let words: Vec<u32> = (0..shape.iter().product()).map(|i: i32| (i as u32).wrapping_mul(0x9E37_79B9)).collect();
+    Array::from_slice(&words, shape)
+}
+
 /// The same entries one after the other.
 pub(crate) fn copied(x: &Array) -> Array {
     let copy = x.contiguous().unwrap();

@@ -34,7 +34,7 @@ fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Whether the CPU has a flag.
-pub(super) fn has(wanted: &str) -> bool {
+pub(crate) fn has(wanted: &str) -> bool {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     value(&cpus, "flags").is_some_and(|flags| flags.split_whitespace().any(|flag| flag == wanted))
 }

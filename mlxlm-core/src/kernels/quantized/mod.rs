@@ -273,8 +273,12 @@ fn products(
     }
     let (floats, integers): (Vec<_>, Vec<_>) = few.into_iter().partition(|segment| segment.w.is_mxfp8());
     mxfp8::multiply(isa, x, source, &floats, place);
+    let mut odd = fixed::multiply(isa, x, source, &integers, place);
+    if !odd.is_empty() && !matches!(x, Values::F32(_)) {
+        odd = in_f32(isa, x, source, &integers, place, odd);
+    }
     // What is too large or not finite is no integer.
-    for row in fixed::multiply(isa, x, source, &integers, place) {
+    for row in odd {
         for fixed::Segment { w, out, .. } in integers.iter().filter(|segment| segment.rows.contains(&row)) {
             with_scratch(&ACTIVATIONS, w.columns(), |activations| {
                 x.read(isa, source(row) * w.columns(), activations);
@@ -286,6 +290,32 @@ fn products(
             });
         }
     }
+}
+
+/// The products of `odd` rows of 16-bit activations as if these had 32; returns the rows that are no integers then either.
+fn in_f32(
+    isa: Isa,
+    x: &Values<'_>,
+    source: &(dyn Fn(usize) -> usize + Sync),
+    segments: &[fixed::Segment<'_>],
+    place: &(dyn Fn(usize) -> usize + Sync),
+    mut odd: Vec<usize>,
+) -> Vec<usize> {
+    odd.sort_unstable();
+    odd.dedup();
+    let columns = segments[0].w.columns();
+    let mut wide = vec![0.0; odd.len() * columns];
+    for (&row, to) in odd.iter().zip(wide.chunks_exact_mut(columns)) {
+        x.read(isa, source(row) * columns, to);
+    }
+    let from = |row: usize| odd.partition_point(|odd| *odd < row);
+    let segments = segments.iter().map(|segment| {
+        let rows = from(segment.rows.start)..from(segment.rows.end);
+        fixed::Segment { rows, ..*segment }
+    });
+    let segments: Vec<_> = segments.filter(|segment| !segment.rows.is_empty()).collect();
+    let left = fixed::multiply(isa, &Values::F32(&wide), &|row| row, &segments, &|row| place(odd[row]));
+    left.into_iter().map(|row| odd[row]).collect()
 }
 
 /// The product by way of blocks of unpacked weights.

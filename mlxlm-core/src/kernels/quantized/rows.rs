@@ -130,7 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fast::testing::{FLOATS, check, copied, layouts, normal, same_bits};
+    use crate::fast::testing::{FLOATS, check, copied, layouts, normal, same_bits, words};
     use crate::pages::Arena;
 
     fn schemes() -> impl Strategy<Value = Scheme> {
@@ -179,10 +179,6 @@ mod tests {
                 ops::arange::<i32, i32>(0, room[0], None).unwrap().remainder(Array::from_int(7)).unwrap()
             });
             let numbers = |i: usize| of_parts[i].normal(&[7, columns / scheme.group_size], i as u64, dtype);
-            let words = |room: &[i32]| {
-                let words: Vec<u32> = (0..room[0]).map(|i| (i as u32).wrapping_mul(0x9E37_79B9)).collect();
-                Array::from_slice(&words, room)
-            };
             let weight = of_parts[0].of(&[7, scheme.packed_words(columns)], words);
             let w = match scheme.mode {
                 Mode::Affine => Packed { weight, scales: numbers(1), biases: Some(numbers(2)) },

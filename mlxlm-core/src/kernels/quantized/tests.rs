@@ -242,6 +242,34 @@ fn no_worse_than_mlx_at_the_same_type() {
     }
 }
 
+/// A number that is much larger than the others of its group must not cost them their last bits, where a weight hides it.
+#[test]
+fn outliers_do_not_make_it_worse_than_mlx() {
+    let all = schemes().into_iter().flat_map(|scheme| FLOATS.map(|dtype| (scheme, dtype)));
+    for ((scheme, dtype), k) in all.flat_map(|of| [128, 1024].map(|k| (of, k))) {
+        let mut dense = floats(&random(&[32, k], 7, Dtype::Float32));
+        dense.iter_mut().skip(40).step_by(k as usize).for_each(|weight| *weight = 0.0);
+        let w = quant::quantize(&Array::from_slice(&dense, &[32, k]).as_dtype(dtype).unwrap(), scheme).unwrap();
+        for size in [0.0, 10.0, 100.0, 1000.0, 10_000.0] {
+            let mut x = floats(&testing::normal(&[2, k], 9));
+            x[40] = size;
+            let x = Array::from_slice(&x, &[2, k]).as_dtype(dtype).unwrap();
+            let exact = exact(&x, &w, scheme, true);
+            let error = |result: &Array| distance(result, &exact);
+            let theirs = error(&quant::mlx_quantized_matmul(&x, &w, scheme, true).unwrap());
+            let most = match dtype {
+                // Where scale and bias hide the number, their products with it are rounded apart.
+                Dtype::Float32 => 1.1 * theirs + f64::from(size * f32::EPSILON) * f64::sqrt(32.0),
+                _ => theirs,
+            };
+            for isa in Isa::available() {
+                let ours = error(&ours(isa, &x, &w, scheme, true));
+                assert!(ours <= most, "{isa} {scheme} {dtype:?} {k} {size}: {ours:e} against {theirs:e}");
+            }
+        }
+    }
+}
+
 #[test]
 fn many_rows_are_no_worse_than_mlx_at_the_same_type() {
     for scheme in schemes() {

@@ -76,8 +76,9 @@ unsafe fn rows_of<const BITS: usize, const FLOAT: bool, const B: usize, const R:
                             let high = _mm256_add_epi32(_mm256_slli_epi32::<8>(dots[0][r]), low);
                             let mut dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(high, _mm256_set1_epi32(whole)));
                             if B == FLOAT_PLANES {
-                                let below = _mm256_sub_epi32(dots[B - 1][r], _mm256_set1_epi32(below));
-                                dot = _mm256_fmadd_ps(dot, _mm256_set1_ps(256.0), _mm256_cvtepi32_ps(below));
+                                let low = _mm256_add_epi32(_mm256_slli_epi32::<8>(dots[B - 2][r]), dots[B - 1][r]);
+                                let low = _mm256_sub_epi32(low, _mm256_set1_epi32(below));
+                                dot = _mm256_fmadd_ps(dot, _mm256_set1_ps(65536.0), _mm256_cvtepi32_ps(low));
                             }
                             let scaled = _mm256_mul_ps(dot, step);
                             let to = sums.add(r * WIDTH + panel * LANES + 8 * half);
@@ -135,7 +136,7 @@ unsafe fn add<const BITS: usize, const FLOAT: bool, const B: usize, const R: usi
                     let at = r * super::rows::COLUMNS + QUAD * q;
                     for p in 0..B {
                         let bytes = four(planes[p].add(first + at));
-                        if splits && (p > 0 || B > HALF_PLANES) {
+                        if splits && p > 0 {
                             // Wide codes meet these bytes in two halves.
                             let nibble = _mm256_set1_epi8(15);
                             let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);

@@ -25,7 +25,13 @@ const AHEAD: usize = 256;
 /// # Safety
 /// The machine must have the level, and the block must have been checked.
 pub(super) unsafe fn multiply(block: &Block<'_>, band: &Band<'_>, sums: &mut [f32]) {
-    for (at, height) in block.runs() {
+    let float = block.rows.planes.len() == FLOAT_PLANES;
+    // More than four rows of four bytes would not have their sums in registers.
+    let runs = block.runs().flat_map(|(at, height)| {
+        let most = if float { height.min(4) } else { height };
+        (at..at + height).step_by(most).map(move |at| (at, most))
+    });
+    for (at, height) in runs {
         let (row, sums) = (block.first + at, sums[at * WIDTH..].as_mut_ptr());
         // SAFETY: passed on from the caller; the rows are the block's.
         unsafe {
@@ -36,8 +42,7 @@ pub(super) unsafe fn multiply(block: &Block<'_>, band: &Band<'_>, sums: &mut [f3
                 (HALF_PLANES, _) => of_codes!(band.layout, rows_of::<HALF_PLANES, 8>(block, band, row, sums)),
                 (_, 1) => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 1>(block, band, row, sums)),
                 (_, 2) => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 2>(block, band, row, sums)),
-                (_, 4) => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 4>(block, band, row, sums)),
-                _ => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 8>(block, band, row, sums)),
+                _ => of_codes!(band.layout, rows_of::<FLOAT_PLANES, 4>(block, band, row, sums)),
             }
         }
     }
@@ -136,7 +141,7 @@ impl<const R: usize, const B: usize> Dots<R, B> {
         }
     }
 
-    /// The sum of the products, less [`ZERO`] times what high and low bytes are together and what those below are.
+    /// The sum of the products, less [`ZERO`] times what high and low bytes are together, and what the two below are.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn of(&self, r: usize, [whole, below]: [i32; 2]) -> __m512 {
@@ -147,10 +152,7 @@ impl<const R: usize, const B: usize> Dots<R, B> {
         let high = of_planes(plane(0), plane(1), whole);
         match B {
             HALF_PLANES => high,
-            _ => {
-                let below = _mm512_sub_epi32(plane(2), _mm512_set1_epi32(ZERO * below));
-                _mm512_fmadd_ps(high, _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(below))
-            }
+            _ => _mm512_fmadd_ps(high, _mm512_set1_ps(65536.0), of_planes(plane(2), plane(3), below)),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! Products with quantized matrices in integers: any number of rows, all levels, the same bits.
 //!
 //! Within a group of columns the activations become fixed-point numbers over a common power of two ([`rows`]), of 15 bits if they
-//! have 16 and of 24 bits if they have 32, and the codes are small integers already, so a group's sum of products is an exact
-//! integer. Then one multiply-add by the weights' scale and one by their bias go to the result, group after group, in f32.
+//! have 16 and of 31 bits if they have 32, and the codes are small integers already, so a group's sum of products is an exact
+//! integer, or two: of the upper and of the lower 16 bits. Then one multiply-add by the weights' scale and one by their bias go to
+//! the result, group after group, in f32.
 //!
 //! What is unusual:
 //! - Integer sums do not depend on their order, and the chain of f32 operations is fixed. So a row has the same bits alone and in
 //!   any company, and at every level: one vector instruction (VNNI), a matrix tile (AMX) and a plain loop give the same.
-//! - Of the activations of a group, those larger than 1/64 of the largest in bf16 (1/8 in f16) are exact; the others are off by
-//!   2⁻¹⁴ of the largest at most, half a step. Those in f32 are off by 2⁻²³ of the largest, less than what adding them up in f32
-//!   is off by.
+//! - Of the activations of a group, those larger than 1/64 of the largest are exact in bf16 and f32 (1/8 in f16); the others are
+//!   off by half a step at most, 2⁻¹⁴ (2⁻³⁰) of the largest. Where that would tell beside the rounding of 16-bit results, because
+//!   few activations are hundreds of times as large as the others, the row is computed with as if it were f32.
 //! - Weights are read in panels of 16 rows, a lane for each, and bands of four panels ([`crate::quant::panels`]), each of them one
 //!   stream of memory. A matrix that is not in panels is put into them a band at a time, in the second-level cache.
 
@@ -65,6 +66,12 @@ const TASK: usize = 32 << 10;
 /// Below this many multiply-adds another core is not worth waking.
 const SERIAL: usize = 400_000;
 
+/// What the squares of steps may be of those of mean magnitudes, in bf16 and f16. A step's twelfth is the mean square of what an
+/// activation is off by; a sum of normal numbers, which is rounded by some 2⁻¹⁸ / 3 of its square in bf16, is about the mean
+/// magnitudes times 1.6: so activations are off by as much as results. In f16 they may be off by three times that; MLX's own sums,
+/// which are f16 all along, are off by more.
+const TOLERANCES: [f32; 2] = [2.4e-5, 4e-6];
+
 /// The 4-bit floats (e2m1) are halves of these less [`ZERO`], which is taken off the sums while they are integers.
 const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 pub(super) const ZERO: i32 = 12;
@@ -86,7 +93,8 @@ pub(super) struct Segment<'a> {
 
 /// `out[place(i)] = x[source(i)] @ w.T` for each segment and each row `i` of it. All matrices have the same columns and groups;
 /// neighbours may have the same rows. Returns the rows that were left out because they hold a number that is too large or not
-/// finite.
+/// finite, or, in 16 bits, a few that are so large that the others would be off by more
+/// than [`TOLERANCES`] allow.
 pub(super) fn multiply<'a>(
     isa: Isa,
     x: &Values<'_>,
@@ -121,7 +129,8 @@ pub(super) fn multiply<'a>(
     let chosen: Vec<_> = numbers.iter().map(|number| number.map(source)).collect();
     let layout = first.w.layout();
     let multiply = |rows: &Rows<'_>, odd: &[bool]| {
-        let tasks = tasks(segments);
+        let all_odd = numbers.iter().zip(odd).all(|(number, odd)| number.is_none() || *odd);
+        let tasks = if all_odd { Vec::new() } else { tasks(segments) };
         let numbers = &numbers;
         pool::parallel(tasks.len(), |i| {
             let Task { segment, bands } = &tasks[i];
@@ -132,9 +141,10 @@ pub(super) fn multiply<'a>(
         numbers.iter().zip(odd).filter_map(|(number, odd)| number.filter(|_| *odd)).collect()
     };
     match x {
-        Values::F32(_) => rows::with_rows::<FLOAT_PLANES, _>(isa, x, &chosen, height, &layout, multiply),
+        Values::F32(_) => rows::with_rows::<FLOAT_PLANES, _>(isa, x, &chosen, height, &layout, f32::INFINITY, multiply),
         Values::F16(_) | Values::Bf16(_) => {
-            rows::with_rows::<HALF_PLANES, _>(isa, x, &chosen, height, &layout, multiply)
+            let tolerance = TOLERANCES[usize::from(matches!(x, Values::F16(_)))];
+            rows::with_rows::<HALF_PLANES, _>(isa, x, &chosen, height, &layout, tolerance, multiply)
         }
     }
 }

@@ -37,12 +37,13 @@ pub(super) fn multiply(block: &Block<'_>, band: &Band<'_>, sums: &mut [f32]) {
                         let dot = (256 * high + low - whole) as f32 * step;
                         bias.mul_add(sum, dot.mul_add(scale, *total))
                     }
-                    [high, low, rest] => {
+                    [high, low, third, fourth] => {
                         let high = (256 * high + low - whole) as f32;
-                        let dot = high.mul_add(256.0, (rest - below) as f32) * step;
+                        let low = (256 * third + fourth - below) as f32;
+                        let dot = high.mul_add(65536.0, low) * step;
                         *total + dot.mul_add(scale, bias * sum)
                     }
-                    _ => unreachable!("activations have two or three bytes"),
+                    _ => unreachable!("activations have two bytes or four"),
                 };
             }
         }

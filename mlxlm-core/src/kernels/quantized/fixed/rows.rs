@@ -1,4 +1,4 @@
-//! Activations in fixed point: within each group of columns `x = step · (256 · high + low)`, and a byte more for those in f32.
+//! Activations in fixed point: within each group of columns `x = step · (256 · high + low)`, and two bytes more for those in f32.
 //!
 //! Bytes lie in a plane each, as the tiles of AMX take them, `[up to 16 rows][64 columns]` one after the other: rows that are a power of two apart
 //! would drive each other out of the caches.
@@ -17,7 +17,7 @@ use crate::quant::panels::Layout;
 const TOO_LARGE: u32 = (112 + 127) << 23;
 /// Bytes of an activation that has 16 bits, and of one that has 32.
 pub(super) const HALF_PLANES: usize = 2;
-pub(super) const FLOAT_PLANES: usize = 3;
+pub(super) const FLOAT_PLANES: usize = 4;
 /// Rows of a tile at most, and its columns.
 pub(super) const ROWS: usize = 16;
 pub(super) const COLUMNS: usize = 64;
@@ -41,13 +41,13 @@ pub(super) struct Rows<'a> {
     pub(super) columns: usize,
     pub(super) group: usize,
     pub(super) groups: usize,
-    /// The high bytes, the low ones, and for f32 those below: `[row / height][column / 64][row % height][column % 64]`.
+    /// The high bytes, the low ones, and for f32 the two below: `[row / height][column / 64][row % height][column % 64]`.
     pub(super) planes: &'a [&'a [u8]],
     /// `[row][group]`: powers of two.
     pub(super) steps: &'a [f32],
     /// `[row][group]`: the sum of the activations.
     pub(super) sums: &'a [f32],
-    /// `[row][group]`: the sums of the integers, those of `256 · high + low` and those of the bytes below.
+    /// `[row][group]`: the sums of the integers, those of `256 · high + low` and those of the same of the bytes below.
     pub(super) integers: &'a [[i32; 2]],
 }
 
@@ -86,13 +86,14 @@ fn place(height: usize, columns: usize, row: usize, column: usize) -> usize {
 }
 
 /// Calls `body` with rows of `x`, in tiles of `height` and in `P` planes: `chosen` tells for each which one it is, or `None` if nothing reads it; and
-/// for each whether it holds a number that is too large or not finite.
+/// for each whether it does not fit, as [`fix`] tells.
 pub(super) fn with_rows<const P: usize, R>(
     isa: Isa,
     x: &Values<'_>,
     chosen: &[Option<usize>],
     height: usize,
     layout: &Layout,
+    tolerance: f32,
     body: impl FnOnce(&Rows<'_>, &[bool]) -> R,
 ) -> R {
     let (columns, group, groups, len) = (layout.columns, layout.group(), layout.groups(), chosen.len());
@@ -116,17 +117,14 @@ pub(super) fn with_rows<const P: usize, R>(
                         let floats =
                             |all: Shared<f32>| std::slice::from_raw_parts_mut(all.get().add(row * groups), groups);
                         let first = place(height, columns, row, 0);
-                        let len = (columns.div_ceil(COLUMNS) - 1) * height * COLUMNS + COLUMNS;
                         let mut fixed = Fixed::<P> {
-                            planes: std::array::from_fn(|p| {
-                                std::slice::from_raw_parts_mut(to.get().add(p * plane + first), len)
-                            }),
+                            planes: std::array::from_fn(|p| to.get().add(p * plane + first)),
                             stride: height * COLUMNS,
                             steps: floats(scales.0),
                             sums: floats(scales.1),
                             integers: std::slice::from_raw_parts_mut(pairs.get().add(row * groups), groups),
                         };
-                        *scales.2.get().add(row) = !fix(isa, wide, group, &mut fixed);
+                        *scales.2.get().add(row) = !fix(isa, wide, group, tolerance, &mut fixed);
                     }
                 });
             };
@@ -146,8 +144,8 @@ pub(super) fn with_rows<const P: usize, R>(
 
 /// Where a row goes.
 struct Fixed<'a, const P: usize> {
-    /// From the row's first byte to its last.
-    planes: [&'a mut [u8]; P],
+    /// The row's first byte in each plane.
+    planes: [*mut u8; P],
     /// Bytes from one run of 64 columns to the next.
     stride: usize,
     steps: &'a mut [f32],
@@ -161,43 +159,54 @@ fn pairs_of(floats: &mut [f32]) -> &mut [[i32; 2]] {
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len() / 2) }
 }
 
-/// Fixes a row; `false` if a number is too large or not finite.
-fn fix<const P: usize>(isa: Isa, x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool {
+/// Fixes a row; `false` if a number is too large or not finite, or if few are so much larger than the others that these would lose
+/// more than `tolerance` allows: the squares of all steps against those of the mean magnitudes without the largest of each group.
+///
+/// # Safety
+/// The planes must have room for the row.
+unsafe fn fix<const P: usize>(isa: Isa, x: &[f32], group: usize, tolerance: f32, to: &mut Fixed<'_, P>) -> bool {
     #[target_feature(enable = "avx2,fma")]
-    fn avx2<const P: usize>(x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool {
-        body(x, group, to)
+    unsafe fn avx2<const P: usize>(x: &[f32], group: usize, tolerance: f32, to: &mut Fixed<'_, P>) -> bool {
+        // SAFETY: passed on from the caller.
+        unsafe { body(x, group, tolerance, to) }
     }
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    fn avx512<const P: usize>(x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool {
-        body(x, group, to)
+    unsafe fn avx512<const P: usize>(x: &[f32], group: usize, tolerance: f32, to: &mut Fixed<'_, P>) -> bool {
+        // SAFETY: passed on from the caller.
+        unsafe { body(x, group, tolerance, to) }
     }
     assert!(isa <= Isa::best());
-    match isa {
-        Isa::Portable => body(x, group, to),
-        // SAFETY: the level was checked.
-        Isa::Avx2 => unsafe { avx2(x, group, to) },
-        // SAFETY: the level was checked.
-        Isa::Avx512 | Isa::Amx => unsafe { avx512(x, group, to) },
+    // SAFETY: the level was checked, and the room is the caller's.
+    unsafe {
+        match isa {
+            Isa::Portable => body(x, group, tolerance, to),
+            Isa::Avx2 => avx2(x, group, tolerance, to),
+            Isa::Avx512 | Isa::Amx => avx512(x, group, tolerance, to),
+        }
     }
 }
 
 /// The one body of all levels, which the compiler makes vectors of.
+///
+/// # Safety
+/// That of [`fix`].
 #[inline(always)]
-fn body<const P: usize>(x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool {
-    // The largest numbers have this many bits and a sign, and a margin below that: what signed bytes hold with room for rounding
-    // the lower ones. Two bytes could hold a bit more, but products of high bytes are to fit 16 bits in pairs.
-    let (bits, margin) = if P == HALF_PLANES { (14, 0) } else { (8 * P as i32 - 1, 1 << 17) };
+unsafe fn body<const P: usize>(x: &[f32], group: usize, tolerance: f32, to: &mut Fixed<'_, P>) -> bool {
+    // The largest numbers have this many bits and a sign. Bytes could hold a bit more, but products of high bytes are to fit 16 bits
+    // in pairs.
+    let bits = 8 * P as i32 - 2;
+    let (mut lost, mut kept) = (0.0, 0.0);
     for (g, x) in x.chunks_exact(group).enumerate() {
         let most = x.iter().fold(0, |most, v| (v.to_bits() & 0x7FFF_FFFF).max(most));
         if most >= TOO_LARGE {
             return false;
         }
-        // The largest magnitude is below 2^(exponent + 1), by as much as the margin.
-        let exponent = ((most + margin) >> 23).max(1) as i32 - 127;
-        let up = bits - 1 - exponent;
+        // The largest magnitude is below 2^(exponent + 1). All numbers are multiples of the smallest one.
+        let exponent = (most >> 23).max(1) as i32 - 127;
+        let up = (bits - 1 - exponent).min(149);
         // Numbers near the smallest need a factor that no f32 holds.
         let factors = [power(up.min(100)), power(up - up.min(100))];
-        let (mut totals, mut below) = ([0_i32; RUN], [0_i32; RUN]);
+        let (mut totals, mut sizes) = ([[0_i32; RUN]; 2], [0.0; RUN]);
         for (i, x) in x.chunks_exact(RUN).enumerate() {
             let column = g * group + i * RUN;
             let at = column / COLUMNS * to.stride + column % COLUMNS;
@@ -205,38 +214,49 @@ fn body<const P: usize>(x: &[f32], group: usize, to: &mut Fixed<'_, P>) -> bool 
             let mut fixed = [0; RUN];
             for (fixed, x) in fixed.iter_mut().zip(x) {
                 let x = x * factors[0] * factors[1];
-                // SAFETY: magnitudes are below 2²³.
+                // SAFETY: magnitudes are at most 2³⁰.
                 *fixed = if P == HALF_PLANES { round(x) } else { unsafe { x.round_ties_even().to_int_unchecked() } };
             }
-            for (total, fixed) in totals.iter_mut().zip(&fixed) {
-                *total += fixed;
+            for (size, x) in sizes.iter_mut().zip(x) {
+                *size += x.abs();
             }
-            for p in (1..P).rev() {
-                let (mut rounded, mut rest) = ([0; RUN], [0; RUN]);
-                for (rounded, fixed) in rounded.iter_mut().zip(&fixed) {
-                    *rounded = (fixed + 128) >> 8;
-                }
-                for (rest, (rounded, fixed)) in rest.iter_mut().zip(rounded.iter().zip(&fixed)) {
-                    *rest = fixed - (rounded << 8);
-                }
-                to.planes[p][at..][..RUN].copy_from_slice(&rest.map(|part| part as u8));
-                fixed = rounded;
-                if p == HALF_PLANES {
-                    for (below, rest) in below.iter_mut().zip(&rest) {
-                        *below += rest;
+            // What two bytes hold, from the upper ones on. Those below are cut off so that their own higher byte fits.
+            let mut rest = fixed;
+            for pair in 0..P / 2 {
+                let (mut part, mut high, mut low) = (rest, [0; RUN], [0; RUN]);
+                if pair + 1 < P / 2 {
+                    for (part, rest) in part.iter_mut().zip(&mut rest) {
+                        *part = (*rest + (1 << 15) + (1 << 7)) >> 16;
+                        *rest -= *part << 16;
                     }
                 }
+                for (total, part) in totals[pair].iter_mut().zip(&part) {
+                    *total += part;
+                }
+                for (high, part) in high.iter_mut().zip(&part) {
+                    *high = (part + (1 << 7)) >> 8;
+                }
+                for (low, (high, part)) in low.iter_mut().zip(high.iter().zip(&part)) {
+                    *low = part - (high << 8);
+                }
+                for (plane, bytes) in to.planes[2 * pair..].iter().zip([high, low]) {
+                    // SAFETY: the caller vouches for the room.
+                    unsafe { plane.add(at).cast::<[u8; RUN]>().write(bytes.map(|part| part as u8)) };
+                }
             }
-            to.planes[0][at..][..RUN].copy_from_slice(&fixed.map(|part| part as u8));
         }
         let step = power(-up);
         to.steps[g] = step;
-        let (total, below) = (totals.iter().sum::<i32>(), below.iter().sum::<i32>());
-        to.sums[g] = total as f32 * step;
-        // What is below is the total's last byte, in three planes.
-        to.integers[g] = if P == HALF_PLANES { [total, 0] } else { [(total - below) >> 8, below] };
+        to.integers[g] = totals.map(|totals| totals.iter().sum());
+        let [total, below] = to.integers[g];
+        to.sums[g] = match P {
+            HALF_PLANES => total as f32 * step,
+            _ => (f64::from(total) * 65536.0 + f64::from(below)) as f32 * step,
+        };
+        let mean = (sizes.iter().sum::<f32>() - f32::from_bits(most)).max(0.0) / (group - 1) as f32;
+        (lost, kept) = (lost + step * step, kept + mean * mean);
     }
-    true
+    lost <= tolerance * kept || kept == 0.0
 }
 
 /// To nearest, ties to even, for magnitudes up to 2²²; one addition instead of two instructions.
@@ -262,15 +282,12 @@ mod tests {
 
     /// The bytes, the steps and the sums of a row in groups of 32, or `None` if a number is too large or not finite.
     fn fixed<const P: usize>(isa: Isa, x: &[f32]) -> Option<([Vec<u8>; P], Vec<f32>, Vec<f32>)> {
-        let mut planes = [const { Vec::new() }; P];
+        let mut planes = [const { [0; 64] }; P].map(|plane| plane.to_vec());
         let (mut steps, mut sums, mut integers) = (vec![0.0; 2], vec![0.0; 2], [[0; 2]; 2]);
-        let planes_of_row = planes.each_mut().map(|plane| {
-            plane.resize(64, 0);
-            &mut plane[..]
-        });
-        let mut to =
-            Fixed { planes: planes_of_row, stride: 64, steps: &mut steps, sums: &mut sums, integers: &mut integers };
-        fix(isa, x, 32, &mut to).then_some((planes, steps, sums))
+        let rows = planes.each_mut().map(|plane| plane.as_mut_ptr());
+        let mut to = Fixed { planes: rows, stride: 64, steps: &mut steps, sums: &mut sums, integers: &mut integers };
+        // SAFETY: each plane has room for 64 columns.
+        unsafe { fix(isa, x, 32, f32::INFINITY, &mut to) }.then_some((planes, steps, sums))
     }
 
     fn comes_back<const P: usize>(x: &[f32]) {
