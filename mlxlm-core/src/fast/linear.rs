@@ -5,7 +5,7 @@ use mlx_rs::error::Exception;
 
 use super::{by_kernel, plain};
 
-/// `x @ weight.T`, in `f32` by way of BLAS, which is ours too.
+/// `x @ weight.T`.
 ///
 /// # Shapes
 /// - `x`: `[…, in]`, `weight`: `[out, in]`, result: `[…, out]`

@@ -1,7 +1,8 @@
-//! Products with bf16 and f16 matrices, which MLX does not give to BLAS, and of matrices that are chosen from a stack ([`gather`]),
-//! which MLX has in f32 only and reads anew for each row. Sums are f32, results are rounded once.
+//! Products with bf16 and f16 matrices, which MLX does not give to BLAS, with few rows of f32, for which BLAS would write a matrix
+//! before it reads it, and of matrices that are chosen from a stack ([`gather`]), which MLX has in f32 only and reads anew for each
+//! row. Sums are f32, results are rounded once.
 //!
-//! Up to [`FEW`] rows against a matrix whose rows are read whole (every linear layer), AVX-512 streams the matrix once ([`dot`]);
+//! Up to [`FEW`] rows against a matrix whose rows are read whole (every linear layer) stream the matrix once, from AVX2 on ([`dot`]);
 //! beyond, bf16 goes to the tiles of AMX ([`tiles`]); everything else widens panels into the f32 product of [`super::gemm`]. All are
 //! batch-invariant as far as they go; the choice depends on the number of rows only beyond [`FEW`].
 
@@ -15,7 +16,7 @@ use mlx_rs::{Array, Dtype};
 use super::convert::{Copies, Results, Values};
 use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
 use super::isa::Isa;
-use super::mixed;
+use super::mixed::{self, is_float};
 use super::pool;
 use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
@@ -34,21 +35,20 @@ thread_local! {
     static RESULTS: Scratch = const { Cell::new(Vec::new()) };
 }
 
-/// `x @ w.T` with a matrix of bf16 or f16, or `None` where MLX's own operation is to be taken: f32 goes to BLAS, which is ours too.
+/// `x @ w.T`, or `None` where MLX's own operation is to be taken: many rows of f32 go to BLAS, which is ours too.
 ///
 /// # Shapes
 /// - `x`: `[…, in]`, `w`: `[out, in]`, result: `[…, out]`
 pub(crate) fn linear(x: &Array, w: &Array) -> Result<Option<Array>, Exception> {
-    let fits = matches!(w.dtype(), Dtype::Float16 | Dtype::Bfloat16)
-        && w.ndim() == 2
-        && x.ndim() > 0
-        && x.dim(-1) == w.dim(1)
-        && on_cpu();
+    let fits = is_float(w.dtype()) && w.ndim() == 2 && x.ndim() > 0 && x.dim(-1) == w.dim(1) && on_cpu();
     if !fits {
         return Ok(None);
     }
     let Some(x) = mixed::meeting(x, w.dtype())? else { return Ok(None) };
     let mut shape = x.shape().to_vec();
+    if w.dtype() == Dtype::Float32 && x.size() > FEW * w.dim(1) as usize {
+        return Ok(None);
+    }
     if let Some(last) = shape.last_mut() {
         *last = w.dim(0);
     }
@@ -149,7 +149,7 @@ impl Product {
         }
         let rows: Vec<usize> = few.iter().flat_map(|part| part.rows.clone()).collect();
         with_scratch(&RESULTS, rows.len() * n, |results| {
-            dot::multiply(&few, n, results);
+            dot::multiply(self.isa, &few, n, results);
             self.write(results, n, out, &|row| place(rows[row]));
         });
     }
