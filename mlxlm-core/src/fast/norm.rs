@@ -53,10 +53,10 @@ mod tests {
 
     #[test]
     fn add_rms_norm_is_the_plain_one() {
-        let inputs = [normal(&[5, 7, 40], 1), normal(&[5, 7, 40], 2), normal(&[40], 3)];
         type AddNorm = fn(&Array, &Array, Option<&Array>, f32) -> Result<[Array; 2], Exception>;
-        // Each result alone, and both, so that gradients of either come back.
         type Part = fn([Array; 2]) -> Result<Array, Exception>;
+        let inputs = [normal(&[5, 7, 40], 1), normal(&[5, 7, 40], 2), normal(&[40], 3)];
+        // Each result alone, and both, so that gradients of either come back.
         let parts: [Part; 3] = [|[sum, _]| Ok(sum), |[_, normed]| Ok(normed), |[sum, normed]| sum.multiply(normed)];
         for part in parts {
             let of = |f: AddNorm| move |x: &[Array]| part(f(&x[0], &x[1], x.get(2), 1e-5)?);

@@ -309,20 +309,31 @@ fn wait_for_job(pool: &Shared, slot: &Slot, seen: u64) -> u64 {
 /// Physical cores among the CPUs that this process may use; hardware threads of one core share its vector units.
 fn physical_cores() -> usize {
     let logical = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let Ok(info) = crate::io::read_to_string("/proc/cpuinfo") else { return logical };
-    logical.min(cores_of(&info).unwrap_or(logical))
+    let read = |path| crate::io::read_to_string(path).ok();
+    let cores = read("/proc/cpuinfo").zip(read("/proc/self/status")).and_then(|(info, status)| {
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        cores_of(&info, allowed)
+    });
+    logical.min(cores.unwrap_or(logical))
 }
 
-/// Distinct (package, core) pairs of a `/proc/cpuinfo`.
-fn cores_of(cpuinfo: &str) -> Option<usize> {
+/// Distinct (package, core) pairs of a `/proc/cpuinfo`, of the CPUs in a list as `0-3,8`.
+fn cores_of(cpuinfo: &str, allowed: &str) -> Option<usize> {
+    let ends = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.trim().parse::<usize>().ok()?..=last.trim().parse().ok()?)
+    };
+    let allowed: Vec<_> = allowed.split(',').filter_map(ends).collect();
     let mut cores = std::collections::BTreeSet::new();
-    let mut package = "0";
+    let (mut package, mut counts) = ("0", false);
     for line in cpuinfo.lines() {
         let Some((key, value)) = line.split_once(':') else { continue };
+        let value = value.trim();
         match key.trim() {
-            "physical id" => package = value.trim(),
-            "core id" => {
-                cores.insert((package, value.trim()));
+            "processor" => counts = value.parse().is_ok_and(|cpu| allowed.iter().any(|cpus| cpus.contains(&cpu))),
+            "physical id" => package = value,
+            "core id" if counts => {
+                cores.insert((package, value));
             }
             _ => {}
         }
@@ -423,9 +434,13 @@ mod tests {
     }
 
     #[test]
-    fn cores_are_counted_by_package() {
-        let two = "physical id\t: 0\ncore id\t\t: 0\n\nphysical id\t: 0\ncore id\t\t: 0\n\nphysical id\t: 1\ncore id\t\t: 0\n";
-        assert_eq!(cores_of(two), Some(2));
-        assert_eq!(cores_of("processor : 0\n"), None);
+    fn cores_are_counted_by_package_where_the_process_may_run() {
+        let cpu = |i: usize, package: usize| format!("processor\t: {i}\nphysical id\t: {package}\ncore id\t\t: 0\n\n");
+        let cpus = [cpu(0, 0), cpu(1, 0), cpu(2, 1)].concat();
+        assert_eq!(cores_of(&cpus, "\t0-2"), Some(2));
+        assert_eq!(cores_of(&cpus, "0,1"), Some(1));
+        assert_eq!(cores_of(&cpus, "1-1,2"), Some(2));
+        assert_eq!(cores_of(&cpus, "7"), None);
+        assert_eq!(cores_of("processor : 0\n", "0"), None);
     }
 }

@@ -140,7 +140,7 @@ fn source(rows: &Rows<'_>, tensor: &Tensor, first: usize, count: usize, wide: &m
         match (rows.place.key(first + i), tensor) {
             (None, _) => row.fill(0.0),
             (Some(key), Tensor::Plain(heads)) if kind == BF16 => {
-                bf16_of(row)[..dims].copy_from_slice(heads.row(at(key)))
+                bf16_of(row)[..dims].copy_from_slice(heads.row(at(key)));
             }
             (Some(key), _) => tensor.read(rows.job.isa, at(key), &mut row[..dims]),
         }

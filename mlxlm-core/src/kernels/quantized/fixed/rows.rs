@@ -222,7 +222,7 @@ unsafe fn body<const P: usize>(x: &[f32], group: usize, tolerance: f32, to: &mut
             }
             // What two bytes hold, from the upper ones on. Those below are cut off so that their own higher byte fits.
             let mut rest = fixed;
-            for pair in 0..P / 2 {
+            for (pair, totals) in totals.iter_mut().enumerate().take(P / 2) {
                 let (mut part, mut high, mut low) = (rest, [0; RUN], [0; RUN]);
                 if pair + 1 < P / 2 {
                     for (part, rest) in part.iter_mut().zip(&mut rest) {
@@ -230,7 +230,7 @@ unsafe fn body<const P: usize>(x: &[f32], group: usize, tolerance: f32, to: &mut
                         *rest -= *part << 16;
                     }
                 }
-                for (total, part) in totals[pair].iter_mut().zip(&part) {
+                for (total, part) in totals.iter_mut().zip(&part) {
                     *total += part;
                 }
                 for (high, part) in high.iter_mut().zip(&part) {
@@ -282,7 +282,7 @@ mod tests {
 
     /// The bytes, the steps and the sums of a row in groups of 32, or `None` if a number is too large or not finite.
     fn fixed<const P: usize>(isa: Isa, x: &[f32]) -> Option<([Vec<u8>; P], Vec<f32>, Vec<f32>)> {
-        let mut planes = [const { [0; 64] }; P].map(|plane| plane.to_vec());
+        let mut planes = [(); P].map(|()| vec![0; 64]);
         let (mut steps, mut sums, mut integers) = (vec![0.0; 2], vec![0.0; 2], [[0; 2]; 2]);
         let rows = planes.each_mut().map(|plane| plane.as_mut_ptr());
         let mut to = Fixed { planes: rows, stride: 64, steps: &mut steps, sums: &mut sums, integers: &mut integers };
