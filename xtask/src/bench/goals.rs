@@ -63,9 +63,9 @@ pub(super) fn goals(bench: &Bench) -> Vec<Goal> {
     // Of the builds with AMX, or of those without, the best.
     let llama = |what, amx: bool| {
         let titles = bench.peers.llamas.iter().map(|peer| &peer.title).filter(|title| title.contains("AMX") == amx);
-        titles.filter_map(|title| bench.peer(title, what)?.ok()).max_by(f64::total_cmp)
+        titles.filter_map(|title| bench.peer(title, main, what)?.ok()).max_by(f64::total_cmp)
     };
-    let python = bench.peers.mlx_lm.as_ref().and_then(|peer| bench.peer(&peer.title, decode)?.ok());
+    let python = bench.peers.mlx_lm.as_ref().and_then(|peer| bench.peer(&peer.title, main, decode)?.ok());
     let wall = |shape: &'static Shape, context: u64| {
         let bytes = shape.bytes_a_step() + shape.kv_bytes(context);
         ours(shape, What::Decode(context), None).map(|tps| tps * bytes as f64)

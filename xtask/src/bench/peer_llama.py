@@ -31,7 +31,10 @@ def make(shape, path):
     scales = (0.02 / 4.61 * rng.uniform(0.75, 1.25, len(pool))).astype(np.float16)
     pool[:, :2] = scales.view(np.uint8).reshape(-1, 2)
 
-    writer = gguf.GGUFWriter(path + ".tmp", "llama")
+    names = {"llama": "llama", "qwen3": "qwen3", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3"}
+    kind = names[shape["model_type"]]
+    experts = shape.get("num_experts")
+    writer = gguf.GGUFWriter(path + ".tmp", kind)
     writer.add_context_length(131072)
     writer.add_vocab_size(shape["vocab_size"])
     writer.add_embedding_length(shape["hidden_size"])
@@ -40,26 +43,36 @@ def make(shape, path):
     writer.add_head_count(shape["num_attention_heads"])
     writer.add_head_count_kv(shape["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(shape["rms_norm_eps"])
+    writer.add_key_length(shape["head_dim"])
+    writer.add_value_length(shape["head_dim"])
     writer.add_rope_dimension_count(shape["head_dim"])
     writer.add_rope_freq_base(shape["rope_theta"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
     writer.add_tokenizer_model("no_vocab")
+    if "sliding_window" in shape:
+        writer.add_sliding_window(shape["sliding_window"])
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(shape["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(shape["moe_intermediate_size"])
 
-    def matrix(name, rows, columns):
-        blocks = rows * columns // 32
+    def matrix(name, rows, columns, *copies):
+        blocks = rows * columns // 32 * (copies[0] if copies else 1)
         start = int(rng.integers(len(pool)))
         tensor = np.take(pool, range(start, start + blocks), axis=0, mode="wrap")
-        tensor = tensor.reshape(rows, columns // 32 * 18)
+        tensor = tensor.reshape(*copies, rows, columns // 32 * 18)
         writer.add_tensor(name, tensor, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
 
-    def norm(name):
-        writer.add_tensor(name, np.ones(shape["hidden_size"], np.float32))
+    def norm(name, width=shape["hidden_size"]):
+        writer.add_tensor(name, np.ones(width, np.float32))
 
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
     queries = shape["num_attention_heads"] * shape["head_dim"]
     keys = shape["num_key_value_heads"] * shape["head_dim"]
     matrix("token_embd.weight", shape["vocab_size"], hidden)
     norm("output_norm.weight")
+    if not shape["tie_word_embeddings"]:
+        matrix("output.weight", shape["vocab_size"], hidden)
     for layer in range(shape["num_hidden_layers"]):
         block = f"blk.{layer}."
         norm(block + "attn_norm.weight")
@@ -68,6 +81,19 @@ def make(shape, path):
         matrix(block + "attn_k.weight", keys, hidden)
         matrix(block + "attn_v.weight", keys, hidden)
         matrix(block + "attn_output.weight", hidden, queries)
+        if kind != "llama":
+            norm(block + "attn_q_norm.weight", shape["head_dim"])
+            norm(block + "attn_k_norm.weight", shape["head_dim"])
+        if kind == "gemma3":
+            norm(block + "post_attention_norm.weight")
+            norm(block + "post_ffw_norm.weight")
+        if experts:
+            router = rng.normal(0, 0.02, (experts, hidden)).astype(np.float32)
+            writer.add_tensor(block + "ffn_gate_inp.weight", router)
+            matrix(block + "ffn_gate_exps.weight", inner, hidden, experts)
+            matrix(block + "ffn_up_exps.weight", inner, hidden, experts)
+            matrix(block + "ffn_down_exps.weight", hidden, inner, experts)
+            continue
         matrix(block + "ffn_gate.weight", inner, hidden)
         matrix(block + "ffn_up.weight", inner, hidden)
         matrix(block + "ffn_down.weight", hidden, inner)

@@ -137,24 +137,11 @@ impl Bench<'_> {
                 self.ours(shape, What::Prefill(512), isa, round)?;
                 self.ours(shape, What::Decode(0), isa, round)?;
             }
-            for llama in &self.peers.llamas {
-                let model = llama.gguf(&self.models, shape)?.to_string_lossy().into_owned();
-                let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get).to_string();
-                for (what, prompt, generate) in [(What::Prefill(512), "512", "1"), (What::Decode(0), "1", "41")] {
-                    let key = format!("{} {} round {round}", llama.title, what.key());
-                    self.journal.measure(&key, llama.command("run").args([&*model, prompt, generate, &threads]))?;
-                }
-            }
+            self.llamas(shape, round)?;
             self.ours(skeleton, What::Decode(0), None, round)?;
             self.ours(shape, What::Batch(16), None, round)?;
             self.ours(shape, What::Decode(16_384), None, round)?;
             self.bandwidth(&format!("round {round}"))?;
-        }
-        if let Some(python) = &self.peers.mlx_lm {
-            // A token takes it ten seconds.
-            let folder = folder::ensure(&self.models, shape)?;
-            let key = format!("{} {}", python.title, What::Decode(0).key());
-            self.journal.measure(&key, python.command("run").arg(folder).arg(if self.quick { "2" } else { "3" }))?;
         }
         self.shape(shape)
     }
@@ -164,6 +151,32 @@ impl Bench<'_> {
         for what in self.wanted(shape) {
             if self.figure(shape, what, None).is_none() {
                 self.ours(shape, what, None, 1)?;
+                // Others come next to what they are compared with.
+                if what == What::Decode(0) && shape.quantized && !self.quick {
+                    self.llamas(shape, 1)?;
+                }
+            }
+        }
+        match &self.peers.mlx_lm {
+            Some(python) if shape.quantized => {
+                // A token takes it ten seconds, or a minute.
+                let folder = folder::ensure(&self.models, shape)?;
+                let tokens = if self.quick || shape.name != MAIN { "2" } else { "3" };
+                let key = peer_key(&python.title, shape, What::Decode(0));
+                self.journal.measure(&key, python.command("run").arg(folder).arg(tokens))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every build of llama.cpp once.
+    fn llamas(&self, shape: &Shape, round: u64) -> Result<()> {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get).to_string();
+        for llama in &self.peers.llamas {
+            let model = llama.gguf(&self.models, shape)?.to_string_lossy().into_owned();
+            for (what, prompt, generate) in [(What::Prefill(512), "512", "1"), (What::Decode(0), "1", "41")] {
+                let key = format!("{}round {round}", peer_key(&llama.title, shape, what));
+                self.journal.measure(&key, llama.command("run").args([&*model, prompt, generate, &threads]))?;
             }
         }
         Ok(())
@@ -203,8 +216,8 @@ impl Bench<'_> {
     }
 
     /// The same of a peer.
-    pub(super) fn peer(&self, title: &str, what: What) -> Option<Result<f64, String>> {
-        self.median(&format!("{title} {}", what.key()), |value| value[what.field()].as_f64().into_iter().collect())
+    pub(super) fn peer(&self, title: &str, shape: &Shape, what: What) -> Option<Result<f64, String>> {
+        self.median(&peer_key(title, shape, what), |value| value[what.field()].as_f64().into_iter().collect())
     }
 
     fn median(&self, prefix: &str, of: impl Fn(&Value) -> Vec<f64>) -> Option<Result<f64, String>> {
@@ -237,6 +250,10 @@ impl Bench<'_> {
 fn key(shape: &Shape, what: What, isa: Isa) -> String {
     let isa = isa.map_or(String::new(), |isa| format!("{isa} "));
     format!("{}: {isa}{} ", shape.name, what.key())
+}
+
+fn peer_key(title: &str, shape: &Shape, what: What) -> String {
+    format!("{title}, {}: {} ", shape.name, what.key())
 }
 
 /// The types in what `mlxlm models` prints: one a line, others behind `also`.

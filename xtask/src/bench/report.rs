@@ -109,21 +109,26 @@ fn cell(figure: Option<&Result<f64, String>>) -> String {
 }
 
 fn comparison(bench: &Bench) -> String {
-    let mut text = "## Others on the same shape\n\nLlama-3.2-1B, measured in turns; tokens a second.\n\n\
-                    | | read 512 | decode |\n| --- | --: | --: |\n"
-        .to_owned();
-    let Some(shape) = Shape::find(MAIN) else { return text };
+    let mut text =
+        "## Others on the same shapes\n\nTokens a second; the first shape was measured in turns, three times.\n\n\
+                    | model | | read 512 | decode |\n| --- | --- | --: | --: |\n"
+            .to_owned();
     let levels: [(&str, Isa); 3] =
         [("mlxlm", None), ("mlxlm, `MLXLM_ISA=avx512`", Some("avx512")), ("mlxlm, `MLXLM_ISA=avx2`", Some("avx2"))];
-    for (title, isa) in levels {
-        let figure = |what| cell(bench.figure(shape, what, isa).as_ref());
-        if bench.figure(shape, What::Decode(0), isa).is_some() {
-            text += &row([title.to_owned(), figure(What::Prefill(512)), figure(What::Decode(0))]);
+    let whats = [What::Prefill(512), What::Decode(0)];
+    for shape in ALL.iter().filter(|shape| shape.quantized && shape.name != SKELETON) {
+        let mut line = |program: &str, figure: &dyn Fn(What) -> Option<Result<f64, String>>| {
+            if whats.iter().any(|what| figure(*what).is_some()) {
+                let figures = whats.map(|what| cell(figure(what).as_ref()));
+                text += &row([shape.title, program].into_iter().chain(figures.iter().map(String::as_str)));
+            }
+        };
+        for (title, isa) in levels {
+            line(title, &|what| bench.figure(shape, what, isa));
         }
-    }
-    for peer in bench.peers.llamas.iter().chain(&bench.peers.mlx_lm) {
-        let figure = |what| cell(bench.peer(&peer.title, what).as_ref());
-        text += &row([peer.title.clone(), figure(What::Prefill(512)), figure(What::Decode(0))]);
+        for peer in bench.peers.llamas.iter().chain(&bench.peers.mlx_lm) {
+            line(&peer.title, &|what| bench.peer(&peer.title, shape, what));
+        }
     }
     for absent in &bench.peers.absent {
         text += &["\n- ", absent, "\n"].concat();
@@ -213,7 +218,7 @@ mod tests {
                 "| peak memory less 100 MB, against weights and cache | 1.00 GB | 0.70 GB | 1.29 × | at most 1.15 × | **no** |",
                 "| Llama-3.2-1B | 600 | – | 34.0 | – | – | – | – | – | 0.5 s | 1.0 GB |",
                 "| Gemma-3-1B | not supported yet (`gemma3_text`) |  |  |  |  |  |  |  |  |  |",
-                "| mlxlm | 600 | 34.0 |",
+                "| Llama-3.2-1B | mlxlm | 600 | 34.0 |",
                 "- llama.cpp: not found",
                 "- Failed: qwen3-4b: decode at 0 round 1: it failed and did not say why.",
             ] {
