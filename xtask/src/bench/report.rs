@@ -2,7 +2,7 @@
 
 use super::goals::{goals, number, usual};
 use super::plan::{BATCHES, Bench, CONTEXTS, Isa, PROMPTS, What};
-use super::shape::{ALL, MAIN, SKELETON, Shape};
+use super::shape::{ALL, SKELETON};
 
 /// The circumstances of a run.
 #[derive(Debug)]
