@@ -50,7 +50,7 @@ fn ours(isa: Isa, x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Arr
 /// code times its scale and the bias nearly cancel too, and where activations are in fixed point, half a step for each
 /// of them.
 fn exact(x: &Array, w: &Packed, scheme: Scheme, transpose: bool) -> Vec<(f64, f64)> {
-    let bits = if x.dtype() == Dtype::Float32 { 23 } else { 14 };
+    let bits = if x.dtype() == Dtype::Float32 { 30 } else { 14 };
     let fixed = transpose && scheme.mode != Mode::Mxfp8;
     let dense = weights_of(w, scheme);
     let (rows, columns) = (w.weight.dim(0) as usize, (w.scales.dim(1) * scheme.group_size) as usize);
