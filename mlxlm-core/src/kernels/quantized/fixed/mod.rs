@@ -58,7 +58,7 @@ const TILES: usize = 5;
 /// Bytes of activations that a pass over the weights keeps in the second-level cache.
 const NEAR: usize = 640 << 10;
 /// Rows of activations that are in fixed point at a time.
-const MANY: usize = 512;
+const MANY: usize = 256;
 /// Rows of activations up to which memory is what products wait for.
 const FEW: usize = 64;
 /// Words of a task's bands for few rows: so few that threads end at nearly the same time.
