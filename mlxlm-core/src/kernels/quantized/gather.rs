@@ -154,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fast::testing::{self, FLOATS, same_bits};
+    use crate::fast::testing::{self, FLOATS, copied, layouts, same_bits, words};
     use crate::pages::Arena;
     use crate::quant::{self, Mode};
     use crate::{ops, random, transforms};
@@ -297,6 +297,25 @@ mod tests {
                     prop_assert!(same_bits(alone, &only(together)), "{} {} {:?} row {} of {}", isa, scheme, dtype, row, rows);
                 }
             }
+        }
+
+        #[test]
+        fn any_layout_gives_the_bits_of_a_contiguous_one(
+            of_x in layouts(3), of_parts in [layouts(3), layouts(3), layouts(3)], of_indices in layouts(1),
+            [rows, n, groups] in [1_i32..20, 1_i32..20, 1_i32..4], bits in prop::sample::select(vec![2, 3, 4, 5, 6, 8]),
+            dtype in prop::sample::select(&FLOATS[..]),
+        ) {
+            let scheme = Scheme::new(Mode::Affine, bits, 32).unwrap();
+            let numbers = |i: usize| of_parts[i].normal(&[5, n, groups], i as u64, dtype);
+            let weight = of_parts[0].of(&[5, n, scheme.packed_words(32 * groups)], words);
+            let w = Packed { weight, scales: numbers(1), biases: Some(numbers(2)) };
+            let straight =
+                Packed { weight: copied(&w.weight), scales: copied(&w.scales), biases: w.biases.as_ref().map(copied) };
+            let x = of_x.normal(&[rows, 1, 32 * groups], 3, dtype);
+            let indices = of_indices.of(&[rows], |room| words(room).remainder(Array::from_slice(&[5_u32], &[])).unwrap());
+            let got = gather_quantized_matmul(&x, &w, scheme, &indices).unwrap().unwrap();
+            let want = gather_quantized_matmul(&copied(&x), &straight, scheme, &copied(&indices)).unwrap().unwrap();
+            prop_assert!(same_bits(&got, &want), "{}", scheme);
         }
 
         #[test]

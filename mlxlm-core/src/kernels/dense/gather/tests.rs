@@ -6,9 +6,8 @@ use super::super::FEW;
 use super::super::tests::{floats, random, wide};
 use super::*;
 use crate::fast::plain;
+use crate::fast::testing::{FLOATS, copied, layouts, same_bits, words};
 use crate::transforms;
-
-const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
 
 fn numbers(values: &[u32], shape: &[i32]) -> Array {
     Array::from_slice(values, shape)
@@ -62,6 +61,19 @@ fn choices() -> impl Strategy<Value = (u32, Vec<u32>)> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn any_layout_gives_the_bits_of_a_contiguous_one(
+        [of_x, of_w] in [layouts(3), layouts(3)], of_indices in layouts(1), [rows, n, k] in [1_i32..40, 1_i32..20, 1_i32..70],
+        dtype in proptest::sample::select(&FLOATS[..]),
+    ) {
+        let inputs = [
+            of_x.normal(&[rows, 1, k], 1, dtype), of_w.normal(&[5, n, k], 2, dtype),
+            of_indices.of(&[rows], |room| words(room).remainder(numbers(&[5], &[])).unwrap()),
+        ];
+        let of = |[x, w, indices]: &[Array; 3]| gather_linear(x, w, indices).unwrap().unwrap();
+        prop_assert!(same_bits(&of(&inputs), &of(&inputs.each_ref().map(copied))));
+    }
 
     #[test]
     fn random_choices_agree_with_sums_in_f64(
