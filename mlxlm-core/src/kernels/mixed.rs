@@ -1,5 +1,6 @@
-//! Operands of different floating-point types. MLX computes with them in f32, whatever they are, and so do the kernels; what is
-//! widened here are activations and parameters, which are small. Matrices are read as they are.
+//! Operands of different floating-point types. MLX computes with them in f32, whatever they are, and so do the kernels. Activations
+//! and parameters are widened here, and the keys and values of a cache that has another type than queries; matrices are read as
+//! they are.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};

@@ -30,7 +30,7 @@ thread_local! {
     static SCORES: Scratch = const { Cell::new(Vec::new()) };
 }
 
-/// How queries attend.
+/// The operation, for queries that attend so.
 #[derive(Debug, Clone)]
 pub(super) struct AttentionGradient {
     pub(super) isa: Isa,

@@ -2,8 +2,6 @@
 //!
 //! Lanes go along a row of the matrix. Each result has one chain of sums, whatever tile it falls into, in f32.
 
-use half::{bf16, f16};
-
 use super::{FEW, Part, Product, Sizes};
 use crate::kernels::convert::Values;
 use crate::kernels::gemm::Shared;
@@ -100,11 +98,10 @@ pub(super) fn multiply(isa: Isa, parts: &[&Part<'_>], n: usize, out: &mut [f32])
 
 /// The rows of a part as f32, if the loops want them so and they are not.
 fn widened(isa: Isa, part: &Part<'_>) -> Vec<f32> {
-    let as_they_are = isa >= Isa::Avx512 && part.a.is_like(&part.b);
-    match part.a {
-        Values::F32(_) => Vec::new(),
-        _ if as_they_are => Vec::new(),
-        Values::F16(x) => x.iter().copied().map(f16::to_f32).collect(),
-        Values::Bf16(x) => x.iter().copied().map(bf16::to_f32).collect(),
+    if matches!(part.a, Values::F32(_)) || isa >= Isa::Avx512 && part.a.is_like(&part.b) {
+        return Vec::new();
     }
+    let mut wide = vec![0.0; part.a.len()];
+    part.a.read(isa, 0, &mut wide);
+    wide
 }

@@ -1,4 +1,5 @@
-//! What stands between the matrix products, each with its gradient in one pass: gated activations, norms, rotation, cross entropy, and what is asked of the vocabulary. Sums are f32 in every type.
+//! What stands between the matrix products, each with its gradient in one pass: gated activations, norms, rotation, cross entropy,
+//! and what is asked of the vocabulary. Sums are f32 in every type.
 //!
 //! The functions give `None` for what they are not made for, which MLX's own operations then do or refuse.
 //!

@@ -93,8 +93,7 @@ pub(super) struct Segment<'a> {
 
 /// `out[place(i)] = x[source(i)] @ w.T` for each segment and each row `i` of it. All matrices have the same columns and groups;
 /// neighbours may have the same rows. Returns the rows that were left out because they hold a number that is too large or not
-/// finite, or, in 16 bits, a few that are so large that the others would be off by more
-/// than [`TOLERANCES`] allow.
+/// finite, or, in 16 bits, a few that are so large that the others would be off by more than [`TOLERANCES`] allow.
 pub(super) fn multiply<'a>(
     isa: Isa,
     x: &Values<'_>,
