@@ -1,12 +1,18 @@
-//! Compiles the C++ over MLX's headers, on Linux on x86-64 only: the class behind our CPU kernels, and arrays over memory of
-//! ours.
+//! Compiles the C++ over MLX's headers, on Linux on x86-64 only: the class behind our CPU kernels, arrays over memory of ours, and
+//! the allocator. Without the feature `mlx` there is nothing to compile.
 
-use std::env;
 use std::process::ExitCode;
 
-const SOURCES: [&str; 2] = ["src/kernels/primitive.cpp", "src/raw.cpp"];
-
+#[cfg(not(feature = "mlx"))]
 fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+#[cfg(feature = "mlx")]
+fn main() -> ExitCode {
+    use std::env;
+
+    const SOURCES: [&str; 3] = ["src/allocator.cpp", "src/kernels/primitive.cpp", "src/raw.cpp"];
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }
@@ -16,7 +22,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let Some(include) = env::var_os("DEP_MLX_INCLUDE") else {
-        println!("cargo::error=cargo does not know where MLX's headers are; run `cargo xtask setup` once");
+        println!(
+            "cargo::error=cargo does not know where MLX's headers are: in mlxlm's repository run `cargo xtask setup` once; in another \
+             project, include that repository's `.cargo/mlx-native.toml` in your `.cargo/config.toml` (see README.md of mlxlm-core)"
+        );
         return ExitCode::FAILURE;
     };
     let mut build = cc::Build::new();

@@ -5,11 +5,10 @@
 //! next update copies.
 
 use mlxlm_core::ops::indexing::{TryIndexOp, TryIndexUpdateOp, UpdateMode};
-use mlxlm_core::quant::Scheme;
 use mlxlm_core::{Array, ops};
 
 use crate::quantized::Tensor;
-use crate::{Error, Result};
+use crate::{Error, KvFormat, Result};
 
 /// Buffers grow to multiples of this many tokens.
 pub(crate) const STEP: i32 = 256;
@@ -22,16 +21,17 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Takes keys and values in, quantized where there is a scheme.
-    pub(crate) fn new(keys: &Array, values: &Array, scheme: Option<Scheme>) -> Result<Self> {
+    /// Takes keys and values in, quantized where there is a format.
+    pub(crate) fn new(keys: &Array, values: &Array, format: Option<KvFormat>) -> Result<Self> {
         check_pair(keys, values)?;
-        if let Some(scheme) = scheme {
+        if let Some(format) = format {
             let (k, v) = (keys.shape()[3], values.shape()[3]);
-            if !scheme.divides(k) || !scheme.divides(v) {
-                return Err(Error::Group { keys: k, values: v, group_size: scheme.group_size });
+            if !format.divides(k, v) {
+                return Err(Error::Group { keys: k, values: v, group_size: format.group_size() });
             }
         }
-        Ok(Self { keys: Tensor::new(keys, scheme)?, values: Tensor::new(values, scheme)? })
+        let [of_keys, of_values] = [format.map(|format| format.keys), format.map(|format| format.values)];
+        Ok(Self { keys: Tensor::new(keys, of_keys)?, values: Tensor::new(values, of_values)? })
     }
 
     /// The tokens it has room for.
@@ -44,8 +44,8 @@ impl Buffer {
         self.keys.shape()[0]
     }
 
-    pub(crate) fn scheme(&self) -> Option<Scheme> {
-        self.keys.scheme()
+    pub(crate) fn format(&self) -> Option<KvFormat> {
+        Some(KvFormat { keys: self.keys.packing()?, values: self.values.packing()? })
     }
 
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
@@ -57,11 +57,11 @@ impl Buffer {
     }
 
     /// The same contents in a format.
-    pub(crate) fn with_scheme(&self, scheme: Option<Scheme>) -> Result<Self> {
-        if self.scheme() == scheme {
+    pub(crate) fn with_format(&self, format: Option<KvFormat>) -> Result<Self> {
+        if self.format() == format {
             return Ok(self.clone());
         }
-        Self::new(&self.keys.to_plain()?, &self.values.to_plain()?, scheme)
+        Self::new(&self.keys.to_plain()?, &self.values.to_plain()?, format)
     }
 
     /// The tokens `from..to`, as a view.
@@ -72,10 +72,14 @@ impl Buffer {
         self.map(|array| Ok(array.try_index((.., .., from..to, ..))?))
     }
 
-    /// The rows `rows`.
-    pub(crate) fn rows(&self, rows: &[i32]) -> Result<Self> {
-        let rows = Array::from_slice(rows, &[rows.len() as i32]);
-        self.map(|array| Ok(array.take_axis(&rows, 0)?))
+    /// The tokens at these places: `[n]`.
+    pub(crate) fn take(&self, places: &Array) -> Result<Self> {
+        self.map(|array| Ok(array.take_axis(places, 2)?))
+    }
+
+    /// One row.
+    pub(crate) fn row(&self, row: i32) -> Result<Self> {
+        self.map(|array| Ok(array.try_index(row..row + 1)?))
     }
 
     /// Zeros for `len` tokens in `batch` rows, in this format.
@@ -114,11 +118,22 @@ impl Buffer {
         Ok(())
     }
 
-    /// Checks that `new` can follow what is held.
-    pub(crate) fn check_follows(&self, new: &Self) -> Result<()> {
+    /// Writes each row of `new` into a buffer of its own, over the tokens from its place on.
+    pub(crate) fn write_rows(held: Vec<(&mut Self, i32)>, new: &Self) -> Result<()> {
+        let (mut held, at): (Vec<&mut Self>, Vec<i32>) = held.into_iter().unzip();
+        let keys = Tensor::write_rows(&held.iter().map(|held| &held.keys).collect::<Vec<_>>(), &at, &new.keys)?;
+        let values = Tensor::write_rows(&held.iter().map(|held| &held.values).collect::<Vec<_>>(), &at, &new.values)?;
+        for ((held, keys), values) in held.iter_mut().zip(keys).zip(values) {
+            (held.keys, held.values) = (keys, values);
+        }
+        Ok(())
+    }
+
+    /// Checks that `batch` rows of `new` can follow what is held.
+    pub(crate) fn check_follows(&self, new: &Self, batch: i32) -> Result<()> {
         for (what, held, new) in [("keys", &self.keys, &new.keys), ("values", &self.values, &new.values)] {
             let ([b, k, _, d], got) = (held.shape(), new.shape());
-            if [b, k, d] != [got[0], got[1], got[3]] {
+            if [b, k, d] != [batch, got[1], got[3]] {
                 return Err(Error::Shape { what, expected: format!("[{b}, {k}, L, {d}]"), got: got.to_vec() });
             }
         }
@@ -130,28 +145,23 @@ impl Buffer {
     }
 }
 
-/// Adds `new` behind the first `used` tokens of `held`, which grows in steps as needed; what lies behind is overwritten.
-pub(crate) fn append<'a>(held: &'a mut Option<Buffer>, used: i32, new: &Buffer) -> Result<&'a Buffer> {
+/// Makes room for the tokens of `new` behind the first `used` of `held`, which grows in steps.
+///
+/// `batch` are the rows of `held`: those of `new`, or one of them.
+pub(crate) fn make_room(held: &mut Option<Buffer>, used: i32, new: &Buffer, batch: i32) -> Result<()> {
     let added = new.len();
     let steps = used.checked_add(added).and_then(|needed| needed.checked_add(STEP - 1)).map(|n| n / STEP);
     let room = STEP * steps.ok_or(Error::TooLong { held: used, added })?;
-    let grown = match held.take() {
-        None => new.zeros(new.batch(), room)?,
+    match held {
+        None => *held = Some(new.zeros(batch, room)?),
         Some(buffer) => {
-            if let Err(error) = buffer.check_follows(new) {
-                *held = Some(buffer);
-                return Err(error);
-            }
-            if buffer.len() >= used + added {
-                buffer
-            } else {
-                Buffer::concat(&[&buffer.view(0, used)?, &buffer.zeros(buffer.batch(), room - used)?], 2)?
+            buffer.check_follows(new, batch)?;
+            if buffer.len() < used + added {
+                *buffer = Buffer::concat(&[&buffer.view(0, used)?, &buffer.zeros(batch, room - used)?], 2)?;
             }
         }
-    };
-    let held = held.insert(grown);
-    held.write(used, new)?;
-    Ok(held)
+    }
+    Ok(())
 }
 
 fn check_pair(keys: &Array, values: &Array) -> Result<()> {

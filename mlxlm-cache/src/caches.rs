@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlxlm_core::Array;
-use mlxlm_core::quant::{Mode, Scheme};
 
-use crate::{CacheKind, Error, LayerCache, Offset, Result, file};
+use crate::{CacheKind, Error, KvFormat, LayerCache, Offset, Result, file};
 
-/// What a model remembers of a sequence, or of a batch of sequences.
+/// What a model remembers of a sequence, or of several as the rows of one pass.
 #[derive(Debug, Clone)]
 pub struct Caches {
     layers: Vec<LayerCache>,
@@ -24,27 +23,18 @@ impl Caches {
         Self { layers: kinds.iter().map(LayerCache::new).collect() }
     }
 
+    /// The caches of these layers.
+    pub(crate) fn from_layers(layers: Vec<LayerCache>) -> Self {
+        Self { layers }
+    }
+
     /// Empty caches that keep at most `max_size` tokens of keys and values: the first four and the latest others.
     ///
     /// Unlike the reference this also limits the layers of architectures that declare their caches themselves.
     pub fn with_max_size(kinds: &[CacheKind], max_size: i32) -> Result<Self> {
         let limited: Vec<CacheKind> = kinds.iter().map(|kind| kind.limited(max_size)).collect();
-        for kind in &limited {
-            if let CacheKind::Rotating { max_size, keep } = *kind
-                && max_size <= keep
-            {
-                return Err(Error::Room { max_size, keep });
-            }
-        }
+        limited.iter().try_for_each(CacheKind::check_room)?;
         Ok(Self::new(&limited))
-    }
-
-    /// Empty caches for a batch: row `b` of the first tokens begins with `padding[b]` places that are none.
-    pub fn left_padded(kinds: &[CacheKind], padding: &[i32]) -> Result<Self> {
-        if padding.is_empty() {
-            return Err(Error::NoRows);
-        }
-        Ok(Self { layers: kinds.iter().map(|kind| LayerCache::left_padded(kind, padding)).collect::<Result<_>>()? })
     }
 
     /// The layers that have a cache.
@@ -78,6 +68,18 @@ impl Caches {
         self.layers.iter().find(|layer| layer.keeps_kv()).map_or(Offset::Same(0), LayerCache::offset)
     }
 
+    /// The tokens that are held once `added` more are read, in the layer that holds most. A ring holds no more than its size, however
+    /// many it has seen.
+    pub fn held_after(&self, added: usize) -> usize {
+        self.layers.iter().filter_map(|layer| layer.held_after(added)).max().unwrap_or(added)
+    }
+
+    /// The memory that these caches would take for so many tokens of one sequence, in bytes: by what a token takes that they hold now,
+    /// in the format that it is held in. Layers that hold none yet count as nothing.
+    pub fn nbytes_of(&self, tokens: usize) -> u64 {
+        self.layers.iter().map(|layer| layer.nbytes_of(tokens)).fold(0, u64::saturating_add)
+    }
+
     /// Whether [`trim`](Self::trim) can take tokens back from every layer.
     pub fn is_trimmable(&self) -> bool {
         self.layers.iter().all(LayerCache::is_trimmable)
@@ -108,19 +110,29 @@ impl Caches {
     /// To be called after each step, as layers reach `start`; those that are quantized already stay as they are. All
     /// kinds that keep keys and values can be quantized; recurrent states have none and stay as they are. A model
     /// without any keys and values is an error, as are widths that the group does not divide.
-    pub fn quantize(&mut self, group_size: i32, bits: i32, start: i32) -> Result<()> {
-        let scheme = Scheme::new(Mode::Affine, bits, group_size)?;
+    pub fn quantize(&mut self, format: KvFormat, start: i32) -> Result<()> {
         if !self.layers.iter().any(LayerCache::keeps_kv) {
             let mut kinds: Vec<&str> = self.layers.iter().map(LayerCache::name).collect();
             kinds.dedup();
             return Err(Error::NothingToQuantize { kinds: kinds.join(", ") });
         }
-        self.layers.iter_mut().try_for_each(|layer| layer.quantize(scheme, start))
+        self.layers.iter_mut().try_for_each(|layer| layer.quantize(format, start))
     }
 
     /// How keys and values are quantized, from the first layer where they are.
-    pub fn scheme(&self) -> Option<Scheme> {
-        self.layers.iter().find_map(LayerCache::scheme)
+    pub fn format(&self) -> Option<KvFormat> {
+        self.layers.iter().find_map(LayerCache::format)
+    }
+
+    /// Has the matrices that gated delta nets remember kept in bf16, or in f32 as they are otherwise, from the next tokens on: half the
+    /// memory to read and write, for a state that is rounded after each token.
+    pub fn narrow_states(&mut self, narrow: bool) {
+        self.layers.iter_mut().for_each(|layer| layer.narrow_states(narrow));
+    }
+
+    /// Whether a layer keeps a matrix in bf16 because of [`narrow_states`](Self::narrow_states), as is known once a token is read.
+    pub fn have_narrow_states(&self) -> bool {
+        self.layers.iter().any(LayerCache::has_narrow_states)
     }
 
     /// The arrays held, to be evaluated after a chunk of the prompt.
@@ -133,32 +145,33 @@ impl Caches {
         self.layers.iter().map(LayerCache::nbytes).sum()
     }
 
-    /// One batch of single sequences; shorter ones are padded on the left.
-    pub fn merge(rows: &[Self]) -> Result<Self> {
+    /// The caches of several sequences as the rows of one pass: a move, without a copy. Rows may differ in length, window and
+    /// format; layers that keep compressed groups cannot become rows.
+    pub fn join(rows: Vec<Self>) -> Result<Self> {
+        Self::check_joins(&rows.iter().collect::<Vec<_>>())?;
+        let layers = rows.first().map_or(0, Self::len);
+        let mut columns: Vec<Vec<LayerCache>> = (0..layers).map(|_| Vec::with_capacity(rows.len())).collect();
+        for row in rows {
+            columns.iter_mut().zip(row.layers).for_each(|(column, layer)| column.push(layer));
+        }
+        Ok(Self { layers: columns.into_iter().map(LayerCache::join).collect::<Result<_>>()? })
+    }
+
+    /// Refuses rows that no pass can read together.
+    pub fn check_joins(rows: &[&Self]) -> Result<()> {
         let Some(first) = rows.first() else { return Err(Error::NoRows) };
         if let Some(other) = rows.iter().find(|row| row.len() != first.len()) {
             return Err(Error::Unlike { what: format!("{} layers against {}", first.len(), other.len()) });
         }
-        let merge = |i: usize| LayerCache::merge(&rows.iter().map(|row| &row.layers[i]).collect::<Vec<_>>());
-        Ok(Self { layers: (0..first.len()).map(merge).collect::<Result<_>>()? })
+        (0..first.len())
+            .try_for_each(|i| LayerCache::check_joins(&rows.iter().map(|row| &row.layers[i]).collect::<Vec<_>>()))
     }
 
-    /// Keeps the given rows of a batch, in the given order.
-    pub fn filter(&mut self, rows: &[i32]) -> Result<()> {
-        self.layers.iter_mut().try_for_each(|layer| layer.filter(rows))
-    }
-
-    /// Adds the rows of another batch behind those of this one.
-    pub fn extend(&mut self, other: &Self) -> Result<()> {
-        if self.len() != other.len() {
-            return Err(Error::Unlike { what: format!("{} layers against {}", self.len(), other.len()) });
-        }
-        self.layers.iter_mut().zip(&other.layers).try_for_each(|(layer, other)| layer.extend(other))
-    }
-
-    /// One row of a batch, as a single sequence.
-    pub fn extract(&self, row: i32) -> Result<Self> {
-        Ok(Self { layers: self.layers.iter().map(|layer| layer.extract(row)).collect::<Result<_>>()? })
+    /// The rows that [`join`](Self::join) put together, in their order. Caches of one sequence are one row.
+    pub fn split(self) -> Vec<Self> {
+        let mut columns: Vec<_> = self.layers.into_iter().map(|layer| layer.split().into_iter()).collect();
+        let rows = columns.iter().map(ExactSizeIterator::len).min().unwrap_or(0);
+        (0..rows).map(|_| Self { layers: columns.iter_mut().filter_map(Iterator::next).collect() }).collect()
     }
 
     /// Checks that these caches, from a file, are such as a model with these kinds can go on with.
@@ -182,13 +195,17 @@ impl Caches {
 
     /// Writes the caches as Python mlx-lm 0.32.2 does, with metadata for whoever loads them.
     ///
-    /// Only the tokens held are written, not the room behind them. Python has quantized caches of the KV kind only:
-    /// other kinds are written with plain numbers.
+    /// Only the tokens held are written, not the room behind them. Python has quantized caches of the KV kind only, with the same bits
+    /// for keys and values: others are written as classes of ours (`QuantizedRotatingKVCache`, `MixedQuantizedKVCache` and the like),
+    /// which it refuses by name.
     pub fn save(&self, path: impl AsRef<Path>, metadata: &BTreeMap<String, String>) -> Result<()> {
         file::save(path.as_ref(), &self.layers, metadata)
     }
 
     /// Reads caches and metadata from a file that [`save`](Self::save), or Python mlx-lm of any version, wrote.
+    ///
+    /// Where the platform allows it, the arrays are the mapped file, of which nothing is read before it is needed, and what is added
+    /// stays in memory. While the caches are used the file may be replaced by another one, as `save` does, but not changed in place.
     pub fn load(path: impl AsRef<Path>) -> Result<(Self, BTreeMap<String, String>)> {
         let (layers, metadata) = file::load(path.as_ref())?;
         Ok((Self { layers }, metadata))
@@ -201,7 +218,9 @@ fn fits(layer: &LayerCache, kind: &CacheKind) -> bool {
         (LayerCache::List(layers), CacheKind::List(kinds)) => {
             layers.len() == kinds.len() && layers.iter().zip(kinds).all(|(layer, kind)| fits(layer, kind))
         }
-        (LayerCache::State(_) | LayerCache::List(_), _) | (_, CacheKind::State { .. } | CacheKind::List(_)) => false,
+        (LayerCache::Compressed(_), CacheKind::Compressed) => true,
+        (LayerCache::State(_) | LayerCache::Compressed(_) | LayerCache::List(_) | LayerCache::Rows(_), _)
+        | (_, CacheKind::State { .. } | CacheKind::Compressed | CacheKind::List(_)) => false,
         _ => true,
     }
 }

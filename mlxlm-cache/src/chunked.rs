@@ -3,14 +3,12 @@
 //! Ports `ChunkedKVCache` and the chunk mask (`mlx_lm/models/{cache,llama4}.py` 0.32.2). Unusual: the
 //! front is cut when the buffer is full and not at every token, which would copy the buffer each time.
 
-use mlxlm_core::Array;
 use mlxlm_core::fast::{Causal, Chunk};
-use mlxlm_core::quant::Scheme;
 
-use crate::attend::Reach;
 use crate::buffer::{self, Buffer};
+use crate::layer::Place;
 use crate::mask::Spec;
-use crate::{Attend, Error, Result};
+use crate::{Error, KvFormat, Result};
 
 /// The keys and values of at least the last `chunk_size` tokens.
 #[derive(Debug, Clone)]
@@ -21,30 +19,31 @@ pub struct ChunkedKvCache {
     /// The position of the first token held.
     pub(crate) start: i32,
     pub(crate) chunk_size: i32,
-    pub(crate) scheme: Option<Scheme>,
+    pub(crate) format: Option<KvFormat>,
 }
 
 impl ChunkedKvCache {
     pub(crate) fn new(chunk_size: i32) -> Self {
-        Self { buffer: None, offset: 0, start: 0, chunk_size, scheme: None }
+        Self { buffer: None, offset: 0, start: 0, chunk_size, format: None }
     }
 
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array, _how: &Attend) -> Result<Reach> {
+    /// Makes room for the tokens of `new`, in `batch` rows, and counts them.
+    pub(crate) fn place(&mut self, new: &Buffer, batch: i32) -> Result<Place> {
         if self.chunk_size <= 0 {
             return Err(Error::Chunk { chunk_size: self.chunk_size });
         }
-        let new = Buffer::new(keys, values, self.scheme)?;
         let (len, offset) = (new.len(), self.offset);
         let after = offset.checked_add(len).ok_or(Error::TooLong { held: offset, added: len })?;
         self.trim_front(len)?;
-        let buffer = buffer::append(&mut self.buffer, offset - self.start, &new)?;
+        let at = offset - self.start;
+        buffer::make_room(&mut self.buffer, at, new, batch)?;
         self.offset = after;
         // The first query sees no further back than its own chunk begins.
         let first = (offset - offset % self.chunk_size).max(self.start);
         let chunk = Some(Chunk { size: self.chunk_size, first });
-        let rule = Causal { chunk, padding: vec![-first; buffer.batch() as usize], ..Causal::default() };
+        let rule = Causal { chunk, padding: vec![-first; batch as usize], ..Causal::default() };
         let spec = Spec { len, before: offset - first, rule };
-        Ok(Reach { kv: buffer.view(first - self.start, after - self.start)?, spec })
+        Ok(Place { at, seen: first - self.start..after - self.start, spec })
     }
 
     /// Drops what no query can see, if `len` more tokens find no room.
@@ -59,14 +58,6 @@ impl ChunkedKvCache {
             self.start += surplus;
         }
         Ok(())
-    }
-
-    /// The keys and values held.
-    pub(crate) fn held(&self) -> Result<Option<Buffer>> {
-        match &self.buffer {
-            Some(buffer) if self.offset > self.start => Ok(Some(buffer.view(0, self.offset - self.start)?)),
-            _ => Ok(None),
-        }
     }
 
     pub(crate) fn trim(&mut self, n: i32) -> i32 {

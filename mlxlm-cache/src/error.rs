@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use mlxlm_core::error::{LISTED, listed};
 use mlxlm_core::ops::indexing::IndexUpdateError;
-use mlxlm_core::quant::{QuantError, Scheme};
+use mlxlm_core::quant::{Mode, QuantError, Scheme};
 use mlxlm_core::{Dtype, Exception, Hint};
+
+use crate::KvFormat;
 
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,17 @@ pub enum Error {
         expected: String,
         /// What was to be added.
         got: Vec<i32>,
+    },
+
+    /// An option of [`SnapKv`](crate::SnapKv) means nothing.
+    #[error("`{name}` of SnapKV is {value}, expected {expected}")]
+    SnapKv {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        value: i32,
+        /// The values it may take.
+        expected: &'static str,
     },
 
     /// More tokens than 32-bit positions can count.
@@ -44,14 +58,14 @@ pub enum Error {
     },
 
     /// A layer that sees no token.
-    #[error("a window of {window} tokens is none")]
+    #[error("a window must hold at least one token, not {window}")]
     Window {
         /// The tokens that it was to see.
         window: i32,
     },
 
     /// A chunked cache with chunks of no tokens.
-    #[error("a chunk of {chunk_size} tokens is none")]
+    #[error("a chunk must hold at least one token, not {chunk_size}")]
     Chunk {
         /// Tokens in a chunk.
         chunk_size: i32,
@@ -120,12 +134,12 @@ pub enum Error {
     },
 
     /// A cache that is quantized already, and otherwise.
-    #[error("the cache is quantized already, as {held}, and not as {asked}")]
+    #[error("the cache is quantized already: {held}, and not {asked}")]
     Requantize {
         /// How it is quantized.
-        held: Scheme,
+        held: KvFormat,
         /// What was asked for.
-        asked: Scheme,
+        asked: KvFormat,
     },
 
     /// No layer keeps keys and values.
@@ -133,6 +147,15 @@ pub enum Error {
     NothingToQuantize {
         /// The kinds of the caches.
         kinds: String,
+    },
+
+    /// Caches that have not read the tokens that they are to be kept for.
+    #[error("caches that have read {read} tokens cannot be kept for {tokens}")]
+    Read {
+        /// The tokens that a layer has read.
+        read: i32,
+        /// The tokens that were given.
+        tokens: usize,
     },
 
     /// Caches of another model.
@@ -219,10 +242,16 @@ pub enum FileProblem {
         expected: String,
     },
     /// Arrays that belong to no cache.
-    #[error("no cache of it has a use for its arrays `{}`", keys.join("`, `"))]
+    #[error("no cache of it has a use for its arrays {}", listed(keys, LISTED))]
     LeftOver {
         /// The keys.
         keys: Vec<String>,
+    },
+    /// It is not the entry of a store that its name promises.
+    #[error("as an entry of a store, {why}")]
+    Entry {
+        /// What is wrong.
+        why: String,
     },
     /// Lists in lists in lists.
     #[error("its cache `{at}` is nested too deeply")]
@@ -256,10 +285,8 @@ impl Hint for Error {
             Self::Core(error) => error.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Room { keep, .. } => Some(format!("give a size of more than {keep} tokens")),
-            Self::Group { .. } => Some("take a smaller group (32, 64 or 128), or leave the cache unquantized".into()),
-            Self::Requantize { held, .. } => {
-                Some(format!("ask for {} bits in groups of {}, as the cache has them", held.bits, held.group_size))
-            }
+            Self::Group { keys, values, .. } => Some(groups_that_fit(*keys, *values)),
+            Self::Requantize { held, .. } => Some(format!("ask for {held}, as the cache has them")),
             Self::NothingToQuantize { .. } => Some("leave the cache unquantized".into()),
             Self::Kind { action: READ_PLAIN, .. } => Some("leave the cache unquantized for this architecture".into()),
             Self::Misfit { .. } => Some("use the cache with the model that it was made with".into()),
@@ -269,6 +296,19 @@ impl Hint for Error {
             }),
             _ => None,
         }
+    }
+}
+
+/// Which groups the widths of keys and values can be quantized in.
+fn groups_that_fit(keys: i32, values: i32) -> String {
+    let fits = |group: &i32| {
+        let scheme = Scheme { group_size: *group, ..Mode::Affine.default_scheme() };
+        scheme.divides(keys) && scheme.divides(values)
+    };
+    let fitting: Vec<String> = [32, 64, 128].iter().filter(|group| fits(group)).map(i32::to_string).collect();
+    match fitting.is_empty() {
+        true => "no group fits these widths; leave the cache unquantized".into(),
+        false => format!("take groups of {}, or leave the cache unquantized", fitting.join(" or ")),
     }
 }
 

@@ -1,14 +1,14 @@
 //! What a model remembers of the tokens it has read, so that the next token costs one step and not the whole prompt.
 //!
 //! - [`CacheKind`] is what an architecture declares for each of its layers, as data.
-//! - [`Caches`] holds one [`LayerCache`] for each layer of a sequence, or of a batch of sequences. A layer's attention
-//!   tells its cache to [`attend`](LayerCache::attend); it never asks which kind it is.
+//! - [`Caches`] holds one [`LayerCache`] for each layer of a sequence. A layer's attention tells its cache to
+//!   [`attend`](LayerCache::attend); it never asks which kind it is. [`Caches::join`] makes sequences the rows of one pass.
 //! - [`Attend`] says how a layer attends (scale, soft-cap, sinks, window); [`Masks`] remembers the masks that the layers
-//!   of one forward pass share. Without a cache, as in training, it is [`attend_uncached`].
+//!   of one forward pass share. Without a cache, as in training, keys and values are a [`Reach`] of their own.
 //!
 //! Which tokens are kept (all, a window, a chunk) and how they are kept (as they come, or quantized) are independent:
 //! every kind that keeps keys and values can be quantized. Files are those of Python mlx-lm ([`Caches::save`],
-//! [`Caches::load`]).
+//! [`Caches::load`]). A [`store::PromptStore`] keeps the caches of prompts for those that begin alike, in memory and on disk.
 //!
 //! ```
 //! use mlxlm_cache::{Attend, CacheKind, Caches, Masks, Offset};
@@ -30,26 +30,33 @@
 //! ```
 
 mod attend;
-mod batch;
-mod batch_rotating;
 mod buffer;
 mod caches;
 mod chunked;
+mod compressed;
 mod error;
 mod file;
+mod format;
 mod kind;
 mod kv;
 mod layer;
-mod layer_rows;
+mod mark;
 mod mask;
 mod quantized;
 mod rotating;
+mod rows;
+mod snapkv;
 mod state;
+pub mod store;
 
-pub use attend::{Attend, Seen, attend_uncached};
+pub use attend::{Attend, Reach, Seen};
 pub use caches::{Caches, Snapshot};
+pub use compressed::{CompressedCache, appended};
 pub use error::{Error, FileProblem, Result};
+pub use format::KvFormat;
 pub use kind::CacheKind;
 pub use layer::{LayerCache, Offset};
+pub use mark::Mark;
 pub use mask::{Mask, Masks};
+pub use snapkv::SnapKv;
 pub use state::StateCache;

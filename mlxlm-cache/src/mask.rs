@@ -39,7 +39,8 @@ impl Masks {
         }
     }
 
-    fn array(&self, spec: &Spec) -> Result<Array> {
+    /// What `spec` comes to as an array.
+    pub(crate) fn array(&self, spec: &Spec) -> Result<Array> {
         if let Some((_, array)) = self.made.borrow().iter().find(|(made, _)| made == spec) {
             return Ok(array.clone());
         }
@@ -61,7 +62,7 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    fn keys(&self) -> i32 {
+    pub(crate) fn keys(&self) -> i32 {
         self.before + self.len
     }
 

@@ -5,14 +5,13 @@
 //! queries sees `max_size` keys. Unusual: a window of the layer that is larger than the cache counts as the cache's own
 //! size, and the ring's mask knows of `keep`.
 
-use mlxlm_core::Array;
 use mlxlm_core::fast::{Causal, Ring};
-use mlxlm_core::quant::Scheme;
 
-use crate::attend::Reach;
+use crate::attend::Part;
 use crate::buffer::{Buffer, STEP};
+use crate::layer::Place;
 use crate::mask::Spec;
-use crate::{Attend, Error, Result};
+use crate::{Attend, Error, KvFormat, Result};
 
 /// A window of the keys and values of a sequence, or of several of the same length.
 #[derive(Debug, Clone)]
@@ -24,60 +23,68 @@ pub struct RotatingKvCache {
     pub(crate) idx: i32,
     pub(crate) keep: i32,
     pub(crate) max_size: i32,
-    pub(crate) scheme: Option<Scheme>,
+    pub(crate) format: Option<KvFormat>,
 }
 
 impl RotatingKvCache {
     pub(crate) fn new(max_size: i32, keep: i32) -> Self {
-        Self { buffer: None, offset: 0, idx: 0, keep, max_size, scheme: None }
+        Self { buffer: None, offset: 0, idx: 0, keep, max_size, format: None }
     }
 
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array, how: &Attend) -> Result<Reach> {
-        if self.keep < 0 || self.max_size <= self.keep {
-            return Err(Error::Room { max_size: self.max_size, keep: self.keep });
-        }
-        let new = Buffer::new(keys, values, self.scheme)?;
-        if let Some(held) = &self.buffer {
-            held.check_follows(&new)?;
-        }
-        let added = new.len();
-        let offset = self.offset.checked_add(added).ok_or(Error::TooLong { held: self.offset, added })?;
-        let spec = self.spec(&new, how.window);
-        let buffer = if added == 1 { self.update_in_place(&new)? } else { self.update_concat(new)? };
-        let kv = buffer.view(0, buffer.len().min(offset))?;
+    /// Makes room for one token, in `batch` rows, and counts it.
+    pub(crate) fn place(&mut self, new: &Buffer, batch: i32, how: &Attend) -> Result<Place> {
+        let offset = self.check(new, batch)?;
+        let spec = self.spec(new.len(), batch, how.window);
+        let (buffer, at) = self.room_for_one(new, batch)?;
+        let seen = 0..buffer.len().min(offset);
         (self.buffer, self.offset) = (Some(buffer), offset);
-        Ok(Reach { kv, spec })
+        Ok(Place { at, seen, spec })
     }
 
-    /// The rule for tokens that are about to be added.
-    fn spec(&self, new: &Buffer, window: Option<i32>) -> Spec {
-        let len = new.len();
-        let before = self.offset.min(self.max_size - 1);
-        let window = Some(window.map_or(self.max_size, |window| window.min(self.max_size)));
-        let wrapped = len == 1 && self.offset >= self.max_size;
-        let newest = if self.idx >= self.max_size { self.keep } else { self.idx };
-        let ring = wrapped.then_some(Ring { keep: self.keep, newest });
-        let padding = vec![before - self.offset; new.batch() as usize];
-        Spec { len, before, rule: Causal { window, padding, ring, ..Causal::default() } }
-    }
-
-    fn update_concat(&mut self, new: Buffer) -> Result<Buffer> {
-        let buffer = match self.in_order()? {
+    /// Lays several tokens behind the others, in the order of time: what their queries see.
+    pub(crate) fn lay(&mut self, new: Buffer, how: &Attend) -> Result<Part> {
+        let offset = self.check(&new, new.batch())?;
+        let spec = self.spec(new.len(), new.batch(), how.window);
+        let kv = match self.in_order()? {
             None => new,
             Some(held) => {
                 let held = self.without_oldest(&held, held.len() - self.max_size + 1)?;
                 Buffer::concat(&[&held, &new], 2)?
             }
         };
-        self.idx = buffer.len();
-        Ok(buffer)
+        self.idx = kv.len();
+        (self.buffer, self.offset) = (Some(kv.clone()), offset);
+        Ok(Part { seen: 0..kv.len().min(offset), kv, spec })
     }
 
-    fn update_in_place(&mut self, new: &Buffer) -> Result<Buffer> {
+    /// Checks that `new` can follow, and says how many tokens are seen then.
+    fn check(&self, new: &Buffer, batch: i32) -> Result<i32> {
+        if self.keep < 0 || self.max_size <= self.keep {
+            return Err(Error::Room { max_size: self.max_size, keep: self.keep });
+        }
+        if let Some(held) = &self.buffer {
+            held.check_follows(new, batch)?;
+        }
+        self.offset.checked_add(new.len()).ok_or(Error::TooLong { held: self.offset, added: new.len() })
+    }
+
+    /// The rule for tokens that are about to be added.
+    fn spec(&self, len: i32, batch: i32, window: Option<i32>) -> Spec {
+        let before = self.offset.min(self.max_size - 1);
+        let window = Some(window.map_or(self.max_size, |window| window.min(self.max_size)));
+        let wrapped = len == 1 && self.offset >= self.max_size;
+        let newest = if self.idx >= self.max_size { self.keep } else { self.idx };
+        let ring = wrapped.then_some(Ring { keep: self.keep, newest });
+        let padding = vec![before - self.offset; batch as usize];
+        Spec { len, before, rule: Causal { window, padding, ring, ..Causal::default() } }
+    }
+
+    /// A buffer with room for one token, and where that goes.
+    fn room_for_one(&mut self, new: &Buffer, batch: i32) -> Result<(Buffer, i32)> {
         let mut buffer = match self.buffer.take() {
             Some(buffer) if self.offset < buffer.len() || buffer.len() >= self.max_size => buffer,
             held => {
-                let room = new.zeros(new.batch(), STEP.min(self.max_size - self.offset))?;
+                let room = new.zeros(batch, STEP.min(self.max_size - self.offset))?;
                 self.idx = self.offset;
                 match held {
                     Some(held) => Buffer::concat(&[&held, &room], 2)?,
@@ -93,9 +100,8 @@ impl RotatingKvCache {
         if self.idx == self.max_size {
             self.idx = self.keep;
         }
-        buffer.write(self.idx, new)?;
         self.idx += 1;
-        Ok(buffer)
+        Ok((buffer, self.idx - 1))
     }
 
     /// Drops `n` tokens behind the first `keep` of a buffer in the order of time.
@@ -120,19 +126,6 @@ impl RotatingKvCache {
         let (old, young) = (buffer.view(idx, len)?, buffer.view(keep, idx)?);
         let parts = if keep == 0 { vec![old, young] } else { vec![buffer.view(0, keep)?, old, young] };
         Buffer::concat(&parts.iter().collect::<Vec<_>>(), 2).map(Some)
-    }
-
-    /// What the buffer holds, in the order in which it lies there.
-    pub(crate) fn held(&self) -> Result<Option<Buffer>> {
-        match &self.buffer {
-            Some(buffer) if self.offset > 0 => Ok(Some(buffer.view(0, buffer.len().min(self.offset))?)),
-            _ => Ok(None),
-        }
-    }
-
-    /// Tokens that the next query can see.
-    pub(crate) fn size(&self) -> i32 {
-        self.offset.min(self.max_size)
     }
 
     /// Only before the first token is dropped is it known what lay before the last ones.

@@ -1,27 +1,49 @@
 //! The cache of recurrent layers: a few arrays that stand for all that was read.
 //!
 //! Ports `ArraysCache` (`mlx_lm/models/cache.py` 0.32.2). A state cannot be trimmed: what it was is only known from a
-//! snapshot. Unusual: padding and lengths are numbers of ours, not arrays on the device.
+//! snapshot. Unusual: rows of a batch own their states, which stay together in one array for as long as the batch is the same.
+
+use std::rc::Rc;
 
 use mlxlm_core::ops::indexing::TryIndexOp;
-use mlxlm_core::{Array, ops};
+use mlxlm_core::{Array, Dtype, ops};
 
 use crate::{Error, Result};
 
-/// The state of one recurrent layer.
+/// The state of one recurrent layer, for one sequence or several that have read as much.
 #[derive(Debug, Clone, Default)]
 pub struct StateCache {
-    pub(crate) slots: Vec<Option<Array>>,
-    /// For each row, the padding still to come in front of its tokens.
-    pub(crate) left_padding: Option<Vec<i32>>,
-    /// For each row, the tokens still to come before its padding.
-    pub(crate) lengths: Option<Vec<i32>>,
+    slots: Vec<Option<Kept>>,
+    /// Whether its matrices are kept in bf16.
+    narrow: bool,
+}
+
+/// An array of the state: of its own, or a row of one that a batch has made.
+#[derive(Debug, Clone)]
+enum Kept {
+    Own(Array),
+    Row(Rc<Array>, i32),
 }
 
 impl StateCache {
     /// An empty state of `slots` arrays.
     pub fn new(slots: usize) -> Self {
-        Self { slots: vec![None; slots], left_padding: None, lengths: None }
+        Self { slots: vec![None; slots], narrow: false }
+    }
+
+    /// Has the matrices of the state kept in bf16, or in f32, from the next tokens on.
+    pub(crate) fn set_narrow(&mut self, narrow: bool) {
+        self.narrow = narrow;
+    }
+
+    /// The type that its matrices are kept in.
+    pub(crate) fn matrix_dtype(&self) -> Dtype {
+        if self.narrow { Dtype::Bfloat16 } else { Dtype::Float32 }
+    }
+
+    /// Whether it keeps a matrix in bf16 because it is to.
+    pub(crate) fn has_narrow(&self) -> bool {
+        self.narrow && self.arrays().any(|array| array.ndim() == 4 && array.dtype() == Dtype::Bfloat16)
     }
 
     /// How many arrays it has.
@@ -30,105 +52,83 @@ impl StateCache {
     }
 
     /// An array of the state, once it is set.
-    pub fn get(&self, slot: usize) -> Option<&Array> {
-        self.slots.get(slot)?.as_ref()
+    pub fn get(&self, slot: usize) -> Result<Option<Array>> {
+        match self.slots.get(slot) {
+            None | Some(None) => Ok(None),
+            Some(Some(Kept::Own(array))) => Ok(Some(array.clone())),
+            Some(Some(Kept::Row(batch, row))) => Ok(Some(batch.try_index(*row..row + 1)?)),
+        }
     }
 
     /// Replaces an array of the state; the first axis is the batch.
     pub fn set(&mut self, slot: usize, array: Array) -> Result<()> {
+        self.keep(slot, Kept::Own(array))
+    }
+
+    fn keep(&mut self, slot: usize, kept: Kept) -> Result<()> {
         let slots = self.slots.len();
-        *self.slots.get_mut(slot).ok_or(Error::Slot { slot, slots })? = Some(array);
+        *self.slots.get_mut(slot).ok_or(Error::Slot { slot, slots })? = Some(kept);
         Ok(())
     }
 
-    /// Says that `len` tokens were read.
-    pub fn advance(&mut self, len: i32) {
-        for count in self.left_padding.iter_mut().chain(&mut self.lengths).flatten() {
-            *count = count.saturating_sub(len);
+    /// The arrays of all rows as one: without a copy if these rows, in this order, were kept together last time. A row that has
+    /// none yet is zero.
+    pub(crate) fn of_rows(rows: &[&Self], slot: usize) -> Result<Option<Array>> {
+        if let Some(together) = together(rows, slot) {
+            return Ok(Some(together.clone()));
         }
+        let arrays = rows.iter().map(|row| row.get(slot)).collect::<Result<Vec<_>>>()?;
+        let Some(like) = arrays.iter().flatten().next() else { return Ok(None) };
+        let row = |array: &Option<Array>| match array {
+            Some(array) => Ok(array.clone()),
+            None => ops::zeros_dtype(&[&[1], &like.shape()[1..]].concat(), like.dtype()),
+        };
+        let rows = arrays.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(ops::concatenate(&rows, 0)?))
     }
 
-    /// Which of the next `len` tokens are none, in a padded batch: `[B, L]`, `true` for tokens. `None`: all are.
-    pub fn mask(&self, len: i32) -> Result<Option<Array>> {
-        let column = |counts: &[i32]| Array::from_slice(counts, &[counts.len() as i32, 1]);
-        let positions = || ops::arange::<i32, i32>(0, len, None)?.expand_dims(0);
-        let mut mask: Option<Array> = None;
-        if let Some(padding) = self.left_padding.as_deref()
-            && padding.iter().any(|&n| n > 0)
-        {
-            mask = Some(positions()?.ge(column(padding))?);
+    /// Keeps each row of an array for the state that it belongs to.
+    pub(crate) fn keep_rows<'a>(
+        rows: impl ExactSizeIterator<Item = &'a mut Self>,
+        slot: usize,
+        array: Array,
+    ) -> Result<()> {
+        let batch = Rc::new(array);
+        let got = batch.shape().first().copied().unwrap_or(0);
+        if got as usize != rows.len() {
+            let expected = format!("[{}, …]", rows.len());
+            return Err(Error::Shape { what: "a state", expected, got: batch.shape().to_vec() });
         }
-        if let Some(lengths) = self.lengths.as_deref()
-            && lengths.iter().any(|&n| n < len)
-        {
-            let within = positions()?.lt(column(lengths))?;
-            mask = Some(match mask {
-                Some(mask) => mask.logical_and(within)?,
-                None => within,
-            });
-        }
-        Ok(mask)
+        rows.zip(0..).try_for_each(|(state, row)| state.keep(slot, Kept::Row(Rc::clone(&batch), row)))
     }
 
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.slots.iter().flatten()
+        self.slots.iter().flatten().map(|kept| match kept {
+            Kept::Own(array) => array,
+            Kept::Row(batch, _) => batch.as_ref(),
+        })
     }
 
-    /// Rows.
-    pub(crate) fn batch(&self) -> i32 {
-        let counts = self.left_padding.as_ref().or(self.lengths.as_ref());
-        match self.arrays().next() {
-            Some(array) => array.shape().first().copied().unwrap_or(1),
-            None => counts.map_or(1, |counts| counts.len() as i32),
-        }
-    }
-
-    pub(crate) fn filter(&mut self, rows: &[i32]) -> Result<()> {
-        let index = Array::from_slice(rows, &[rows.len() as i32]);
-        for array in self.slots.iter_mut().flatten() {
-            *array = array.take_axis(&index, 0)?;
-        }
-        for counts in self.left_padding.iter_mut().chain(&mut self.lengths) {
-            *counts = rows.iter().map(|&row| counts[row as usize]).collect();
-        }
-        Ok(())
-    }
-
-    pub(crate) fn extract(&self, row: i32) -> Result<Self> {
-        let row = |array: &Option<Array>| array.as_ref().map(|array| array.try_index(row..row + 1)).transpose();
-        Ok(Self { slots: self.slots.iter().map(row).collect::<Result<_, _>>()?, left_padding: None, lengths: None })
-    }
-
-    /// The states one behind the other, as rows; a state that is not set yet is zero.
-    pub(crate) fn merge(states: &[&Self]) -> Result<Self> {
-        let batches: Vec<i32> = states.iter().map(|state| state.batch()).collect();
-        let slots = states.first().map_or(0, |state| state.slots());
-        if let Some(other) = states.iter().find(|state| state.slots() != slots) {
-            return Err(Error::Unlike { what: format!("{slots} arrays of state against {}", other.slots()) });
-        }
-        let merge_slot = |slot: usize| {
-            let Some(like) = states.iter().find_map(|state| state.get(slot)) else { return Ok(None) };
-            let rows = states.iter().zip(&batches).map(|(state, &batch)| {
-                let zeros = || ops::zeros_dtype(&[&[batch], &like.shape()[1..]].concat(), like.dtype());
-                state.get(slot).map_or_else(zeros, |array| Ok(array.clone()))
-            });
-            ops::concatenate(&rows.collect::<Result<Vec<_>, _>>()?, 0).map(Some)
+    /// The memory of its arrays, in bytes; of one that a batch has made, its part.
+    pub(crate) fn nbytes(&self) -> usize {
+        let bytes = |kept: &Kept| match kept {
+            Kept::Own(array) => array.nbytes(),
+            Kept::Row(batch, _) => batch.nbytes() / batch.dim(0).max(1) as usize,
         };
-        let counts = |of: fn(&Self) -> Option<&Vec<i32>>, default: i32| {
-            states.iter().any(|state| of(state).is_some()).then(|| {
-                let rows = states.iter().zip(&batches);
-                rows.flat_map(|(state, &n)| of(state).cloned().unwrap_or(vec![default; n as usize])).collect()
-            })
-        };
-        let mut merged = Self {
-            slots: (0..slots).map(merge_slot).collect::<Result<_, _>>()?,
-            left_padding: counts(|state| state.left_padding.as_ref(), 0),
-            lengths: counts(|state| state.lengths.as_ref(), i32::MAX),
-        };
-        if merged.arrays().next().is_none() && merged.left_padding.is_none() {
-            // Nothing else would tell how many rows there are.
-            merged.left_padding = Some(vec![0; batches.iter().sum::<i32>() as usize]);
-        }
-        Ok(merged)
+        self.slots.iter().flatten().map(bytes).sum()
     }
+}
+
+/// The array that a batch of exactly these rows has made.
+fn together<'a>(rows: &[&'a StateCache], slot: usize) -> Option<&'a Array> {
+    let row = |state: &&'a StateCache| match state.slots.get(slot) {
+        Some(Some(Kept::Row(batch, row))) => Some((batch, *row)),
+        _ => None,
+    };
+    let (first, _) = row(rows.first()?)?;
+    let in_place = |(i, state): (usize, &&'a StateCache)| {
+        row(state).is_some_and(|(batch, row)| Rc::ptr_eq(batch, first) && row as usize == i)
+    };
+    let all = first.dim(0) as usize == rows.len() && rows.iter().enumerate().all(in_place);
+    all.then_some(first.as_ref())
 }

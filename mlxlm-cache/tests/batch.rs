@@ -3,113 +3,71 @@
 
 mod common;
 
-use common::{HEADS, Heads, Sequence, WIDE, assert_same, by_token, feed, numbers};
-use mlxlm_cache::{Attend, CacheKind, Caches, Error, LayerCache, Masks, Offset};
+use common::{HEADS, Heads, Sequence, WIDE, assert_same, bits, by_token, feed, kv_formats, numbers};
+use mlxlm_cache::{Attend, CacheKind, Caches, Error, KvFormat, LayerCache, Masks, Offset};
 use mlxlm_core::{Array, ops};
 use proptest::prelude::*;
 
 /// Tokens that a test may read of a row.
 const TOKENS: usize = 64;
 
-/// A sequence, how much of it is read, and the caches that read it alone.
+/// What a row keeps, and how.
+#[derive(Debug, Clone)]
+struct Format {
+    kind: CacheKind,
+    format: Option<KvFormat>,
+    read: usize,
+}
+
+/// A sequence, how much of it is read, the caches that read it alone, and those that read it beside others.
 struct Row {
     sequence: Sequence,
     read: usize,
     alone: Caches,
+    beside: Caches,
 }
 
-/// Rows that read the same tokens alone and in a batch.
-struct Pair {
-    rows: Vec<Row>,
-    batch: Caches,
-    how: Attend,
+impl Row {
+    fn new(format: &Format, heads: Heads, seed: u64, how: &Attend) -> Self {
+        let sequence = Sequence::new(heads, TOKENS, seed);
+        let mut alone = Caches::new(std::slice::from_ref(&format.kind));
+        if let Some(format) = format.format {
+            alone.quantize(format, 0).unwrap();
+        }
+        if format.read > 0 {
+            feed(&mut alone.layers_mut()[0], &sequence, 0, &[format.read], how);
+        }
+        Self { sequence, read: format.read, beside: alone.clone(), alone }
+    }
 }
 
-impl Pair {
-    fn new(kind: &CacheKind, heads: Heads, bits: Option<i32>, prompts: &[usize], seed: u64) -> Self {
-        let how = Attend::scaled(0.3);
-        let rows: Vec<Row> = prompts
-            .iter()
-            .enumerate()
-            .map(|(i, &read)| {
-                let sequence = Sequence::new(heads, TOKENS, seed.wrapping_add(i as u64));
-                let mut alone = Caches::new(std::slice::from_ref(kind));
-                if let Some(bits) = bits {
-                    alone.quantize(32, bits, 0).unwrap();
-                }
-                if read > 0 {
-                    feed(&mut alone.layers_mut()[0], &sequence, 0, &[read], &how);
-                }
-                Row { sequence, read, alone }
-            })
-            .collect();
-        let batch = Caches::merge(&rows.iter().map(|row| row.alone.clone()).collect::<Vec<_>>()).unwrap();
-        Self { rows, batch, how }
+/// Every row reads `len` more tokens, alone and in one pass; both sides are compared.
+fn step(rows: &mut [Row], len: usize, how: &Attend) {
+    let mut parts: [Vec<Array>; 3] = Default::default();
+    for row in &*rows {
+        let (q, k, v) = row.sequence.part(row.read, row.read + len);
+        parts.iter_mut().zip([q, k, v]).for_each(|(parts, array)| parts.push(array));
     }
+    let [q, k, v] = parts.map(|arrays| ops::concatenate(&arrays, 0).unwrap());
+    let lent = rows.iter_mut().map(|row| std::mem::replace(&mut row.beside, Caches::new(&[]))).collect();
+    let mut batch = Caches::join(lent).unwrap();
+    check_offsets(&batch, rows);
+    let y = batch.layers_mut()[0].attend(&q, &k, &v, how, &Masks::default()).unwrap();
+    for ((i, row), beside) in rows.iter_mut().enumerate().zip(batch.split()) {
+        row.beside = beside;
+        let expected = feed(&mut row.alone.layers_mut()[0], &row.sequence, row.read, &[len], how);
+        assert_same(&by_token(&y, i as i32), &expected);
+        row.read += len;
+    }
+}
 
-    /// Every row reads `len` more tokens; both sides are compared.
-    fn step(&mut self, len: usize) {
-        self.check_offsets();
-        let mut parts: [Vec<Array>; 3] = Default::default();
-        for row in &self.rows {
-            let (q, k, v) = row.sequence.part(row.read, row.read + len);
-            parts.iter_mut().zip([q, k, v]).for_each(|(parts, array)| parts.push(array));
-        }
-        let [q, k, v] = parts.map(|arrays| ops::concatenate(&arrays, 0).unwrap());
-        let layer = &mut self.batch.layers_mut()[0];
-        let y = layer.attend(&q, &k, &v, &self.how, &Masks::default()).unwrap();
-        for (i, row) in self.rows.iter_mut().enumerate() {
-            let expected = feed(&mut row.alone.layers_mut()[0], &row.sequence, row.read, &[len], &self.how);
-            assert_same(&by_token(&y, i as i32), &expected);
-            row.read += len;
-        }
-    }
-
-    fn check_offsets(&self) {
-        let expected: Vec<i32> = self.rows.iter().map(|row| row.read as i32).collect();
-        let got = match self.batch.offset() {
-            Offset::Same(offset) => vec![offset; expected.len()],
-            Offset::Rows(offsets) => offsets.to_vec_cast::<i32>().unwrap(),
-        };
-        assert_eq!(got, expected);
-    }
-
-    fn filter(&mut self, keep: &[usize]) {
-        self.batch.filter(&keep.iter().map(|&row| row as i32).collect::<Vec<_>>()).unwrap();
-        let mut rows: Vec<Option<Row>> = std::mem::take(&mut self.rows).into_iter().map(Some).collect();
-        self.rows = keep.iter().map(|&row| rows[row].take().unwrap()).collect();
-    }
-
-    fn extend(&mut self, other: Self) {
-        self.batch.extend(&other.batch).unwrap();
-        self.rows.extend(other.rows);
-    }
-
-    fn trim(&mut self, n: usize) {
-        let shortest = self.rows.iter().map(|row| row.read).min().unwrap();
-        let alone = self.rows.iter().all(|row| row.alone.is_trimmable());
-        if n > shortest || !alone || !self.batch.is_trimmable() {
-            return;
-        }
-        assert_eq!(self.batch.trim(n as i32), n as i32);
-        for row in &mut self.rows {
-            assert_eq!(row.alone.trim(n as i32), n as i32);
-            row.read -= n;
-        }
-    }
-
-    /// Takes every row out and lets it go on alone.
-    fn part(self) {
-        for (i, mut row) in self.rows.into_iter().enumerate() {
-            let mut extracted = self.batch.extract(i as i32).unwrap();
-            for len in [1, 2, 1, 1] {
-                let got = feed(&mut extracted.layers_mut()[0], &row.sequence, row.read, &[len], &self.how);
-                let expected = feed(&mut row.alone.layers_mut()[0], &row.sequence, row.read, &[len], &self.how);
-                assert_same(&got, &expected);
-                row.read += len;
-            }
-        }
-    }
+fn check_offsets(batch: &Caches, rows: &[Row]) {
+    let expected: Vec<i32> = rows.iter().map(|row| row.read as i32).collect();
+    let got = match batch.offset() {
+        Offset::Same(offset) => vec![offset; expected.len()],
+        Offset::Rows(offsets) => offsets.to_vec_cast::<i32>().unwrap(),
+    };
+    assert_eq!(got, expected);
 }
 
 /// What happens to a batch.
@@ -117,215 +75,158 @@ impl Pair {
 enum Event {
     Step(usize),
     Leave(usize),
-    Join(Vec<usize>),
-    Trim(usize),
+    Join(Format),
+    /// One row goes back by some tokens.
+    Trim(usize, usize),
+    /// One row reads some tokens and goes back to where it was.
+    Retry(usize, usize),
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
+fn formats(quantized: bool) -> impl Strategy<Value = Format> {
+    let kind = prop_oneof![
+        3 => Just(CacheKind::Kv),
+        2 => (5..12_i32, 0..4_i32).prop_map(|(max_size, keep)| CacheKind::Rotating { max_size, keep }),
+        1 => (2..9_i32).prop_map(|chunk_size| CacheKind::Chunked { chunk_size }),
+    ];
+    let some = prop_oneof![Just(bits(8)), Just(bits(4)), kv_formats()];
+    let format = if quantized { prop::option::of(some).boxed() } else { Just(None).boxed() };
+    (kind, format, 0..14_usize).prop_map(|(kind, format, read)| Format { kind, format, read })
+}
+
+fn events(quantized: bool) -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         5 => Just(Event::Step(1)),
         1 => (2..4_usize).prop_map(Event::Step),
         1 => (0..4_usize).prop_map(Event::Leave),
-        1 => prop::collection::vec(0..9_usize, 1..3).prop_map(Event::Join),
-        1 => (1..4_usize).prop_map(Event::Trim),
+        1 => formats(quantized).prop_map(Event::Join),
+        1 => (0..4_usize, 1..4_usize).prop_map(|(row, n)| Event::Trim(row, n)),
+        1 => (0..4_usize, 2..5_usize).prop_map(|(row, n)| Event::Retry(row, n)),
     ];
     prop::collection::vec(event, 1..12)
 }
 
-fn live(mut pair: Pair, events: Vec<Event>, join: impl Fn(&[usize]) -> Pair) {
+fn live(formats: &[Format], events: Vec<Event>, heads: Heads, window: Option<i32>, seed: u64) {
+    let how = Attend { window, ..Attend::scaled(0.3) };
+    let mut made = 0;
+    let mut new = |format: &Format| {
+        made += 1;
+        Row::new(format, heads, seed.wrapping_add(made), &how)
+    };
+    let mut rows: Vec<Row> = formats.iter().map(&mut new).collect();
     for event in events {
+        let count = rows.len();
         match event {
-            Event::Step(len) => pair.step(len),
-            Event::Leave(row) if pair.rows.len() > 1 => {
-                let leaves = row % pair.rows.len();
+            Event::Step(len) => step(&mut rows, len, &how),
+            Event::Leave(row) if count > 1 => {
+                rows.remove(row % count);
                 // The others change places.
-                let keep: Vec<usize> = (0..pair.rows.len()).rev().filter(|&row| row != leaves).collect();
-                pair.filter(&keep);
+                rows.reverse();
             }
-            Event::Join(prompts) if pair.rows.len() < 5 => pair.extend(join(&prompts)),
+            Event::Join(format) if count < 5 => rows.push(new(&format)),
             Event::Leave(_) | Event::Join(_) => {}
-            Event::Trim(n) => pair.trim(n),
+            Event::Trim(row, n) => {
+                let row = &mut rows[row % count];
+                if n <= row.read && row.alone.is_trimmable() {
+                    assert_eq!(row.alone.trim(n as i32), n as i32);
+                    assert_eq!(row.beside.trim(n as i32), n as i32);
+                    row.read -= n;
+                }
+            }
+            Event::Retry(row, n) => {
+                let row = &mut rows[row % count];
+                let mark = row.beside.mark(n as i32);
+                feed(&mut row.beside.layers_mut()[0], &row.sequence, row.read, &[n], &how);
+                row.beside.rewind(mark);
+            }
         }
     }
-    pair.step(1);
-    pair.part();
+    step(&mut rows, 1, &how);
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn rows_of_kv(prompts in prop::collection::vec(0..9_usize, 1..4), events in events(), seed: u64) {
-        let new = |prompts: &[usize]| Pair::new(&CacheKind::Kv, HEADS, None, prompts, seed);
-        live(new(&prompts), events, |prompts| new(prompts));
-    }
-
-    #[test]
-    fn rows_with_a_window(prompts in prop::collection::vec(0..9_usize, 1..4), events in events(), seed: u64) {
-        let new = |prompts: &[usize]| {
-            let mut pair = Pair::new(&CacheKind::Kv, HEADS, None, prompts, seed);
-            pair.how.window = Some(4);
-            pair
-        };
-        live(new(&prompts), events, |prompts| new(prompts));
-    }
-
-    #[test]
-    fn rows_of_rotating(
-        prompts in prop::collection::vec(0..12_usize, 1..4),
-        events in events(),
-        max_size in 2..9_i32,
+    fn rows_of_any_kind(
+        first in prop::collection::vec(formats(false), 1..4),
+        events in events(false),
+        window in prop::option::of(1..9_i32),
         seed: u64,
     ) {
-        let kind = CacheKind::Rotating { max_size, keep: 0 };
-        let new = |prompts: &[usize]| Pair::new(&kind, HEADS, None, prompts, seed);
-        live(new(&prompts), events, |prompts| new(prompts));
+        live(&first, events, HEADS, window, seed);
     }
 
     #[test]
-    fn rows_of_quantized(prompts in prop::collection::vec(1..9_usize, 1..4), events in events(), ring: bool, seed: u64) {
-        let kind = if ring { CacheKind::Rotating { max_size: 6, keep: 0 } } else { CacheKind::Kv };
-        let new = |prompts: &[usize]| Pair::new(&kind, WIDE, Some(8), prompts, seed);
-        live(new(&prompts), events, |prompts| new(prompts));
-    }
-
-    /// Prompts of different lengths read together, the shorter ones behind padding.
-    #[test]
-    fn left_padding(lengths in prop::collection::vec(1..9_usize, 2..4), ring: bool, seed: u64) {
-        let kind = if ring { CacheKind::Rotating { max_size: 5, keep: 0 } } else { CacheKind::Kv };
-        let longest = *lengths.iter().max().unwrap();
-        let padding: Vec<i32> = lengths.iter().map(|&n| (longest - n) as i32).collect();
-        let mut pair = Pair::new(&kind, HEADS, None, &vec![0; lengths.len()], seed);
-        pair.batch = Caches::left_padded(&[kind], &padding).unwrap();
-        let mut parts: [Vec<Array>; 3] = Default::default();
-        for (row, &n) in pair.rows.iter().zip(&lengths) {
-            // What lies in the padding must not matter.
-            let junk = Sequence::new(HEADS, TOKENS, seed ^ 0x77).part(0, longest - n);
-            let real = row.sequence.part(0, n);
-            let joined = [(junk.0, real.0), (junk.1, real.1), (junk.2, real.2)];
-            parts.iter_mut().zip(joined).for_each(|(parts, (junk, real))| {
-                parts.push(ops::concatenate(&[junk, real], 2).unwrap());
-            });
-        }
-        let [q, k, v] = parts.map(|arrays| ops::concatenate(&arrays, 0).unwrap());
-        let y = pair.batch.layers_mut()[0].attend(&q, &k, &v, &pair.how, &Masks::default()).unwrap();
-        for (i, (row, &n)) in pair.rows.iter_mut().zip(&lengths).enumerate() {
-            let expected = feed(&mut row.alone.layers_mut()[0], &row.sequence, 0, &[n], &pair.how);
-            assert_same(&by_token(&y, i as i32)[longest - n..], &expected);
-            row.read = n;
-        }
-        for len in [1, 1, 2, 1] {
-            pair.step(len);
-        }
-        pair.part();
+    fn rows_of_any_format(first in prop::collection::vec(formats(true), 1..4), events in events(true), seed: u64) {
+        live(&first, events, WIDE, None, seed);
     }
 }
 
-/// A recurrent state whose one array holds `values`, a row each.
-fn state(values: &[f32]) -> LayerCache {
+fn state(value: f32) -> LayerCache {
     let mut layer = LayerCache::new(&CacheKind::State { slots: 2 });
-    layer.state_mut().unwrap().set(0, Array::from_slice(values, &[values.len() as i32, 1])).unwrap();
+    layer.keep(0, Array::from_slice(&[value], &[1, 1])).unwrap();
     layer
 }
 
-fn rows_of(layer: &LayerCache) -> Vec<f32> {
-    numbers(layer.arrays()[0])
+fn with(kind: CacheKind, layer: LayerCache) -> Caches {
+    let mut caches = Caches::new(&[kind]);
+    caches.layers_mut()[0] = layer;
+    caches
+}
+
+fn states(values: &[Option<f32>]) -> Vec<Caches> {
+    let kind = CacheKind::State { slots: 2 };
+    values.iter().map(|value| with(kind.clone(), value.map_or_else(|| LayerCache::new(&kind), state))).collect()
 }
 
 #[test]
-fn rows_of_states_in_lists() {
-    let caches = |value: f32| {
-        let mut caches = Caches::new(&[CacheKind::List(vec![CacheKind::State { slots: 2 }, CacheKind::Kv])]);
-        caches.layers_mut()[0].list_mut().unwrap()[0] = state(&[value]);
-        caches
-    };
-    let mut batch = Caches::merge(&[caches(1.0), caches(2.0), caches(3.0)]).unwrap();
-    assert_eq!(rows_of(&batch.layers()[0]), [1.0, 2.0, 3.0]);
-    batch.filter(&[2, 0]).unwrap();
-    batch.extend(&Caches::merge(&[caches(4.0)]).unwrap()).unwrap();
-    assert_eq!(rows_of(&batch.layers()[0]), [3.0, 1.0, 4.0]);
-    assert_eq!(rows_of(&batch.extract(1).unwrap().layers()[0]), [1.0]);
-    assert!(!batch.is_trimmable());
-    assert_eq!(batch.trim(1), 0);
+fn rows_of_states_stay_together_while_the_batch_is_the_same() {
+    let mut batch = Caches::join(states(&[Some(1.0), Some(2.0), Some(3.0)])).unwrap();
+    let layer = &mut batch.layers_mut()[0];
+    assert_eq!(numbers(&layer.recall(0).unwrap().unwrap()), [1.0, 2.0, 3.0]);
+    layer.keep(0, Array::from_slice(&[4_f32, 5.0, 6.0], &[3, 1])).unwrap();
+    let mut rows = batch.split();
+    assert_eq!(numbers(&rows[1].layers()[0].recall(0).unwrap().unwrap()), [5.0]);
+    assert_eq!(rows[1].nbytes(), 4);
+    let batch = Caches::join(vec![rows.remove(2), rows.remove(0)]).unwrap();
+    assert_eq!(numbers(&batch.layers()[0].recall(0).unwrap().unwrap()), [6.0, 4.0]);
 }
 
 #[test]
-fn a_state_that_is_not_set_yet_joins_as_zero() {
-    let empty = LayerCache::new(&CacheKind::State { slots: 2 });
-    let caches = |layer: LayerCache| {
-        let mut caches = Caches::new(&[CacheKind::State { slots: 2 }]);
-        caches.layers_mut()[0] = layer;
-        caches
-    };
-    let batch = Caches::merge(&[caches(empty.clone()), caches(state(&[5.0]))]).unwrap();
-    assert_eq!(rows_of(&batch.layers()[0]), [0.0, 5.0]);
-    let mut unset = Caches::merge(&[caches(empty.clone()), caches(empty)]).unwrap();
-    unset.extend(&batch).unwrap();
-    assert_eq!(rows_of(&unset.layers()[0]), [0.0, 0.0, 0.0, 5.0]);
+fn a_state_that_is_not_set_yet_is_zero_beside_others() {
+    let batch = Caches::join(states(&[None, Some(5.0)])).unwrap();
+    assert_eq!(numbers(&batch.layers()[0].recall(0).unwrap().unwrap()), [0.0, 5.0]);
+    assert!(Caches::join(states(&[None, None])).unwrap().layers()[0].recall(0).unwrap().is_none());
 }
 
 #[test]
-fn a_padded_state_says_where_its_tokens_are() {
-    let mut caches = Caches::left_padded(&[CacheKind::State { slots: 1 }], &[0, 2]).unwrap();
-    let state = caches.layers_mut()[0].state_mut().unwrap();
-    let mask = |len: i32, state: &mlxlm_cache::StateCache| state.mask(len).unwrap().map(|mask| numbers(&mask));
-    assert_eq!(mask(3, state), Some(vec![1.0, 1.0, 1.0, 0.0, 0.0, 1.0]));
-    state.advance(1);
-    assert_eq!(mask(2, state), Some(vec![1.0, 1.0, 0.0, 1.0]));
-    state.advance(2);
-    assert_eq!(mask(2, state), None);
+fn lists_become_lists_of_rows() {
+    let kind = CacheKind::List(vec![CacheKind::State { slots: 2 }, CacheKind::Kv]);
+    let row = |value| with(kind.clone(), LayerCache::List(vec![state(value), LayerCache::new(&CacheKind::Kv)]));
+    let mut batch = Caches::join(vec![row(1.0), row(2.0)]).unwrap();
+    let parts = batch.layers_mut()[0].list_mut().unwrap();
+    assert_eq!(numbers(&parts[0].recall(0).unwrap().unwrap()), [1.0, 2.0]);
+    let rows = batch.split();
+    assert_eq!(rows.len(), 2);
+    assert!(!rows[1].is_trimmable());
 }
 
 #[test]
-fn a_batch_without_padding_needs_no_mask() {
-    let mut batch = Caches::left_padded(&[CacheKind::Kv], &[0, 0]).unwrap();
-    let x = ops::ones::<f32>(&[2, 2, 3, 4]).unwrap();
-    let seen = batch.layers_mut()[0].append(&x, &x, &Attend::scaled(1.0), &Masks::default()).unwrap();
-    assert!(matches!(seen.mask, mlxlm_cache::Mask::Causal));
-    assert!(matches!(batch.offset(), Offset::Same(3)));
-}
-
-#[track_caller]
-fn check<T: std::fmt::Debug>(result: Result<T, Error>, expected: &str) {
-    assert_eq!(result.unwrap_err().to_string(), expected);
-}
-
-#[test]
-fn rows_that_do_not_go_together_are_told() {
-    let kv = || Caches::new(&[CacheKind::Kv]);
-    let rotating = |max_size| Caches::new(&[CacheKind::Rotating { max_size, keep: 0 }]);
-    check(Caches::merge(&[]), "a batch needs at least one row");
-    check(Caches::left_padded(&[CacheKind::Kv], &[]), "a batch needs at least one row");
-    check(Caches::merge(&[kv(), rotating(4)]), "the caches of the rows differ: KV against rotating");
+fn rows_that_cannot_be_read_together_are_refused() {
+    #[track_caller]
+    fn check<T: std::fmt::Debug>(result: Result<T, Error>, expected: &str) {
+        assert_eq!(result.unwrap_err().to_string(), expected);
+    }
+    let of = |kind| Caches::new(&[kind]);
+    check(Caches::join(Vec::new()), "a batch needs at least one row");
     check(
-        Caches::merge(&[rotating(4), rotating(5)]),
-        "the caches of the rows differ: rotating caches of 4 and of 5 tokens",
+        Caches::join(vec![of(CacheKind::Kv), of(CacheKind::State { slots: 1 })]),
+        "the caches of the rows differ: KV against recurrent-state",
     );
-    check(Caches::merge(&[kv(), Caches::new(&[])]), "the caches of the rows differ: 1 layers against 0");
-    let chunked = CacheKind::Chunked { chunk_size: 4 };
-    check(
-        Caches::merge(&[Caches::new(std::slice::from_ref(&chunked))]),
-        "a chunked cache cannot become a row of a batch",
-    );
-    check(Caches::left_padded(&[chunked], &[0]), "a chunked cache cannot pad a batch");
-    check(kv().filter(&[0]), "a KV cache cannot be taken apart by rows");
-    check(kv().extract(0), "a KV cache cannot be taken apart by rows");
-    let mut batch = Caches::merge(&[kv(), kv()]).unwrap();
-    check(batch.filter(&[0, 2]), "row 2 is not in a batch of 2");
-    check(batch.filter(&[-1]), "row -1 is not in a batch of 2");
-    check(batch.filter(&[]), "a batch needs at least one row");
-    check(batch.extract(7), "row 7 is not in a batch of 2");
-    check(
-        batch.extend(&Caches::merge(&[rotating(4)]).unwrap()),
-        "the caches of the rows differ: batched KV against batched rotating",
-    );
-    let read = |heads: Heads| {
-        let mut caches = kv();
-        feed(&mut caches.layers_mut()[0], &Sequence::new(heads, 3, 0), 0, &[3], &Attend::scaled(1.0));
-        caches
-    };
-    check(
-        Caches::merge(&[read(HEADS), read(WIDE)]),
-        "the caches of the rows differ: 2 heads of the widths 8 and 8, Float32 against 2 heads of the widths 32 and 32, Float32",
-    );
+    check(Caches::join(vec![of(CacheKind::Kv), Caches::new(&[])]), "the caches of the rows differ: 1 layers against 0");
+    check(Caches::join(vec![of(CacheKind::Compressed)]), "a compressed cache cannot become a row of a batch");
+    let mut batch = Caches::join(vec![of(CacheKind::Kv), of(CacheKind::Kv)]).unwrap();
+    let (q, k, v) = Sequence::new(HEADS, 1, 0).part(0, 1);
+    let refused = batch.layers_mut()[0].attend(&q, &k, &v, &Attend::scaled(1.0), &Masks::default());
+    check(refused, "keys of the shape [1, 2, 1, 8] do not fit a cache of [2, K, L, d]");
 }

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{HEADS, Sequence, WIDE, feed};
-use mlxlm_cache::{Attend, CacheKind, Caches, Error, LayerCache, Masks, attend_uncached};
+use common::{HEADS, Sequence, WIDE, bits, feed};
+use mlxlm_cache::{Attend, CacheKind, Caches, Error, KvFormat, LayerCache, Masks, Reach};
 use mlxlm_core::{Array, Hint, ops};
 
 #[track_caller]
@@ -53,15 +53,10 @@ fn shapes() {
         assert!(matches!(layer.offset(), mlxlm_cache::Offset::Same(3)), "a refused step leaves the cache as it was");
         attend(&mut layer, &good, &good, &good).unwrap();
     }
-    let mut batch = Caches::left_padded(&[CacheKind::Kv], &[0, 1]).unwrap();
-    check(
-        attend(batch.layer_mut(0).unwrap(), &good, &good, &good),
-        "keys of the shape [1, 2, 3, 4] do not fit a cache of [2, K, L, d]",
-        None,
-    );
     let how = Attend { softcap: Some(1.0), ..Attend::scaled(1.0) };
     check(
-        attend_uncached(&ones(&[3]), &ones(&good), &ones(&good), &how, &Masks::default()),
+        Reach::uncached(&ones(&good), &ones(&good), &how)
+            .and_then(|reach| reach.attend(&ones(&[3]), &how, &Masks::default())),
         "queries of the shape [3] do not fit a cache of [B, H, L, d]",
         None,
     );
@@ -93,6 +88,8 @@ fn no_room() {
     let expected = "a rotating cache of 4 tokens of which 4 are never dropped has no room for others";
     let hint = Some("give a size of more than 4 tokens");
     check(Caches::with_max_size(&[CacheKind::Kv], 4), expected, hint);
+    let inside = CacheKind::List(vec![CacheKind::State { slots: 1 }, CacheKind::List(vec![CacheKind::Kv])]);
+    check(Caches::with_max_size(&[inside], 4), expected, hint);
     check(
         attend(&mut LayerCache::new(&CacheKind::Rotating { max_size: 4, keep: 4 }), &good, &good, &good),
         expected,
@@ -100,20 +97,20 @@ fn no_room() {
     );
     check(
         attend(&mut LayerCache::new(&CacheKind::Chunked { chunk_size: 0 }), &good, &good, &good),
-        "a chunk of 0 tokens is none",
+        "a chunk must hold at least one token, not 0",
         None,
     );
     let x = ones(&good);
-    for (window, chunk, expected) in
-        [(Some(0), None, "a window of 0 tokens is none"), (None, Some(-1), "a chunk of -1 tokens is none")]
-    {
+    for (window, chunk, expected) in [
+        (Some(0), None, "a window must hold at least one token, not 0"),
+        (None, Some(-1), "a chunk must hold at least one token, not -1"),
+    ] {
         let how = Attend { window, chunk, ..Attend::scaled(1.0) };
-        check(attend_uncached(&x, &x, &x, &how, &Masks::default()), expected, None);
+        check(Reach::uncached(&x, &x, &how), expected, None);
         check(LayerCache::new(&CacheKind::Kv).attend(&x, &x, &x, &how, &Masks::default()), expected, None);
     }
-    let mut batch = Caches::left_padded(&[CacheKind::Rotating { max_size: 0, keep: 0 }], &[0]).unwrap();
     check(
-        attend(batch.layer_mut(0).unwrap(), &good, &good, &good),
+        attend(&mut LayerCache::new(&CacheKind::Rotating { max_size: 0, keep: 0 }), &good, &good, &good),
         "a rotating cache of 0 tokens of which 0 are never dropped has no room for others",
         Some("give a size of more than 0 tokens"),
     );
@@ -124,15 +121,20 @@ fn what_a_kind_cannot() {
     let good = [1, 2, 3, 4];
     let mut state = LayerCache::new(&CacheKind::State { slots: 1 });
     check(attend(&mut state, &good, &good, &good), "a recurrent-state cache cannot attend", None);
-    check(state.state_mut().unwrap().set(1, ones(&[1])), "there is no array 1 in a recurrent state of 1", None);
+    check(state.keep(1, ones(&[1])), "there is no array 1 in a recurrent state of 1", None);
     check(state.list_mut().map(drop), "a recurrent-state cache cannot stand for several", None);
+    let mut compressed = Caches::new(&[CacheKind::Compressed]);
+    check(attend(&mut compressed.layers_mut()[0], &good, &good, &good), "a compressed cache cannot attend", None);
+    check(compressed.quantize(KvFormat::new(8, 64).unwrap(), 0), "a compressed cache cannot be quantized", None);
+    check(Caches::join(vec![compressed.clone()]), "a compressed cache cannot become a row of a batch", None);
+    check(state.compressed_mut().map(drop), "a recurrent-state cache cannot keep compressed groups", None);
     let mut kv = Caches::new(&[CacheKind::Kv]);
-    check(kv.layers_mut()[0].state_mut().map(drop), "a KV cache cannot keep a recurrent state", None);
+    check(kv.layers()[0].recall(0), "a KV cache cannot keep a recurrent state", None);
     check(kv.layer_mut(3).map(drop), "there is no cache for layer 3, only for 1 layers", None);
-    kv.quantize(32, 4, 0).unwrap();
+    kv.quantize(bits(4), 0).unwrap();
     let x = ones(&[1, 2, 3, 32]);
     check(
-        kv.layers_mut()[0].append(&x, &x, &Attend::scaled(1.0), &Masks::default()),
+        kv.layers_mut()[0].remember(&x, &x, &Attend::scaled(1.0)).and_then(|reach| reach.seen(&Masks::default())),
         "a quantized cache cannot hand out its keys and values as they were",
         Some("leave the cache unquantized for this architecture"),
     );
@@ -142,26 +144,42 @@ fn what_a_kind_cannot() {
 fn quantizing() {
     let mut kv = Caches::new(&[CacheKind::Kv, CacheKind::State { slots: 1 }]);
     check(
-        kv.quantize(64, 7, 0),
+        KvFormat::new(7, 64),
         "MLX has no quantization affine with 7 bits and groups of 64",
         Some("affine takes 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128"),
     );
     feed(&mut kv.layers_mut()[0], &Sequence::new(WIDE, 3, 1), 0, &[3], &Attend::scaled(1.0));
     check(
-        kv.quantize(64, 8, 0),
+        kv.quantize(KvFormat::new(8, 64).unwrap(), 0),
         "keys and values of the widths 32 and 32 cannot be quantized in groups of 64",
-        Some("take a smaller group (32, 64 or 128), or leave the cache unquantized"),
+        Some("take groups of 32, or leave the cache unquantized"),
     );
-    kv.quantize(32, 8, 0).unwrap();
-    kv.quantize(32, 8, 0).unwrap();
+    for (widths, hint) in [
+        ([96, 192], "take groups of 32, or leave the cache unquantized"),
+        ([128, 64], "take groups of 32 or 64, or leave the cache unquantized"),
+        ([80, 64], "no group fits these widths; leave the cache unquantized"),
+    ] {
+        let refused: Result<(), _> = Err(Error::Group { keys: widths[0], values: widths[1], group_size: 128 });
+        let [keys, values] = widths;
+        let expected =
+            format!("keys and values of the widths {keys} and {values} cannot be quantized in groups of 128");
+        check(refused, &expected, Some(hint));
+    }
+    kv.quantize(bits(8), 0).unwrap();
+    kv.quantize(bits(8), 0).unwrap();
     check(
-        kv.quantize(32, 4, 0),
-        "the cache is quantized already, as affine with 8 bits and groups of 32, and not as affine with 4 bits and groups of 32",
+        kv.quantize(bits(4), 0),
+        "the cache is quantized already: 8 bits in groups of 32, and not 4 bits in groups of 32",
+        Some("ask for 8 bits in groups of 32, as the cache has them"),
+    );
+    check(
+        kv.quantize(KvFormat::mixed([8, 4], 32).unwrap().rotated([true, false]), 0),
+        "the cache is quantized already: 8 bits in groups of 32, and not 8 bits for keys and 4 for values in groups of 32, keys rotated",
         Some("ask for 8 bits in groups of 32, as the cache has them"),
     );
     let states = CacheKind::State { slots: 1 };
     check(
-        Caches::new(&[states.clone(), states]).quantize(64, 8, 0),
+        Caches::new(&[states.clone(), states]).quantize(KvFormat::new(8, 64).unwrap(), 0),
         "no layer of this model keeps keys and values that could be quantized; its caches are recurrent-state",
         Some("leave the cache unquantized"),
     );
@@ -171,6 +189,13 @@ fn quantizing() {
 fn caches_of_another_model() {
     let hint = Some("use the cache with the model that it was made with");
     let state = |slots| CacheKind::State { slots };
+    let compressed = Caches::new(&[CacheKind::Compressed]);
+    compressed.check_fits(&[CacheKind::Compressed]).unwrap();
+    check(
+        compressed.check_fits(&[CacheKind::Kv]),
+        "the caches do not fit the model: layer 0 has a compressed cache, and the model needs a KV one",
+        hint,
+    );
     let caches = Caches::new(&[CacheKind::Kv, state(2), CacheKind::List(vec![CacheKind::Kv])]);
     caches
         .check_fits(&[CacheKind::Rotating { max_size: 8, keep: 0 }, state(2), CacheKind::List(vec![CacheKind::Kv])])

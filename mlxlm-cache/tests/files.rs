@@ -7,17 +7,17 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::{HEADS, Sequence, WIDE, feed, numbers};
-use mlxlm_cache::{Attend, CacheKind, Caches, LayerCache, Masks, Offset};
+use common::files::{Arrays, Metadata, open, saved, write};
+use common::{HEADS, Heads, Sequence, WIDE, feed, kv_formats, numbers};
+use mlxlm_cache::{Attend, CacheKind, Caches, KvFormat, LayerCache, Masks, Offset, appended};
 use mlxlm_core::ops::indexing::TryIndexOp;
-use mlxlm_core::weights::{SafetensorsFile, save_safetensors};
-use mlxlm_core::{Array, Dtype, Hint};
+use mlxlm_core::{Array, Dtype, Hint, ops};
 use proptest::prelude::*;
 
-const CASES: [&str; 13] = [
+/// Of the last kind Python only writes files: it has no way to read them.
+const CASES: [&str; 14] = [
     "kv",
     "kv_steps",
     "rotating",
@@ -31,30 +31,11 @@ const CASES: [&str; 13] = [
     "delta",
     "list",
     "chunked",
+    "compressed",
 ];
-
-type Arrays = BTreeMap<String, Array>;
-type Metadata = BTreeMap<String, String>;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-fn open(path: &Path) -> (Arrays, Metadata) {
-    let file = SafetensorsFile::open(path).unwrap();
-    (file.arrays().unwrap(), file.metadata())
-}
-
-fn write(path: &Path, arrays: Arrays, metadata: &Metadata) {
-    save_safetensors(path, &arrays.into_iter().collect::<Vec<_>>(), metadata).unwrap();
-}
-
-/// The caches as we write them.
-fn saved(caches: &Caches, metadata: &Metadata) -> (Arrays, Metadata) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("cache.safetensors");
-    caches.save(&path, metadata).unwrap();
-    open(&path)
 }
 
 /// The kinds of the arrays that are none in Python, by key.
@@ -69,7 +50,7 @@ fn scalars(metadata: &Metadata) -> Metadata {
 #[track_caller]
 fn assert_equal(key: &str, a: &Array, b: &Array) {
     assert_eq!((a.shape(), a.dtype()), (b.shape(), b.dtype()), "{key}");
-    assert_eq!(numbers(a), numbers(b), "{key}");
+    assert_eq!(bits(a), bits(b), "{key}");
 }
 
 #[test]
@@ -80,7 +61,7 @@ fn python_files_hold_the_keys_and_values_that_python_had() {
         let (caches, metadata) = Caches::load(folder.join("cache.safetensors")).unwrap();
         assert_eq!(metadata["tokenizer_config"], "{}");
         let (ours, _) = saved(&caches, &metadata);
-        let (expected, told) = open(&folder.join("expected.safetensors"));
+        let (expected, recorded) = open(&folder.join("expected.safetensors"));
         for (key, expected) in &expected {
             let (part, layer) = match key.split_once('.') {
                 Some(("keys", layer)) => (0, layer),
@@ -91,7 +72,7 @@ fn python_files_hold_the_keys_and_values_that_python_had() {
             compared += 1;
         }
         if caches.layers().iter().any(|layer| !matches!(layer, LayerCache::State(_))) {
-            let seen: i32 = told["seen"].parse().unwrap();
+            let seen: i32 = recorded["seen"].parse().unwrap();
             assert!(matches!(caches.offset(), Offset::Same(offset) if offset == seen), "{case}");
         }
     }
@@ -155,31 +136,10 @@ fn files_of_the_old_layout_load() {
     assert_eq!(numbers(&arrays["5.0.0.0.0"]), [0.0, 1.0]);
 
     let (batch, _) = Caches::load(fixture("mlx_lm_0.31.3/batch.safetensors")).unwrap();
-    let row = batch.extract(1).unwrap();
-    let (arrays, _) = saved(&row, &Metadata::new());
+    let rows = batch.split();
+    let (arrays, _) = saved(&rows[1], &Metadata::new());
     assert_eq!(numbers(&arrays["0.0"]), keys_at(&[0, 1, 2], 4));
     assert_eq!(numbers(&arrays["1.0"]), keys_at(&[0, 1, 2, 5], 4));
-}
-
-#[test]
-fn empty_caches_are_written_and_read() {
-    let kinds = [
-        CacheKind::Kv,
-        CacheKind::Rotating { max_size: 8, keep: 4 },
-        CacheKind::Chunked { chunk_size: 3 },
-        CacheKind::State { slots: 2 },
-        CacheKind::List(vec![CacheKind::Kv, CacheKind::State { slots: 1 }]),
-    ];
-    let caches = Caches::new(&kinds);
-    let (arrays, metadata) = saved(&caches, &Metadata::new());
-    assert_eq!(arrays["0.0"].size(), 0);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("empty.safetensors");
-    write(&path, arrays, &metadata);
-    let (again, user) = Caches::load(&path).unwrap();
-    assert!(user.is_empty());
-    again.check_fits(&kinds).unwrap();
-    assert!(again.arrays().is_empty());
 }
 
 /// A number that a file may claim.
@@ -187,28 +147,80 @@ fn claim() -> impl Strategy<Value = i32> {
     prop_oneof![4 => -2..20_i32, 1 => any::<i32>(), 1 => Just(i32::MAX), 1 => Just(i32::MIN)]
 }
 
+/// Grouped queries, wide enough for groups of 64.
+const HEADS64: Heads = Heads { h: 4, k: 2, d: 64 };
+const KINDS: usize = 8;
+
+fn kind(which: usize) -> CacheKind {
+    let state = CacheKind::State { slots: 2 };
+    [
+        CacheKind::Kv,
+        CacheKind::Rotating { max_size: 6, keep: 0 },
+        CacheKind::Rotating { max_size: 6, keep: 2 },
+        CacheKind::Rotating { max_size: 32, keep: 4 },
+        CacheKind::Chunked { chunk_size: 4 },
+        state.clone(),
+        CacheKind::Compressed,
+        CacheKind::List(vec![CacheKind::Kv, state, CacheKind::Rotating { max_size: 6, keep: 0 }]),
+    ][which]
+        .clone()
+}
+
+/// Reads the tokens `from..to` in a type, and says what the layer makes of them.
+fn step(layer: &mut LayerCache, s: &Sequence, from: usize, to: usize, dtype: Dtype) -> Array {
+    let (q, k, v) = s.part(from, to);
+    let [q, k, v] = [q, k, v].map(|x| x.as_dtype(dtype).unwrap());
+    match layer {
+        LayerCache::State(state) => {
+            let last = k.try_index((.., .., -1.., ..)).unwrap();
+            let now = state.get(1).unwrap().map_or(last.clone(), |state| state.add(&last).unwrap());
+            state.set(1, now.clone()).unwrap();
+            now
+        }
+        LayerCache::Compressed(cache) => {
+            let rows = k.try_index((.., 0, .., ..)).unwrap();
+            cache.compressed = Some(appended(cache.compressed.as_ref(), &rows).unwrap());
+            cache.slide(&rows, 5).unwrap()
+        }
+        LayerCache::List(caches) => {
+            let said: Vec<Array> = caches.iter_mut().map(|cache| step(cache, s, from, to, dtype)).collect();
+            let flat: Vec<Array> = said.iter().map(|array| array.flatten(None, None).unwrap()).collect();
+            ops::concatenate(&flat, 0).unwrap()
+        }
+        _ => layer.attend(&q, &k, &v, &Attend::scaled(0.3), &Masks::default()).unwrap(),
+    }
+}
+
+/// An array's numbers to the bit.
+fn bits(array: &Array) -> Vec<u32> {
+    match array.dtype() {
+        Dtype::Uint32 => array.contiguous().unwrap().to_vec_exact::<u32>().unwrap(),
+        _ => numbers(array).into_iter().map(f32::to_bits).collect(),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// A file goes on as the caches would have, and is written again as it was.
+    /// Every kind in every format comes back to the bit, goes on as the caches would have, and is written again as it was.
     #[test]
-    fn a_file_is_the_caches(tokens in 1..20_usize, which in 0..6_usize, single: bool, seed: u64) {
-        let kind = [
-            CacheKind::Kv,
-            CacheKind::Rotating { max_size: 6, keep: 2 },
-            CacheKind::Rotating { max_size: 32, keep: 4 },
-            CacheKind::Chunked { chunk_size: 4 },
-            CacheKind::Kv,
-            CacheKind::Kv,
-        ][which].clone();
-        let s = Sequence::new(WIDE, tokens + 4, seed);
-        let how = Attend { window: (which == 5).then_some(3), ..Attend::scaled(0.3) };
-        let mut caches = Caches::new(&[kind]);
-        if which == 4 {
-            caches.quantize(32, 4, 0).unwrap();
+    fn a_file_is_the_caches(
+        tokens in 1..20_usize,
+        which in 0..KINDS,
+        format in prop::option::of(prop_oneof![kv_formats(), Just(KvFormat::new(8, 64).unwrap())]),
+        dtype in prop::sample::select(vec![Dtype::Float32, Dtype::Bfloat16, Dtype::Float16]),
+        single: bool,
+        seed: u64,
+    ) {
+        let s = Sequence::new(HEADS64, tokens + 4, seed);
+        let kind = kind(which);
+        let mut caches = Caches::new(std::slice::from_ref(&kind));
+        if let Some(format) = format.filter(|_| kind.keeps_kv() && kind != CacheKind::Compressed) {
+            caches.quantize(format, 0).unwrap();
         }
-        let steps = if single { vec![1; tokens] } else { vec![tokens] };
-        feed(&mut caches.layers_mut()[0], &s, 0, &steps, &how);
+        for (from, to) in if single { (0..tokens).map(|i| (i, i + 1)).collect() } else { vec![(0, tokens)] } {
+            step(&mut caches.layers_mut()[0], &s, from, to, dtype);
+        }
 
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
@@ -216,6 +228,8 @@ proptest! {
         caches.save(&first, &metadata).unwrap();
         let (mut loaded, user) = Caches::load(&first).unwrap();
         prop_assert_eq!(&user, &metadata);
+        prop_assert_eq!(loaded.format(), caches.format());
+        loaded.check_fits(&[kind]).unwrap();
         loaded.save(&second, &user).unwrap();
         let ((a, a_metadata), (b, b_metadata)) = (open(&first), open(&second));
         prop_assert_eq!(a_metadata, b_metadata);
@@ -224,31 +238,31 @@ proptest! {
             assert_equal(key, array, &b[key]);
         }
 
-        for step in [1, 2, 1] {
-            let expected = feed(&mut caches.layers_mut()[0], &s, tokens, &[step], &how);
-            let got = feed(&mut loaded.layers_mut()[0], &s, tokens, &[step], &how);
-            common::assert_close(&got, &expected, 1e-6);
-            caches.trim(step as i32);
-            loaded.trim(step as i32);
+        for len in [1, 2, 1] {
+            let expected = step(&mut caches.layers_mut()[0], &s, tokens, tokens + len, dtype);
+            let got = step(&mut loaded.layers_mut()[0], &s, tokens, tokens + len, dtype);
+            prop_assert_eq!(bits(&got), bits(&expected));
+            caches.trim(len as i32);
+            loaded.trim(len as i32);
             if !caches.is_trimmable() {
                 break;
             }
+        }
+        // What was added is not in the file.
+        for (key, array) in &open(&first).0 {
+            assert_equal(key, array, &a[key]);
         }
     }
 
     /// Whatever numbers a file claims, it is refused, or its caches can be used.
     #[test]
     fn any_numbers(
-        case in prop::sample::select(vec!["kv", "rotating", "rotating_wrapped", "quantized4", "chunked", "batch"]),
+        case in prop::sample::select(vec!["kv", "rotating", "rotating_wrapped", "quantized4", "chunked"]),
         lies in prop::collection::vec((0..8_usize, claim()), 1..4),
     ) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lies.safetensors");
-        let source = match case {
-            "batch" => fixture("mlx_lm_0.31.3/batch.safetensors"),
-            _ => fixture("mlx_lm_0.32.2").join(case).join("cache.safetensors"),
-        };
-        // The batch is of the old layout, and is written in the current one first.
+        let source = fixture("mlx_lm_0.32.2").join(case).join("cache.safetensors");
         let (sound, user) = Caches::load(&source).unwrap();
         let (mut arrays, metadata) = saved(&sound, &user);
         for (part, claim) in lies {
@@ -264,57 +278,34 @@ proptest! {
         for step in [1, 3] {
             for layer in caches.layers_mut() {
                 let held = layer.arrays()[0].shape().to_vec();
-                let d = if layer.scheme().is_some() { 32 } else { held[3] };
+                let d = if layer.format().is_some() { 32 } else { held[3] };
                 let x = zeros(&[held[0], held[1], step, d]);
                 drop(layer.attend(&x, &x, &x, &Attend::scaled(1.0), &Masks::default()));
             }
             caches.trim(2);
         }
         drop(caches.offset());
-        drop(caches.filter(&[0]));
-        drop(caches.extract(0));
-        drop(caches.extend(&caches.clone()));
+        drop(Caches::join(vec![caches.clone(), caches.clone()]));
         caches.save(&path, &Metadata::new()).unwrap();
-    }
-
-    /// The same for batches.
-    #[test]
-    fn a_file_is_the_batch(lengths in prop::collection::vec(1..9_usize, 1..4), ring: bool, steps in 0..9_usize) {
-        let kind = if ring { CacheKind::Rotating { max_size: 5, keep: 0 } } else { CacheKind::Kv };
-        let rows = lengths.iter().enumerate().map(|(i, &n)| {
-            let mut caches = Caches::new(std::slice::from_ref(&kind));
-            feed(&mut caches.layers_mut()[0], &Sequence::new(HEADS, n, i as u64), 0, &[n], &Attend::scaled(0.3));
-            caches
-        });
-        let mut batch = Caches::merge(&rows.collect::<Vec<_>>()).unwrap();
-        let sequences: Vec<Sequence> = (0..lengths.len()).map(|i| Sequence::new(HEADS, 10, 100 + i as u64)).collect();
-        let step = |batch: &mut Caches, at: usize| {
-            let parts = |pick: fn((Array, Array, Array)) -> Array| {
-                let rows: Vec<Array> = sequences.iter().map(|s| pick(s.part(at, at + 1))).collect();
-                mlxlm_core::ops::concatenate(&rows, 0).unwrap()
-            };
-            let (q, k, v) = (parts(|p| p.0), parts(|p| p.1), parts(|p| p.2));
-            numbers(&batch.layers_mut()[0].attend(&q, &k, &v, &Attend::scaled(0.3), &Masks::default()).unwrap())
-        };
-        for at in 0..steps {
-            step(&mut batch, at);
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("batch.safetensors");
-        batch.save(&path, &Metadata::new()).unwrap();
-        let (mut loaded, _) = Caches::load(&path).unwrap();
-        prop_assert_eq!(step(&mut loaded, steps), step(&mut batch, steps));
     }
 }
 
 #[test]
-fn quantized_rings_are_written_as_plain_ones() {
-    let mut caches = Caches::new(&[CacheKind::Rotating { max_size: 4, keep: 0 }]);
-    caches.quantize(32, 8, 0).unwrap();
-    feed(&mut caches.layers_mut()[0], &Sequence::new(WIDE, 6, 1), 0, &[6], &Attend::scaled(0.3));
-    let (arrays, metadata) = saved(&caches, &Metadata::new());
-    assert_eq!(metadata["1.0"], "RotatingKVCache");
-    assert_eq!((arrays["0.0"].shape(), arrays["0.0"].dtype()), (&[1, 2, 6, 32][..], Dtype::Float32));
+fn quantized_rings_and_chunks_are_classes_of_ours() {
+    for (kind, class, numbers, tokens) in [
+        (CacheKind::Rotating { max_size: 4, keep: 1 }, "QuantizedRotatingKVCache", &[6, 1, 4, 6, 32, 8][..], 6),
+        (CacheKind::Chunked { chunk_size: 4 }, "QuantizedChunkedKVCache", &[6, 4, 0, 32, 8], 6),
+    ] {
+        let mut caches = Caches::new(&[kind]);
+        caches.quantize(common::bits(8), 0).unwrap();
+        feed(&mut caches.layers_mut()[0], &Sequence::new(WIDE, tokens, 1), 0, &[tokens], &Attend::scaled(0.3));
+        let (arrays, metadata) = saved(&caches, &Metadata::new());
+        assert_eq!(metadata["1.0"], class);
+        assert_eq!((arrays["0.0.0"].shape(), arrays["0.0.0"].dtype()), (&[1, 2, 6, 8][..], Dtype::Uint32));
+        for (part, &number) in (2..).zip(numbers) {
+            assert_eq!(arrays[&format!("0.{part}")].try_item_cast::<i32>().unwrap(), number, "{class} {part}");
+        }
+    }
 }
 
 /// A good file that `change` breaks, and what is said of it.
@@ -353,7 +344,7 @@ fn zeros(shape: &[i32]) -> Array {
 }
 
 #[test]
-fn broken_metadata_is_told() {
+fn broken_metadata_is_reported() {
     let kv = Broken::case("kv");
     kv.check(|_, m| m.clear(), "its metadata has no `2.0`");
     kv.check(|_, m| drop(m.remove("1.0")), "its metadata has no `1.0`");
@@ -376,7 +367,7 @@ fn broken_metadata_is_told() {
 }
 
 #[test]
-fn broken_arrays_are_told() {
+fn broken_arrays_are_reported() {
     let kv = Broken::case("kv");
     kv.check(|a, _| drop(a.remove("0.1")), "it has no array `0.1`");
     kv.check(|a, _| drop(a.insert("0.9".into(), int(1))), "no cache of it has a use for its arrays `0.9`");
@@ -409,7 +400,26 @@ fn broken_arrays_are_told() {
 }
 
 #[test]
-fn broken_quantization_is_told() {
+fn broken_groups_are_reported() {
+    let compressed = Broken::case("compressed");
+    let put =
+        |key: &'static str, array: Array| move |a: &mut Arrays, _: &mut Metadata| drop(a.insert(key.into(), array));
+    compressed.check(put("1.1", zeros(&[2, 2, 4])), "its array `1.1` is [2, 2, 4], expected [1, rows, width]");
+    compressed.check(put("1.0", zeros(&[3, 4])), "its array `1.0` is [3, 4], expected [3, rows, width]");
+    compressed.check(put("1.2", int(1)), "its array `1.2` is [], expected [1, rows, width]");
+    compressed.check(put("1.4", zeros(&[1, 2, 4])), "its array `1.4` is [1, 2, 4], expected [1, 1, 32]");
+    compressed.check(put("1.5", int(2)), "its `1.5` (tokens) is 2, expected 4 to 2147483647");
+    compressed.check(
+        |_, m| {
+            m.insert("2.9.0".into(), "1.3".into());
+            m.insert("2.9.1".into(), "none".into());
+        },
+        "it has no array `1.3`",
+    );
+}
+
+#[test]
+fn broken_quantization_is_reported() {
     let quantized = Broken::case("quantized4");
     quantized.check(
         |a, _| drop(a.insert("0.4".into(), int(7))),
@@ -444,7 +454,7 @@ fn broken_quantization_is_told() {
 }
 
 #[test]
-fn broken_rings_are_told() {
+fn broken_rings_are_reported() {
     let wrapped = Broken::case("rotating_wrapped");
     wrapped.check(|a, _| drop(a.insert("0.4".into(), int(2))), "its `0.4` (tokens at most) is 2, expected more than 2");
     wrapped.check(
@@ -470,7 +480,7 @@ fn broken_rings_are_told() {
 }
 
 #[test]
-fn broken_states_and_lists_are_told() {
+fn broken_states_and_lists_are_reported() {
     let arrays = Broken::case("arrays");
     arrays.check(|a, _| drop(a.insert("0.0.1".into(), zeros(&[2, 4]))), "its array `0.0.1` is [2, 4], expected [1, …]");
     let unlisted = |m: &mut Metadata| m.retain(|key, value| !(key.ends_with(".0") && value == "0.1"));
@@ -500,7 +510,7 @@ fn broken_states_and_lists_are_told() {
 }
 
 #[test]
-fn broken_batches_are_told() {
+fn broken_batches_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("batch.safetensors");
     let row = |kind: CacheKind| {
@@ -508,11 +518,25 @@ fn broken_batches_are_told() {
         feed(&mut caches.layers_mut()[0], &Sequence::new(HEADS, 3, 1), 0, &[3], &Attend::scaled(0.3));
         caches
     };
-    let save = |kind: CacheKind| {
-        Caches::merge(&[row(kind.clone()), row(kind)]).unwrap().save(&path, &Metadata::new()).unwrap();
+    // Two rows of three tokens each, as Python writes them.
+    let save = |kind: CacheKind, class: &str, ints: &[i32]| {
+        let (mut arrays, mut metadata) = saved(&row(kind), &Metadata::new());
+        metadata.insert("1.0".into(), class.into());
+        for key in ["0.0", "0.1"] {
+            let both = mlxlm_core::ops::concatenate(&[&arrays[key], &arrays[key]], 0).unwrap();
+            arrays.insert(key.into(), both);
+        }
+        arrays.insert("0.2".into(), Array::from_slice(&[3, 3], &[2]));
+        arrays.insert("0.3".into(), Array::from_slice(&[0, 0], &[2]));
+        (4..).zip(ints).for_each(|(part, &value)| drop(arrays.insert(format!("0.{part}"), int(value))));
+        if class == "BatchRotatingKVCache" {
+            arrays.insert("0.7".into(), Array::from_bool(false));
+        }
+        write(&path, arrays, &metadata);
         Broken { file: path.clone() }
     };
-    let kv = save(CacheKind::Kv);
+    let kv = save(CacheKind::Kv, "BatchKVCache", &[3]);
+    assert_eq!(Caches::load(&path).unwrap().0.split().len(), 2);
     kv.check(|a, _| drop(a.insert("0.3".into(), zeros(&[3]))), "its array `0.3` is [3], expected [2]");
     kv.check(
         |a, _| drop(a.insert("0.3".into(), zeros(&[2]))),
@@ -522,7 +546,8 @@ fn broken_batches_are_told() {
         |a, _| drop(a.insert("0.3".into(), Array::from_slice(&[0, 1], &[2]))),
         "its `0.2` (tokens of a row) is 3, expected 3 less the row's padding",
     );
-    let rotating = save(CacheKind::Rotating { max_size: 4, keep: 0 });
+    let rotating = save(CacheKind::Rotating { max_size: 4, keep: 0 }, "BatchRotatingKVCache", &[4, 3, 3]);
+    assert_eq!(Caches::load(&path).unwrap().0.split().len(), 2);
     rotating.check(
         |a, _| drop(a.insert("0.7".into(), Array::from_bool(true))),
         "its `0.4` (tokens at most) is 4, expected 3",
@@ -536,7 +561,7 @@ fn broken_batches_are_told() {
 }
 
 #[test]
-fn files_that_are_none_are_told() {
+fn files_that_are_none_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut.safetensors");
     let whole = mlxlm_core::io::read(fixture("mlx_lm_0.32.2/kv/cache.safetensors")).unwrap();

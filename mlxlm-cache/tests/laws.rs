@@ -3,8 +3,10 @@
 
 mod common;
 
-use common::{HEADS, Sequence, WIDE, assert_close, assert_same, feed, one, steps};
-use mlxlm_cache::{Attend, CacheKind, Caches, LayerCache, Mask, Masks, attend_uncached};
+use std::collections::BTreeMap;
+
+use common::{HEADS, Sequence, WIDE, assert_close, assert_same, bits, feed, kv_formats, one, steps};
+use mlxlm_cache::{Attend, CacheKind, Caches, LayerCache, Mask, Masks, Reach};
 use mlxlm_core::quant::{Mode, Scheme, dequantize, quantize};
 use mlxlm_core::{Array, Dtype, ops};
 use proptest::prelude::*;
@@ -24,6 +26,18 @@ fn round(numbers: &[f32], bits: i32) -> Vec<f32> {
     let scheme = Scheme::new(Mode::Affine, bits, 32).unwrap();
     let packed = quantize(&Array::from_slice(numbers, &[numbers.len() as i32 / 32, 32]), scheme).unwrap();
     common::numbers(&dequantize(&packed, scheme, None).unwrap())
+}
+
+/// Numbers in rows of 32, each row times the Walsh-Hadamard matrix over the root of 32.
+fn turned(numbers: &[f32]) -> Vec<f32> {
+    let sign = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+    let entry = |row: &[f32], i| (0..32).map(|j| sign(i, j) * f64::from(row[j])).sum::<f64>() / 32_f64.sqrt();
+    numbers.chunks_exact(32).flat_map(|row| (0..32).map(|i| entry(row, i) as f32).collect::<Vec<_>>()).collect()
+}
+
+/// What remains of numbers that are held so.
+fn held(numbers: &[f32], bits: i32, rotated: bool) -> Vec<f32> {
+    if rotated { turned(&round(&turned(numbers), bits)) } else { round(numbers, bits) }
 }
 
 fn cut() -> impl Strategy<Value = Vec<usize>> {
@@ -95,7 +109,8 @@ proptest! {
     #[test]
     fn steps_of_any_size_are_the_same(
         sizes in prop::collection::vec(prop_oneof![4 => 1..9_usize, 1 => 10..65_usize], 1..5), tokens in 1..200_usize,
-        (room, window) in (1..80_i32, prop::option::of(1..90_i32)), which in 0..3_usize, bits in prop::option::of(Just(8)), seed: u64,
+        (room, window) in (1..80_i32, prop::option::of(1..90_i32)), which in 0..3_usize, format in prop::option::of(kv_formats()),
+        seed: u64,
     ) {
         let s = Sequence::new(WIDE, tokens, seed);
         let kind = [
@@ -105,8 +120,8 @@ proptest! {
         ][which].clone();
         let fed = |sizes: &[usize]| {
             let mut caches = one(kind.clone());
-            if let Some(bits) = bits {
-                caches.quantize(32, bits, 0).unwrap();
+            if let Some(format) = format {
+                caches.quantize(format, 0).unwrap();
             }
             feed(&mut caches.layers_mut()[0], &s, 0, &steps(tokens, sizes), &Attend { window, ..how() })
         };
@@ -115,7 +130,10 @@ proptest! {
 
     /// Taking tokens back and reading them again is not having taken them back.
     #[test]
-    fn trim_then_replay(sizes in cut(), tokens in 4..20_usize, back in 1..8_usize, which in 0..4_usize, seed: u64) {
+    fn trim_then_replay(
+        sizes in cut(), tokens in 4..20_usize, back in 1..8_usize, which in 0..4_usize,
+        format in prop::option::of(kv_formats()), seed: u64,
+    ) {
         let s = Sequence::new(WIDE, tokens, seed);
         let kind = [
             CacheKind::Kv,
@@ -124,8 +142,8 @@ proptest! {
             CacheKind::Kv,
         ][which].clone();
         let mut caches = one(kind);
-        if which == 3 {
-            caches.quantize(32, 8, 0).unwrap();
+        if let Some(format) = format.filter(|_| which == 3) {
+            caches.quantize(format, 0).unwrap();
         }
         let whole = feed(&mut caches.layers_mut()[0], &s, 0, &steps(tokens, &sizes), &how());
         let back = back.min(tokens);
@@ -136,17 +154,19 @@ proptest! {
 
     /// Quantized keys and values are plain attention over rounded numbers, however they are cut, and 8 bits round little.
     #[test]
-    fn quantized_rounds(sizes in cut(), tokens in 1..24_usize, bits in prop::sample::select(vec![3, 4, 8]), seed: u64) {
+    fn quantized_rounds(sizes in cut(), tokens in 1..24_usize, format in kv_formats(), seed: u64) {
         let s = Sequence::new(WIDE, tokens, seed);
-        let rounded = Sequence { k: round(&s.k, bits), v: round(&s.v, bits), ..s.clone() };
+        let ([k_bits, v_bits], [k_rotated, v_rotated]) = (format.bits(), format.is_rotated());
+        let rounded =
+            Sequence { k: held(&s.k, k_bits, k_rotated), v: held(&s.v, v_bits, v_rotated), ..s.clone() };
         let fed = |kind: CacheKind| {
             let mut caches = one(kind);
-            caches.quantize(32, bits, 0).unwrap();
+            caches.quantize(format, 0).unwrap();
             feed(&mut caches.layers_mut()[0], &s, 0, &steps(tokens, &sizes), &how())
         };
         let all = fed(CacheKind::Kv);
         assert_close(&all, &rounded.plainly(&how(), |i, j| j <= i), EPS);
-        if bits == 8 {
+        if format.bits() == [8, 8] {
             assert_close(&all, &s.plainly(&how(), |i, j| j <= i), 0.08);
         }
         let ring = fed(CacheKind::Rotating { max_size: 7, keep: 0 });
@@ -161,12 +181,12 @@ proptest! {
         let s = Sequence::new(WIDE, before + after, seed);
         let mut late = one(CacheKind::Kv);
         feed(&mut late.layers_mut()[0], &s, 0, &[before], &how());
-        late.quantize(32, 8, before as i32 + 1).unwrap();
-        prop_assert!(late.scheme().is_none());
-        late.quantize(32, 8, before as i32).unwrap();
-        prop_assert!(late.scheme().is_some());
+        late.quantize(bits(8), before as i32 + 1).unwrap();
+        prop_assert!(late.format().is_none());
+        late.quantize(bits(8), before as i32).unwrap();
+        prop_assert!(late.format().is_some());
         let mut early = one(CacheKind::Kv);
-        early.quantize(32, 8, 0).unwrap();
+        early.quantize(bits(8), 0).unwrap();
         feed(&mut early.layers_mut()[0], &s, 0, &[before], &how());
         let got = feed(&mut late.layers_mut()[0], &s, before, &[after], &how());
         assert_close(&got, &feed(&mut early.layers_mut()[0], &s, before, &[after], &how()), EPS);
@@ -204,7 +224,7 @@ proptest! {
         let got = feed(&mut layer(&CacheKind::Kv), &s, 0, &steps(tokens, &sizes), &how);
         assert_close(&got, &expected, EPS);
         let mut quantized = one(CacheKind::Kv);
-        quantized.quantize(32, 8, 0).unwrap();
+        quantized.quantize(bits(8), 0).unwrap();
         assert_close(&feed(&mut quantized.layers_mut()[0], &s, 0, &steps(tokens, &sizes), &how), &expected, 0.1);
     }
 
@@ -214,7 +234,7 @@ proptest! {
         let s = Sequence::new(HEADS, tokens, seed);
         let how = Attend { window, chunk: chunk.then_some(3), ..how() };
         let (q, k, v) = s.part(0, tokens);
-        let got = attend_uncached(&q, &k, &v, &how, &Masks::default()).unwrap();
+        let got = Reach::uncached(&k, &v, &how).and_then(|reach| reach.attend(&q, &how, &Masks::default())).unwrap();
         let sees = |i: usize, j: usize| {
             j <= i && window.is_none_or(|w| i < j + w as usize) && (!chunk || i / 3 == j / 3)
         };
@@ -261,7 +281,7 @@ fn types_stay() {
             let how = Attend { softcap, sinks, window: Some(3), ..how() };
             let mut caches = one(CacheKind::Kv);
             if let Some(bits) = bits {
-                caches.quantize(32, bits, 0).unwrap();
+                caches.quantize(common::bits(bits), 0).unwrap();
             }
             let expected = s.plainly(&how, |i, j| j <= i && i < j + 3);
             for (from, to) in [(0, 5), (5, 6)] {
@@ -282,7 +302,7 @@ fn masks_are_made_where_something_is_hidden() {
     let x: Array = ops::ones::<f32>(&[1, 1, 6, 4]).unwrap();
     let seen = |kind: &CacheKind, window: Option<i32>| {
         let how = Attend { window, ..how() };
-        LayerCache::new(kind).append(&x, &x, &how, &masks).unwrap().mask
+        LayerCache::new(kind).remember(&x, &x, &how).and_then(|reach| reach.seen(&masks)).unwrap().mask
     };
     for kind in [CacheKind::Kv, CacheKind::Rotating { max_size: 6, keep: 0 }, CacheKind::Chunked { chunk_size: 6 }] {
         assert!(matches!(seen(&kind, None), Mask::Causal), "{kind:?}");
@@ -292,4 +312,56 @@ fn masks_are_made_where_something_is_hidden() {
     let Mask::Array(second) = seen(&CacheKind::Rotating { max_size: 5, keep: 0 }, None) else { panic!("so it does") };
     assert_eq!(first.shape(), [6, 6]);
     assert_eq!(common::numbers(&first), common::numbers(&second));
+}
+
+#[test]
+fn a_ring_holds_no_more_than_its_size() {
+    let kinds = [CacheKind::Rotating { max_size: 6, keep: 2 }, CacheKind::State { slots: 1 }];
+    let mut ring = Caches::new(&kinds);
+    let mut both = Caches::new(&[kinds[0].clone(), CacheKind::List(vec![kinds[1].clone(), CacheKind::Kv])]);
+    assert_eq!((ring.held_after(0), ring.held_after(4), ring.held_after(9)), (0, 4, 6));
+    assert_eq!(both.held_after(9), 9, "what keeps all counts");
+    assert_eq!(Caches::new(&kinds[1..]).held_after(9), 9, "nobody knows of a limit");
+    let s = Sequence::new(WIDE, 8, 1);
+    feed(ring.layer_mut(0).unwrap(), &s, 0, &[3, 1, 1, 1, 1, 1], &how());
+    feed(&mut both.layer_mut(1).unwrap().list_mut().unwrap()[1], &s, 0, &[8], &how());
+    assert_eq!((ring.held_after(0), ring.held_after(usize::MAX)), (6, 6));
+    assert_eq!((both.held_after(0), both.held_after(1)), (8, 9));
+}
+
+#[test]
+fn the_memory_of_tokens_to_come_is_what_they_will_take() {
+    let s = Sequence::new(WIDE, 700, 1);
+    for kind in [CacheKind::Kv, CacheKind::Rotating { max_size: 512, keep: 0 }] {
+        for quantized in [false, true] {
+            let mut caches = Caches::new(std::slice::from_ref(&kind));
+            assert_eq!(caches.nbytes_of(1000), 0, "nothing is known yet");
+            feed(caches.layer_mut(0).unwrap(), &s, 0, &[1], &how());
+            if quantized {
+                caches.quantize(bits(4), 0).unwrap();
+            }
+            let said = caches.nbytes_of(700);
+            feed(caches.layer_mut(0).unwrap(), &s, 1, &[1; 699], &how());
+            assert_eq!(said, caches.nbytes() as u64, "{kind:?}, quantized: {quantized}");
+            assert_eq!(caches.nbytes_of(usize::MAX) == said, kind != CacheKind::Kv);
+        }
+    }
+}
+
+#[test]
+fn empty_caches_are_written_and_read() {
+    let kinds = [
+        CacheKind::Kv,
+        CacheKind::Rotating { max_size: 8, keep: 4 },
+        CacheKind::Chunked { chunk_size: 3 },
+        CacheKind::State { slots: 2 },
+        CacheKind::List(vec![CacheKind::Kv, CacheKind::State { slots: 1 }]),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("empty.safetensors");
+    Caches::new(&kinds).save(&path, &BTreeMap::new()).unwrap();
+    let (again, user) = Caches::load(&path).unwrap();
+    assert!(user.is_empty());
+    again.check_fits(&kinds).unwrap();
+    assert!(again.arrays().is_empty());
 }

@@ -2,7 +2,11 @@
 //! the memory of the whole process.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use mlxlm_cache::{Attend, CacheKind, Caches, Masks};
+use std::sync::{Mutex, PoisonError};
+
+use mlxlm_cache::store::{DiskOptions, DiskStore, Key};
+use mlxlm_cache::{Attend, CacheKind, Caches, KvFormat, Masks};
+use mlxlm_core::weights::arrays_are_mapped;
 use mlxlm_core::{Array, memory, ops, transforms};
 
 /// One very wide head, so that the room for 256 tokens is 8 MiB of keys and as many of values.
@@ -21,8 +25,12 @@ fn rise(caches: &mut Caches, len: i32) -> usize {
     memory::peak_memory().unwrap().saturating_sub(before)
 }
 
+/// One test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_token_costs_no_copy_of_the_buffer() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for kind in
         [CacheKind::Kv, CacheKind::Rotating { max_size: TOKENS, keep: 4 }, CacheKind::Chunked { chunk_size: TOKENS }]
     {
@@ -42,5 +50,33 @@ fn a_token_costs_no_copy_of_the_buffer() {
         let second = rise(&mut caches, 1);
         assert!(second < BUFFER / 4, "{kind:?}: {second} bytes");
         drop(snapshot);
+    }
+}
+
+/// The first token after a restore too goes into the buffer, which is the mapped file.
+#[test]
+fn a_token_behind_caches_from_disk_costs_no_copy_of_the_buffer() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let key = Key { model: "m".into(), adapter: String::new() };
+    let mut disk = DiskStore::open(folder.path(), DiskOptions { min_tokens: 1, ..DiskOptions::default() }).unwrap();
+    let kinds =
+        [CacheKind::Kv, CacheKind::Rotating { max_size: TOKENS, keep: 4 }, CacheKind::Chunked { chunk_size: TOKENS }];
+    for (kind, bits) in kinds.iter().flat_map(|kind| [(kind, None), (kind, Some(8))]) {
+        let mut caches = Caches::new(std::slice::from_ref(kind));
+        if let Some(bits) = bits {
+            caches.quantize(KvFormat::new(bits, 64).unwrap(), 0).unwrap();
+        }
+        rise(&mut caches, 10);
+        let tokens: Vec<u32> = (0..10).map(|i| i + 100 * bits.unwrap_or(0) as u32).collect();
+        let key = Key { model: format!("{kind}"), ..key.clone() };
+        assert!(disk.insert(&key, &tokens, &caches, &[]).unwrap());
+        let mut hit = disk.fetch(&key, &[&tokens[..], &[1]].concat()).unwrap();
+        assert_eq!(hit.tokens, 10);
+        let first = rise(&mut hit.caches, 1);
+        // What attention itself takes, for which quantized keys of this width become plain.
+        rise(&mut caches, 1);
+        let usual = rise(&mut caches, 1);
+        assert!(!arrays_are_mapped() || first < usual + BUFFER / 16, "{kind:?}, {bits:?}: {first} bytes, not {usual}");
     }
 }

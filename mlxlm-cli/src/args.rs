@@ -1,9 +1,31 @@
 //! The command line: the options of Python mlx-lm 0.32.2 under their names and with their defaults.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroI32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+mod benchmark;
+mod decoding;
+mod evaluation;
+mod front;
+mod merge;
+mod on_disk;
+mod quantizing;
+mod serving;
+mod tuning;
+
+pub(crate) use benchmark::BenchmarkArgs;
+pub(crate) use decoding::{GrammarArgs, PrecisionArgs, PromptsArgs, SnapKvArgs, SpeculationArgs};
+pub(crate) use evaluation::{EvaluateArgs, PerplexityArgs};
+pub(crate) use front::{FrontArgs, ImageUse, LogFormat};
+pub(crate) use merge::{AdapterFormat, AdapterLayoutArgs, MergeArgs, MergeMethod};
+pub(crate) use on_disk::{ListArgs, ManageArgs, ShowArgs};
+pub(crate) use quantizing::{
+    AwqArgs, DwqArgs, DynamicQuantArgs, GptqArgs, LearnArgs, QuantizeArgs, ShareArgs, SumType, UploadArgs,
+};
+pub(crate) use serving::{AdapterArgs, DiskPromptCacheArgs, ServedArgs};
+pub(crate) use tuning::{FuseArgs, LoraArgs};
 
 /// The model that a command takes when none is named.
 pub(crate) const DEFAULT_MODEL: &str = "mlx-community/Llama-3.2-3B-Instruct-4bit";
@@ -18,6 +40,9 @@ pub(crate) struct Cli {
     /// Threads that compute on the CPU of a Linux machine [default: its cores].
     #[arg(long, global = true)]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Refuse a model that needs more memory than is free, instead of a warning.
+    #[arg(long, global = true)]
+    pub(crate) strict_memory: bool,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -28,36 +53,86 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Generate text from a prompt.
     Generate(Box<GenerateArgs>),
-    /// Talk with a model.
+    /// Chat with a model in the terminal.
     Chat(ChatArgs),
+    /// Load a model and look through its weights for values that are not finite.
+    Check(CheckArgs),
     /// Convert a model: quantize, dequantize, change its type, upload it.
     Convert(ConvertArgs),
+    /// Fine-tune a model: LoRA, DoRA or its own weights.
+    Lora(Box<LoraArgs>),
+    /// Put a fine-tune into the weights of its model.
+    Fuse(FuseArgs),
+    /// Quantize a model as well as a budget of bits, bytes or divergence allows.
+    Quantize(QuantizeArgs),
+    /// Quantize by AWQ: scale what matters, clip what does not.
+    Awq(AwqArgs),
+    /// Quantize by GPTQ: columns make up for the rounding of those before.
+    Gptq(GptqArgs),
+    /// Train the scales of a quantized model until it says what the original says.
+    Dwq(DwqArgs),
+    /// Quantize with more bits where they matter most.
+    #[command(name = "dynamic_quant", alias = "dynamic-quant")]
+    DynamicQuant(DynamicQuantArgs),
+    /// Upload a model folder to the hub.
+    Upload(UploadArgs),
+    /// Not supported: copies a model between machines.
+    #[command(hide = true)]
+    Share(ShareArgs),
+    /// Merge fine-tunes of one model into one: slerp, linear, TIES, DARE.
+    Merge(MergeArgs),
+    /// Measure how well a model predicts texts, and how far it is from another model.
+    Perplexity(PerplexityArgs),
+    /// Measure a model's answers to the questions of tasks.
+    Evaluate(EvaluateArgs),
+    /// Convert the adapter of a fine-tune between the layouts of mlx-lm and PEFT.
+    Adapter(AdapterLayoutArgs),
     /// Read a prompt once and keep the model's state in a file.
     #[command(name = "cache_prompt", alias = "cache-prompt")]
     CachePrompt(CachePromptArgs),
     /// Measure how fast a model reads and writes.
     Benchmark(BenchmarkArgs),
+    /// Answer requests over HTTP, as OpenAI's and Anthropic's APIs do.
+    #[command(alias = "serve")]
+    Server(Box<ServerArgs>),
     /// List or delete models in the Hugging Face cache.
     Manage(ManageArgs),
-    /// List the model types that can be loaded.
-    Models,
-    /// Print the completions of a shell.
+    /// List the supported model types, or measure the model of a configuration.
+    Models(ModelsArgs),
+    /// List the models on this machine.
+    List(ListArgs),
+    /// Show what is known of a model: parameters, bits, context, memory.
+    Show(ShowArgs),
+    /// Print completions for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man {
+        /// The folder to write them to.
+        folder: PathBuf,
+    },
 }
 
-/// Which model, and what is laid over it.
+/// Which model, and which fine-tune of it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// A model folder, a repository of the hub as `org/name`, or `demo`, which is built in.
+    /// A model folder, a GGUF file, a repository of the hub as `org/name`, or `demo`, which is built in.
     #[arg(long)]
     pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) variant: VariantArgs,
+}
+
+/// Which version of a model, and which fine-tune of it. The default is the model as it is.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct VariantArgs {
     /// The branch, tag or commit of a repository.
     #[arg(long)]
     pub(crate) revision: Option<String>,
-    /// The folder of a fine-tune.
+    /// The folder of a LoRA or DoRA adapter.
     #[arg(long)]
     pub(crate) adapter_path: Option<PathBuf>,
     /// Accepted for compatibility: nothing of a model folder is ever run.
@@ -71,32 +146,25 @@ pub(crate) struct SamplingArgs {
     /// Temperature; 0 always takes the best token.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temp: f64,
-    /// Keep the best tokens that together have this probability.
+    /// Sample from the most likely tokens that together have this probability.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) top_p: f64,
-    /// With this probability, drop all likely tokens but the least likely of them.
+    /// XTC: at each token, drop all likely tokens but the least likely of them with this probability.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) xtc_probability: f64,
-    /// From this probability on a token counts as likely.
+    /// XTC: a token counts as likely from this probability on.
     #[arg(long, default_value_t = 0.1)]
     pub(crate) xtc_threshold: f64,
 }
 
-/// How keys and values are kept.
+/// The KV cache.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct KvArgs {
-    /// Keep the keys and values of at most this many tokens.
+    /// Keep at most this many tokens in the KV cache.
     #[arg(long)]
     pub(crate) max_kv_size: Option<usize>,
-    /// Quantize keys and values to this many bits.
-    #[arg(long)]
-    pub(crate) kv_bits: Option<i32>,
-    /// Values that share a scale, for `--kv-bits`.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) kv_group_size: i32,
-    /// Quantize from this many tokens on.
-    #[arg(long, default_value_t = 5000)]
-    pub(crate) quantized_kv_start: usize,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
 }
 
 /// `generate`.
@@ -108,16 +176,16 @@ pub(crate) struct GenerateArgs {
     /// More tokens that end the answer, by name or number.
     #[arg(long = "extra-eos-token", num_args = 1..)]
     pub(crate) extra_eos_token: Vec<String>,
-    /// What the model is told of its role.
+    /// System prompt.
     #[arg(long)]
     pub(crate) system_prompt: Option<String>,
     /// The prompt; `-` reads it from standard input.
     #[arg(long, short, default_value = "hello", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// How the answer begins.
+    /// Start the answer with this text.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) prefill_response: Option<String>,
-    /// Tokens to generate at most; -1 for no bound.
+    /// Maximum number of tokens to generate (-1: no limit).
     #[arg(long, short, default_value_t = 100)]
     pub(crate) max_tokens: i64,
     #[command(flatten)]
@@ -125,7 +193,7 @@ pub(crate) struct GenerateArgs {
     /// Keep tokens of at least this share of the best one's probability.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) min_p: f64,
-    /// Keep this many of the best tokens.
+    /// Sample from this many of the most likely tokens only (0: all).
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
     /// Keep at least this many tokens, for `--min-p`.
@@ -134,7 +202,7 @@ pub(crate) struct GenerateArgs {
     /// Seed of the random choices.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Take the prompt as it is.
+    /// Do not apply the chat template.
     #[arg(long)]
     pub(crate) ignore_chat_template: bool,
     /// Accepted for compatibility; the template of the model is always the default.
@@ -143,7 +211,7 @@ pub(crate) struct GenerateArgs {
     /// Values for the chat template, as a JSON object.
     #[arg(long)]
     pub(crate) chat_template_config: Option<String>,
-    /// Print the text as it comes, and the speed; `false` prints the text alone, at the end.
+    /// Print the text as it is generated, and the speed; `false` prints only the text, at the end.
     #[arg(long, default_value = "true", num_args = 1, action = ArgAction::Set, value_parser = truth)]
     pub(crate) verbose: bool,
     /// Tokens of the prompt to read at once.
@@ -154,16 +222,18 @@ pub(crate) struct GenerateArgs {
     pub(crate) prompt_cache_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
-    /// A small model with the same tokenizer that proposes tokens.
-    #[arg(long)]
-    pub(crate) draft_model: Option<String>,
-    /// Tokens to propose at once.
-    #[arg(long, default_value_t = 3)]
-    pub(crate) num_draft_tokens: usize,
-    /// Refused, also as `-qa`: activations stay in floating point.
+    #[command(flatten)]
+    pub(crate) speculation: SpeculationArgs,
+    #[command(flatten)]
+    pub(crate) grammar: GrammarArgs,
+    #[command(flatten)]
+    pub(crate) snapkv: SnapKvArgs,
+    #[command(flatten)]
+    pub(crate) many: PromptsArgs,
+    /// Not supported (nor `-qa`): activations stay in floating point.
     #[arg(long)]
     pub(crate) quantize_activations: bool,
-    /// Refused: no model that can be loaded takes images.
+    /// Not supported: no model here takes images.
     #[arg(long, num_args = 1..)]
     pub(crate) image: Vec<PathBuf>,
 }
@@ -178,19 +248,18 @@ pub(crate) struct ChatArgs {
     /// Seed of the random choices.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Keep the keys and values of at most this many tokens.
-    #[arg(long)]
-    pub(crate) max_kv_size: Option<usize>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
     /// Tokens of the prompt to read at once.
     #[arg(long, default_value = "2048")]
     pub(crate) prefill_step_size: NonZeroUsize,
-    /// Tokens of an answer at most.
+    /// Maximum number of tokens of an answer (-1: no limit).
     #[arg(long, short, default_value_t = 256)]
     pub(crate) max_tokens: i64,
-    /// What the model is told of its role.
+    /// System prompt.
     #[arg(long)]
     pub(crate) system_prompt: Option<String>,
-    /// Refused: pipelines need several machines, which this version does not drive.
+    /// Not supported: pipelines need several machines.
     #[arg(long)]
     pub(crate) pipeline: bool,
 }
@@ -198,25 +267,28 @@ pub(crate) struct ChatArgs {
 /// `convert`.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
-    /// A model folder or a repository of the hub.
-    #[arg(long, visible_alias = "hf-path")]
-    pub(crate) model: String,
+    /// A model folder, a GGUF file or a repository of the hub.
+    #[arg(long, visible_alias = "hf-path", required_unless_present = "gguf_path")]
+    pub(crate) model: Option<String>,
+    /// A GGUF file; the first part of one that is split.
+    #[arg(long, conflicts_with_all = ["model", "revision"])]
+    pub(crate) gguf_path: Option<PathBuf>,
     /// The branch, tag or commit of a repository.
     #[arg(long)]
     pub(crate) revision: Option<String>,
-    /// The folder to write, which must not exist.
+    /// The folder to write; it must not exist yet.
     #[arg(long, default_value = "mlx_model")]
     pub(crate) mlx_path: PathBuf,
     /// Quantize the weights.
     #[arg(long, short)]
     pub(crate) quantize: bool,
-    /// Weights that share a scale; the mode decides if absent.
+    /// Group size [default: depends on `--q-mode`].
     #[arg(long, requires = "quantize")]
     pub(crate) q_group_size: Option<i32>,
-    /// Bits for each weight; the mode decides if absent.
+    /// Bits per weight [default: depends on `--q-mode`].
     #[arg(long, requires = "quantize")]
     pub(crate) q_bits: Option<i32>,
-    /// How groups of weights become bits.
+    /// The format of quantized weights.
     #[arg(long, default_value = "affine", requires = "quantize")]
     pub(crate) q_mode: QuantMode,
     /// More bits for the more sensitive layers.
@@ -271,10 +343,40 @@ pub(crate) enum MixedRecipe {
 pub(crate) enum WeightType {
     /// IEEE half precision.
     Float16,
-    /// The upper half of single precision.
+    /// bfloat16.
     Bfloat16,
     /// Single precision.
     Float32,
+}
+
+/// `models`.
+#[derive(Debug, Args)]
+pub(crate) struct ModelsArgs {
+    /// A `config.json`, or the folder that has it: count the parameters, caches and bytes of its model, without any weights.
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the list as the page `docs/architectures.md`.
+    #[arg(long, hide = true, conflicts_with_all = ["json", "config"])]
+    pub(crate) markdown: bool,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// A model folder, a GGUF file, a repository of the hub as `org/name`, or `demo`, which is built in.
+    pub(crate) model: String,
+    /// The branch, tag or commit of a repository.
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
+    /// The folder of a LoRA or DoRA adapter.
+    #[arg(long)]
+    pub(crate) adapter_path: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `cache_prompt`.
@@ -295,62 +397,133 @@ pub(crate) struct CachePromptArgs {
     pub(crate) prompt: String,
 }
 
-/// `benchmark`.
-#[expect(clippy::struct_excessive_bools, reason = "flags of a command line are what they are")]
+/// `server`.
 #[derive(Debug, Args)]
-pub(crate) struct BenchmarkArgs {
+pub(crate) struct ServerArgs {
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Tokens of each prompt, which are random.
+    pub(crate) served: ServedArgs,
+    /// More names that requests may call the model.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) served_model_name: Vec<String>,
+    /// The host to listen on; 0.0.0.0 is reached from other machines.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// The port; 0 takes a free one.
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// Origins whose pages may ask, `*` for all [default: pages of this machine].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) allowed_origins: Option<Vec<String>>,
+    /// Names that the server may be asked under, `*` for all [default: those of this machine on a local address, else all].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) allowed_hosts: Option<Vec<String>>,
+    /// A key that requests have to bring; may be given several times, and in `MLXLM_API_KEY`.
+    #[arg(long)]
+    pub(crate) api_key: Vec<String>,
+    /// A file with such keys, one a line.
+    #[arg(long)]
+    pub(crate) api_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) speculation: SpeculationArgs,
+    #[command(flatten)]
+    pub(crate) disk_prompt_cache: DiskPromptCacheArgs,
+    #[command(flatten)]
+    pub(crate) adapters: AdapterArgs,
+    /// The least that is written to the log.
+    #[arg(long, default_value = "INFO", ignore_case = true)]
+    pub(crate) log_level: LogLevel,
+    /// A chat template to use instead of the model's.
+    #[arg(long, default_value = "")]
+    pub(crate) chat_template: String,
+    /// Accepted for compatibility; the template of the model is always the default.
+    #[arg(long)]
+    pub(crate) use_default_chat_template: bool,
+    /// Values for the chat template, as a JSON object.
+    #[arg(long, default_value = "{}")]
+    pub(crate) chat_template_args: String,
+    /// Temperature of requests that name none; 0 always takes the best token.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temp: f64,
+    /// Sample from the most likely tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) top_p: f64,
+    /// Sample from this many of the most likely tokens only (0: all).
+    #[arg(long, default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Keep tokens of at least this share of the best one's probability.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) min_p: f64,
+    /// Tokens of an answer at most, where the request does not say.
     #[arg(long, short, default_value = "512")]
-    pub(crate) prompt_tokens: NonZeroUsize,
-    /// Tokens that follow each prompt.
-    #[arg(long, short, default_value = "1024")]
-    pub(crate) generation_tokens: NonZeroUsize,
-    /// Sequences at once.
-    #[arg(long, short, default_value = "1")]
-    pub(crate) batch_size: NonZeroUsize,
-    /// How often it is timed, after once to warm up.
-    #[arg(long, short, default_value = "5")]
-    pub(crate) num_trials: NonZeroUsize,
-    /// Tokens of a prompt to read at once.
+    pub(crate) max_tokens: NonZeroUsize,
+    /// Sequences that are generated at the same time.
+    #[arg(long, default_value = "32")]
+    pub(crate) decode_concurrency: NonZeroUsize,
+    /// Prompts that are read by turns.
+    #[arg(long, default_value = "8")]
+    pub(crate) prompt_concurrency: NonZeroUsize,
+    /// Tokens of a prompt to read at once, hence how long the others wait.
     #[arg(long, default_value = "2048")]
     pub(crate) prefill_step_size: NonZeroUsize,
-    /// Seconds to rest before each trial.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) delay: u64,
-    /// Random keys and values that are there before the prompt, as if so many tokens had been read.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) context_tokens: usize,
-    /// Time the first run too.
+    /// Sequences whose keys and values are kept for prompts to come.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) prompt_cache_size: usize,
+    /// The most memory of these, as in 512M or 4GB.
+    #[arg(long, value_parser = size_bytes)]
+    pub(crate) prompt_cache_bytes: Option<usize>,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
+    /// Requests that may wait; more are refused.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) queue_size: usize,
+    /// Seconds that a request may take [default: no bound].
     #[arg(long)]
-    pub(crate) skip_warmup: bool,
-    /// Print one JSON object, at the end.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Measure how fast all cores together read memory, and no model.
-    #[arg(long)]
-    pub(crate) bandwidth: bool,
-    /// Refused: pipelines need several machines, which this version does not drive.
+    pub(crate) request_timeout: Option<u64>,
+    /// The longest body of a request, as in 32M.
+    #[arg(long, default_value = "32M", value_parser = size_bytes)]
+    pub(crate) max_body_bytes: usize,
+    /// Not supported: pipelines need several machines.
     #[arg(long)]
     pub(crate) pipeline: bool,
-    /// Refused, also as `-qa`: activations stay in floating point.
-    #[arg(long)]
-    pub(crate) quantize_activations: bool,
+    #[command(flatten)]
+    pub(crate) front: FrontArgs,
 }
 
-/// `manage`.
-#[derive(Debug, Args)]
-pub(crate) struct ManageArgs {
-    /// List the models in the cache.
-    #[arg(long)]
-    pub(crate) scan: bool,
-    /// Delete the models whose name contains the pattern, after asking.
-    #[arg(long)]
-    pub(crate) delete: bool,
-    /// What the names contain.
-    #[arg(long, default_value = "mlx")]
-    pub(crate) pattern: String,
+/// `--log-level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum LogLevel {
+    /// Everything.
+    #[value(name = "DEBUG")]
+    Debug,
+    /// What happens.
+    #[value(name = "INFO")]
+    Info,
+    /// What should not be.
+    #[value(name = "WARNING")]
+    Warning,
+    /// What has failed.
+    #[value(name = "ERROR", alias = "CRITICAL")]
+    Error,
+}
+
+/// A number of bytes, with a decimal unit: 500K, 32M, 4GB.
+fn size_bytes(text: &str) -> Result<usize, String> {
+    let upper = text.trim().to_ascii_uppercase();
+    let digits = upper.strip_suffix('B').unwrap_or(&upper);
+    let (digits, unit) = match digits.chars().last() {
+        Some('K') => (&digits[..digits.len() - 1], 1_000),
+        Some('M') => (&digits[..digits.len() - 1], 1_000_000),
+        Some('G') => (&digits[..digits.len() - 1], 1_000_000_000),
+        _ => (digits, 1_usize),
+    };
+    let bytes = digits.trim().parse::<usize>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.ok_or_else(|| "expected a number of bytes, as in 500000, 32M or 4GB".to_owned())
+}
+
+/// A positive number that MLX can take as a size.
+fn count(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse::<NonZeroI32>().ok().and_then(|number| NonZeroUsize::try_from(number).ok());
+    number.ok_or_else(|| format!("expected a whole number from 1 to {}", i32::MAX))
 }
 
 /// Everything is true except `false` and `f`, as in the reference.
@@ -362,6 +535,23 @@ fn truth(text: &str) -> Result<bool, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_positive_and_of_31_bits() {
+        assert_eq!(count("2147483647").map(usize::from), Ok(2_147_483_647));
+        for text in ["0", "-1", "2147483648", "18446744073709551616", "x", ""] {
+            assert_eq!(count(text).unwrap_err(), "expected a whole number from 1 to 2147483647");
+        }
+    }
+
+    #[test]
+    fn sizes_have_decimal_units() {
+        let sizes = ["7", "7K", "32M", "4GB", "1 gb"].map(|text| size_bytes(text).unwrap());
+        assert_eq!(sizes, [7, 7_000, 32_000_000, 4_000_000_000, 1_000_000_000]);
+        for text in ["", "M", "-1", "1.5G", "99999999999G", "1T"] {
+            assert!(size_bytes(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn verbose_is_true_unless_it_says_false() {

@@ -5,12 +5,15 @@ use std::io;
 
 use mlxlm_core::Hint;
 
+use crate::terminal;
+
 /// An error on its way to the terminal.
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
     code: u8,
+    is_of_output: bool,
     broken_pipe: bool,
 }
 
@@ -20,7 +23,7 @@ pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
 impl Failure {
     /// The work could not be done: exit code 1.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, code: 1, broken_pipe: false }
+        Self { message: message.into(), hint: None, code: 1, is_of_output: false, broken_pipe: false }
     }
 
     /// What the user asked for makes no sense: exit code 2.
@@ -31,7 +34,7 @@ impl Failure {
     /// Standard output could not be written.
     pub(crate) fn output(error: &io::Error) -> Self {
         let broken_pipe = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { broken_pipe, ..Self::new(format!("cannot write the output: {error}")) }
+        Self { is_of_output: true, broken_pipe, ..Self::new(format!("cannot write the output: {error}")) }
     }
 
     /// Standard input could not be read.
@@ -49,9 +52,20 @@ impl Failure {
         Self { code: 2, ..self }
     }
 
+    /// The message and the hint in one line, for somebody else's error.
+    pub(crate) fn in_a_line(&self) -> String {
+        let hint = self.hint.as_ref().map(|hint| format!("; {hint}"));
+        self.message.clone() + &hint.unwrap_or_default()
+    }
+
     /// The exit code of the process: 2 for usage, 1 for everything else.
     pub(crate) fn code(&self) -> u8 {
         self.code
+    }
+
+    /// Whether it is the output that cannot be written: there is no use in going on.
+    pub(crate) fn is_of_output(&self) -> bool {
+        self.is_of_output
     }
 
     /// Whether the reader of the output has gone, as in `mlxlm … | head`: no reason to complain.
@@ -93,7 +107,42 @@ impl From<mlxlm_core::quant::QuantError> for Failure {
 impl From<mlxlm_quant::Error> for Failure {
     fn from(error: mlxlm_quant::Error) -> Self {
         use mlxlm_quant::Error;
+        if let Error::Parameter { name, ref value, expected } = error {
+            return Self::usage(format!("`--{}` is {value}, expected {expected}", name.replace('_', "-")));
+        }
         Self::of(&error, if matches!(error, Error::Quant(_) | Error::RecipeMode { .. }) { 2 } else { 1 })
+    }
+}
+
+/// Settings are options here, and what is given for them is the user's.
+impl From<mlxlm_train::Error> for Failure {
+    fn from(error: mlxlm_train::Error) -> Self {
+        use mlxlm_train::Error;
+        match error {
+            Error::Core(error) => error.into(),
+            Error::Model(error) => error.into(),
+            Error::Sample(error) => error.into(),
+            Error::Setting { .. }
+            | Error::LoraParameters
+            | Error::UnknownKeys { .. }
+            | Error::TooManyLayers { .. }
+            | Error::Schedule { .. }
+            | Error::Optimizer { .. } => Self::of(&error, 2),
+            _ => Self::of(&error, 1),
+        }
+    }
+}
+
+impl From<mlxlm_serve::Error> for Failure {
+    fn from(error: mlxlm_serve::Error) -> Self {
+        Self::of(
+            &error,
+            if matches!(error, mlxlm_serve::Error::Bind { .. } | mlxlm_serve::Error::Certificate { .. }) {
+                2
+            } else {
+                1
+            },
+        )
     }
 }
 
@@ -115,22 +164,9 @@ impl From<mlxlm_sample::Error> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", one_line(&self.message))?;
-        self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {}", one_line(hint)))
+        write!(f, "error: {}", terminal::line(&self.message))?;
+        self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {}", terminal::line(hint)))
     }
-}
-
-/// Messages may have several lines, some of them the items of a list.
-fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).fold(String::new(), |joined, line| {
-        let item = line.strip_prefix("- ");
-        let separator = match item {
-            _ if joined.is_empty() => "",
-            Some(_) if !joined.ends_with(':') => "; ",
-            _ => " ",
-        };
-        joined + separator + item.unwrap_or(line)
-    })
 }
 
 #[cfg(test)]
@@ -141,12 +177,6 @@ mod tests {
     fn a_failure_is_one_line_and_a_hint() {
         let failure = Failure::usage("no\n  such\n\nthing").hint("look\nelsewhere");
         assert_eq!(failure.to_string(), "error: no such thing\nhint: look elsewhere");
-    }
-
-    #[test]
-    fn the_items_of_a_list_are_told_apart() {
-        let failure = Failure::new("two faults:\n  - one\n  - another");
-        assert_eq!(failure.to_string(), "error: two faults: one; another");
     }
 
     #[test]

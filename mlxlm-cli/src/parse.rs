@@ -1,57 +1,60 @@
 //! From the words of the command line to [`Cli`], with the freedoms that users of Python mlx-lm are used to: `_` for `-`
 //! in the names of options, `-qa`, unique prefixes, values that start with `-`, and the last of several wins.
 
-use std::ffi::OsString;
+mod complaint;
 
-use clap::error::{Error, ErrorKind};
-use clap::{Arg, CommandFactory, FromArgMatches};
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::FromArgMatches;
+use clap::error::ErrorKind;
 
 use crate::args::Cli;
 use crate::failure::{Failure, Result};
+use crate::settings::Settings;
+use crate::{help, output};
 
-/// The commands and options as they are parsed, which is more than what help and completions show.
-fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|command| command.args_override_self(true).mut_args(spelled))
-}
-
-/// Lets `_` stand for `-`, and negative numbers be values.
-fn spelled(arg: Arg) -> Arg {
-    let takes_value = arg.get_action().takes_values();
-    let aliases: Vec<String> = [arg.get_long()]
-        .into_iter()
-        .chain(arg.get_all_aliases().into_iter().flatten().map(Some))
-        .flatten()
-        .filter(|name| name.contains('-'))
-        .map(|name| name.replace('-', "_"))
-        .collect();
-    arg.aliases(aliases).allow_negative_numbers(takes_value)
-}
-
-/// Reads the arguments of the process. Help and version are printed here, and leave nothing to do.
+/// Reads the arguments of the process, the first of which is its name. Help and version are printed here, and leave nothing to do.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>> {
-    let args = args.into_iter().map(|arg| if arg == "-qa" { "--quantize-activations".into() } else { arg });
-    let parsed = command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    parse_with(args, Settings::read)
+}
+
+fn parse_with(
+    args: impl IntoIterator<Item = OsString>,
+    settings: impl FnOnce() -> Result<Settings>,
+) -> Result<Option<Cli>> {
+    let mut words: Vec<OsString> =
+        args.into_iter().map(|arg| if arg == "-qa" { "--quantize-activations".into() } else { arg }).collect();
+    let program = words.first().cloned().unwrap_or_default();
+    if let Some(command) = help::command_of_name(Path::new(&program)) {
+        words.insert(1, command.into());
+    }
+    let mut command = help::spelled_freely();
+    match words.get(1).and_then(|word| word.to_str()) {
+        None => {
+            let text = help::command().render_help();
+            output::print(format_args!("{text}"))?;
+            return Ok(None);
+        }
+        Some("--version" | "-V") => {
+            output::print(format_args!("{}", help::version()))?;
+            return Ok(None);
+        }
+        _ => {}
+    }
+    let given = words.clone();
+    if let Some((place, named)) = complaint::find(&words, &command) {
+        settings()?.add_defaults(named, place, &mut words);
+    }
+    let parsed = command.try_get_matches_from_mut(&words).and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
         Ok(cli) => Ok(Some(cli)),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             error.print().map_err(|error| Failure::output(&error))?;
             Ok(None)
         }
-        Err(error) => Err(failure(&error)),
+        Err(error) => Err(complaint::of(&error, &given, &command)),
     }
-}
-
-/// A complaint of clap in our form: its first paragraph is the message, a tip the hint.
-fn failure(error: &Error) -> Failure {
-    let text = error.to_string();
-    let message = text.split("\n\n").next().unwrap_or_default();
-    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
-    let help = "`mlxlm --help` lists the commands, `mlxlm <COMMAND> --help` the options of one";
-    let message = match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => "no command is given",
-        _ => message.strip_prefix("error: ").unwrap_or(message),
-    };
-    Failure::usage(message).hint(tip.unwrap_or(help))
 }
 
 #[cfg(test)]
@@ -60,7 +63,8 @@ mod tests {
     use crate::args::Command;
 
     fn parsed(args: &[&str]) -> Result<Option<Cli>> {
-        parse(std::iter::once("mlxlm").chain(args.iter().copied()).map(OsString::from))
+        let words = std::iter::once("mlxlm").chain(args.iter().copied()).map(OsString::from);
+        parse_with(words, || Ok(Settings::default()))
     }
 
     fn generate(args: &[&str]) -> crate::args::GenerateArgs {
@@ -73,7 +77,8 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        command().debug_assert();
+        help::spelled_freely().debug_assert();
+        help::command().debug_assert();
     }
 
     #[test]
@@ -87,7 +92,7 @@ mod tests {
             assert!(matches!(cli.command, Command::CachePrompt(_)));
         }
         let cli = parsed(&["convert", "--hf_path", "a_b"]).unwrap().unwrap();
-        assert!(matches!(cli.command, Command::Convert(args) if args.model == "a_b"));
+        assert!(matches!(cli.command, Command::Convert(args) if args.model.as_deref() == Some("a_b")));
     }
 
     #[test]
@@ -98,7 +103,12 @@ mod tests {
 
     #[test]
     fn an_ambiguous_prefix_is_refused() {
-        assert_eq!(parsed(&["generate", "--max", "7"]).unwrap_err().code(), 2);
+        let failure = parsed(&["generate", "--max", "7"]).unwrap_err();
+        assert!(
+            failure.to_string().starts_with("error: `--max` may be `--max-kv-size` or `--max-tokens`\n"),
+            "{failure}"
+        );
+        assert_eq!(failure.code(), 2);
     }
 
     #[test]
@@ -116,7 +126,8 @@ mod tests {
     fn words_that_are_no_text_are_refused() {
         use std::os::unix::ffi::OsStringExt;
         let args = ["mlxlm", "generate", "--prompt"].map(OsString::from).into_iter();
-        let failure = parse(args.chain([OsString::from_vec(vec![0xFF])])).unwrap_err();
+        let words = args.chain([OsString::from_vec(vec![0xFF])]);
+        let failure = parse_with(words, || Ok(Settings::default())).unwrap_err();
         assert!(failure.to_string().starts_with("error: invalid UTF-8 was detected"), "{failure}");
     }
 
@@ -134,18 +145,80 @@ mod tests {
         assert!(args.sampling.temp < 0.0 && args.max_tokens == -1);
     }
 
+    /// What is said of words that cannot be.
+    fn complaint(args: &[&str]) -> (String, String) {
+        let failure = parsed(args).unwrap_err();
+        assert_eq!(failure.code(), 2);
+        let text = failure.to_string();
+        let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
+        (message.strip_prefix("error: ").unwrap().to_owned(), hint.to_owned())
+    }
+
     #[test]
     fn complaints_are_one_line_with_a_hint() {
-        let failure = parsed(&["generate", "--promt", "x"]).unwrap_err();
-        assert_eq!(
-            failure.to_string(),
-            "error: unexpected argument '--promt' found\nhint: a similar argument exists: '--prompt'"
+        let help = |command: &str| format!("`mlxlm {command} --help` lists its options");
+        let cases: &[(&[&str], &str, &str)] = &[
+            (&["generate", "--promt", "x"], "`mlxlm generate` has no option `--promt`", "did you mean `--prompt`?"),
+            (&["generate", "--purple", "x"], "`mlxlm generate` has no option `--purple`", &help("generate")),
+            (&["convert", "--model", "m", "--q-bits", "4"], "`--q-bits` needs `-q`", &help("convert")),
+            (
+                &["generate", "--model", "demo", "hello"],
+                "`mlxlm generate` takes options only, and `hello` is none",
+                "for a prompt write `--prompt \"hello\"`",
+            ),
+            (
+                &["convert", "d-f32"],
+                "`mlxlm convert` takes options only, and `d-f32` is none",
+                "for a model write `--model d-f32`",
+            ),
+            (
+                &["generate", "org/name"],
+                "`mlxlm generate` takes options only, and `org/name` is none",
+                "for a model write `--model org/name`",
+            ),
+            (&["generate", "-m", "abc"], "`--max-tokens` is `abc`, expected a whole number", &help("generate")),
+            (&["generate", "--top-k", "-1"], "`--top-k` is `-1`, expected a whole number from 0 on", &help("generate")),
+            (
+                &["--threads", "0", "generate"],
+                "`--threads` is `0`, expected a whole number from 1 on",
+                &help("generate"),
+            ),
+            (&["generate", "--temp", "warm"], "`--temp` is `warm`, expected a number", &help("generate")),
+            (&["generate", "--prompt"], "`--prompt` needs a value", &help("generate")),
+            (
+                &["cache_prompt", "--prompt", "x"],
+                "`mlxlm cache_prompt` needs `--prompt-cache-file`",
+                &help("cache_prompt"),
+            ),
+            (
+                &["convert", "--model", "m", "-q", "-d"],
+                "`--quantize` cannot be used with `--dequantize`",
+                &help("convert"),
+            ),
+            (&["genrate"], "there is no command `genrate`", "did you mean `mlxlm generate`?"),
+            (&["sing"], "there is no command `sing`", "`mlxlm --help` lists the commands"),
+            (&["--cpu"], "no command is given", "`mlxlm --help` lists the commands"),
+        ];
+        for (args, message, hint) in cases {
+            assert_eq!(complaint(args), ((*message).to_owned(), (*hint).to_owned()), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn older_names_are_taken() {
+        let cli = parsed(&["convert", "--model", "m", "-q", "--quantize-bits", "4", "--quantize_group_size=32"]);
+        assert!(
+            matches!(cli.unwrap().unwrap().command, Command::Convert(args) if args.q_bits == Some(4) && args.q_group_size == Some(32))
         );
-        let failure = parsed(&["cache_prompt", "--prompt", "x"]).unwrap_err().to_string();
-        assert_eq!(failure.lines().count(), 2);
-        assert!(failure.contains("--prompt-cache-file"), "{failure}");
-        let failure = parsed(&[]).unwrap_err();
-        assert!(failure.to_string().starts_with("error: no command is given\nhint: "), "{failure}");
-        assert_eq!(failure.code(), 2);
+        assert_eq!(generate(&["--eos_token", "X"]).extra_eos_token, ["X"]);
+        let cli = parsed(&["cache_prompt", "--save-prompt-cache", "f", "--prompt", "p"]).unwrap().unwrap();
+        assert!(matches!(cli.command, Command::CachePrompt(_)));
+    }
+
+    #[test]
+    fn a_program_of_mlx_lm_is_its_command() {
+        let words = ["/usr/bin/mlx_lm.generate", "--prompt", "x"].map(OsString::from);
+        let cli = parse_with(words, || Ok(Settings::default())).unwrap().unwrap();
+        assert!(matches!(cli.command, Command::Generate(args) if args.prompt == "x"));
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use mlxlm_core::text::{TemplateOptions, Tokenizer};
+use mlxlm_models::CausalLm;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
@@ -15,6 +16,27 @@ pub(crate) fn text(prompt: &str) -> Result<String> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).map_err(|error| Failure::input(&error))?;
     Ok(text)
+}
+
+/// The tokens of a prompt given as plain text, with the special tokens that it does not bring.
+pub(crate) fn plain_tokens(text: &str, tokenizer: &Tokenizer, model: &dyn CausalLm) -> Result<Vec<u32>> {
+    check_length(text, tokenizer, model)?;
+    Ok(tokenizer.encode_prompt(text)?)
+}
+
+/// The tokens of a prompt that a chat template wrote, special ones included.
+pub(crate) fn rendered_tokens(text: &str, tokenizer: &Tokenizer, model: &dyn CausalLm) -> Result<Vec<u32>> {
+    check_length(text, tokenizer, model)?;
+    Ok(tokenizer.encode(text, false)?)
+}
+
+/// Refuses a text that is far longer than the model reads, before all of it is tokenized.
+fn check_length(text: &str, tokenizer: &Tokenizer, model: &dyn CausalLm) -> Result<()> {
+    let limit = model.info().context_length.and_then(|limit| usize::try_from(limit).ok());
+    match limit.filter(|&limit| limit > 0) {
+        Some(limit) => Ok(tokenizer.check_length(text, limit)?),
+        None => Ok(()),
+    }
 }
 
 /// What a `--prompt` of `generate` means: `\n` and `\t` are typed as two characters.
@@ -69,15 +91,15 @@ impl Turn {
     }
 }
 
-/// The object of a `--chat-template-config`.
-pub(crate) fn template_config(json: Option<&str>) -> Result<Map<String, Value>> {
+/// The object of an option with values for the template.
+pub(crate) fn template_values(option: &str, json: Option<&str>) -> Result<Map<String, Value>> {
     let Some(json) = json else { return Ok(Map::new()) };
     match serde_json::from_str(json) {
         Ok(Value::Object(values)) => Ok(values),
-        Ok(_) => Err(Failure::usage("`--chat-template-config` is not a JSON object")),
-        Err(error) => Err(Failure::usage(format!("`--chat-template-config` is not JSON: {error}"))),
+        Ok(_) => Err(Failure::usage(format!("`{option}` is not a JSON object"))),
+        Err(error) => Err(Failure::usage(format!("`{option}` is not JSON: {error}"))),
     }
-    .map_err(|failure| failure.hint(r#"as in --chat-template-config '{"enable_thinking": false}'"#))
+    .map_err(|failure| failure.hint(format!(r#"as in {option} '{{"enable_thinking": false}}'"#)))
 }
 
 /// `--max-tokens`: -1 is no bound.
@@ -85,6 +107,6 @@ pub(crate) fn max_tokens(given: i64) -> Result<Option<usize>> {
     match given {
         -1 => Ok(None),
         1.. => Ok(Some(given as usize)),
-        _ => Err(Failure::usage(format!("`--max-tokens` is {given}, expected 1 or more, or -1 for no bound"))),
+        _ => Err(Failure::usage(format!("`--max-tokens` is {given}, expected 1 or more, or -1 for no limit"))),
     }
 }

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use mlxlm_core::fast::{self, Attention, Causal, Sight, Stored};
+use mlxlm_core::fast::{self, Activation, Attention, Causal, Scan, Sight, Stored};
 use mlxlm_core::nn::{self, Linear, Matrix};
 use mlxlm_core::quant::{self, Mode, Packed, Scheme};
 use mlxlm_core::{Array, Dtype, Exception, random, transforms};
@@ -30,6 +30,7 @@ fn main() {
     dense(&mut criterion);
     experts(&mut criterion);
     attention(&mut criterion);
+    recurrent(&mut criterion);
     rows(&mut criterion);
     vocabulary(&mut criterion);
     training(&mut criterion);
@@ -74,7 +75,7 @@ fn packed(shape: &[i32], scheme: Scheme, dtype: Dtype) -> Packed {
 /// A quantized map in panels, as models have it.
 fn map(rows: i32, columns: i32, scheme: Scheme, dtype: Dtype) -> Linear {
     let weight = Matrix::Packed(packed(&[rows, columns], scheme, dtype), scheme);
-    let mut linear = Linear { weight, bias: None, adapter: None };
+    let mut linear = Linear::new(weight, None);
     nn::arrange(&mut linear).expect("memory for the matrix");
     linear
 }
@@ -181,7 +182,51 @@ fn experts(criterion: &mut Criterion) {
 /// Attention to all earlier tokens.
 fn causal<'a>(window: Option<i32>) -> Attention<'a> {
     let scale = (HEAD_DIM as f32).sqrt().recip();
-    Attention { scale, sight: Sight::Causal(Causal { window, ..Causal::default() }), ..Attention::default() }
+    Attention { sight: Sight::causal(Causal { window, ..Causal::default() }), ..Attention::scaled(scale) }
+}
+
+/// Layers with a state in the sizes of Qwen3-Next (33.6 million parameters a layer) and of Mamba-2 of 2.7 billion (40 million), and
+/// the product with a matrix of as many.
+fn recurrent(criterion: &mut Criterion) {
+    for tokens in [1, 512] {
+        let numbers = |shape: &[i32]| of(Dtype::Float32, shape);
+        let share = |shape: &[i32]| fast::activate(Activation::Sigmoid, &numbers(shape)).expect("any number has one");
+        bench(criterion, &format!("gated delta rule, {tokens} tokens"), 4 * 32 * 128 * 128, || {
+            let qk = normal(&[1, tokens, 16, 128]).multiply(Array::from_f32(0.1)).expect("a number");
+            let qk = qk.as_dtype(Dtype::Bfloat16).expect("a float");
+            let (v, gate) = (normal(&[1, tokens, 32, 128]), share(&[1, tokens, 32]));
+            let state = numbers(&[1, 32, 128, 128]);
+            move || fast::gated_delta(&qk, &qk, &v, &gate, &gate, Some(&state), None).map(|(y, _)| y)
+        });
+        bench(criterion, &format!("scan of Mamba-2, {tokens} tokens"), 4 * 80 * 64 * 128, || {
+            let (x, bc, dt) = (normal(&[1, tokens, 80, 64]), normal(&[1, tokens, 1, 128]), share(&[1, tokens, 80]));
+            let (a, d) = (share(&[80]).negative().expect("a float"), numbers(&[80]));
+            let state = numbers(&[1, 80, 64, 128]);
+            move || {
+                let scan = Scan { x: &x, dt: &dt, a: &a, b: &bc, c: &bc, d: Some(&d), state: Some(&state), mask: None };
+                fast::ssm_scan(&scan).map(|(y, _)| y)
+            }
+        });
+        bench(criterion, &format!("scan of Mamba, {tokens} tokens"), 4 * 8192 * 16, || {
+            let (x, bc, dt) = (normal(&[1, tokens, 8192]), normal(&[1, tokens, 16]), share(&[1, tokens, 8192]));
+            let (a, d) = (share(&[8192, 16]).negative().expect("a float"), numbers(&[8192]));
+            let state = numbers(&[1, 8192, 16]);
+            move || {
+                let scan = Scan { x: &x, dt: &dt, a: &a, b: &bc, c: &bc, d: Some(&d), state: Some(&state), mask: None };
+                fast::selective_scan(&scan).map(|(y, _)| y)
+            }
+        });
+        bench(criterion, &format!("short convolution, {tokens} tokens"), halves(&[tokens, 8192]), || {
+            let (x, weight, state) = (normal(&[1, tokens, 8192]), normal(&[8192, 4, 1]), normal(&[1, 3, 8192]));
+            move || fast::short_conv(&x, &weight, None, Some(&state), Activation::Silu).map(|(y, _)| y)
+        });
+        for rows in [16_384, 20_480] {
+            bench(criterion, &format!("dense beside, {tokens} × 2048 × {rows}"), halves(&[rows, HIDDEN]), || {
+                let (weight, x) = (normal(&[rows, HIDDEN]), normal(&[tokens, HIDDEN]));
+                move || fast::linear(&x, &weight)
+            });
+        }
+    }
 }
 
 /// One query against long contexts, and a prompt against itself.

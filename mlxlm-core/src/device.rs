@@ -28,6 +28,24 @@ pub fn configure_kernels(threads: Option<NonZeroUsize>) -> Result<()> {
     if threads.is_some() { Err(crate::Error::NoThreads) } else { Ok(()) }
 }
 
+/// The version of MLX that runs, as in `0.32.2`, where it says so.
+pub fn mlx_version() -> Option<String> {
+    raw::mlx_version()
+}
+
+/// What computes, in words: `CPU kernels for avx512 on 2 threads`, or `MLX's own kernels`.
+pub fn description() -> String {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    {
+        use crate::kernels::{Isa, pool};
+        let level = Isa::active().unwrap_or(Isa::Portable);
+        let threads = pool::threads();
+        format!("CPU kernels for {level} on {threads} thread{}", if threads == 1 { "" } else { "s" })
+    }
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    "MLX's own kernels".to_owned()
+}
+
 /// The most memory that arrays have taken since the start or the last reset, in bytes, with the files that weights are
 /// mapped from.
 pub fn peak_memory_bytes() -> Result<usize> {
@@ -44,11 +62,26 @@ pub fn clear_cache() -> Result<()> {
     Ok(memory::clear_cache()?)
 }
 
-/// Waits for all work of this thread that was dispatched.
-///
-/// A process that ends while a step is still being computed frees what that step reads.
+/// Waits for all work of this thread that was dispatched. An error of that work is reported here, if nobody has read it before, and
+/// is gone then.
 pub fn synchronize() -> Result<()> {
     Ok(raw::synchronize()?)
+}
+
+/// Ends the process at once, from any thread and whatever is being computed.
+///
+/// This is the only way out of a process that computes: `std::process::exit`, and a return from `main`, run the destructors of
+/// MLX's static objects while the threads of its streams go on using them. Nothing is flushed, as another thread may hold the lock
+/// of standard output for as long as the reader likes: what was printed must have been flushed before.
+pub fn exit(code: i32) -> ! {
+    #[cfg(unix)]
+    #[allow(unsafe_code, reason = "a call of the C library")]
+    // SAFETY: it takes a number and does not return.
+    unsafe {
+        libc::_exit(code)
+    }
+    #[cfg(not(unix))]
+    std::process::exit(code)
 }
 
 /// How much memory the device should keep resident at most, in bytes; only GPUs of Apple say so.
@@ -70,7 +103,7 @@ impl WiredLimit {
         Ok(Self { before: recommended.map(memory::set_wired_limit).transpose()? })
     }
 
-    /// What a user should be told of a model that takes `model_bytes`, if it comes close to the limit.
+    /// The warning about a model that takes `model_bytes`, if that comes close to the limit.
     pub fn warning(model_bytes: u64) -> Option<String> {
         let limit = recommended_working_set_bytes()? as u64;
         (model_bytes > limit / 10 * 9).then(|| {
@@ -101,6 +134,13 @@ mod tests {
         let limit = WiredLimit::raise().unwrap();
         assert_eq!(limit.before.is_some(), recommended_working_set_bytes().is_some());
         assert!(recommended_working_set_bytes().is_some() || WiredLimit::warning(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn it_is_known_what_computes() {
+        let version = mlx_version().unwrap();
+        assert!(version.split('.').count() >= 3, "{version}");
+        assert!(description().contains("kernels"));
     }
 
     #[test]

@@ -2,24 +2,28 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "mlx")]
 use mlx_rs::error::{AsSliceError, ConversionError, Exception};
 
-use crate::quant::QuantError;
-use crate::weights::WeightsError;
+#[cfg(feature = "mlx")]
+use crate::{quant::QuantError, raw, weights::WeightsError};
 
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An MLX operation refused its inputs or failed while it ran.
-    #[error("{0}")]
+    #[cfg(feature = "mlx")]
+    #[error("{}", in_words(.0))]
     Mlx(#[from] Exception),
 
     /// The values of an array could not be read as the type that was asked for.
+    #[cfg(feature = "mlx")]
     #[error(transparent)]
     Conversion(#[from] ConversionError),
 
     /// The memory of an array could not be read in place.
+    #[cfg(feature = "mlx")]
     #[error(transparent)]
     AsSlice(#[from] AsSliceError),
 
@@ -34,6 +38,42 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// What should be a file is a folder, a pipe, a socket or a device.
+    #[error("cannot {action} `{path}`: it is {kind}, not a file", path = path.display())]
+    NotAFile {
+        /// What was tried, as in "read".
+        action: &'static str,
+        /// Where it lies.
+        path: PathBuf,
+        /// What it is, as in "a pipe".
+        kind: &'static str,
+    },
+
+    /// A file is larger than any real one of its kind.
+    #[error("`{path}` has more than {limit_bytes} bytes", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most that is read.
+        limit_bytes: u64,
+    },
+
+    /// A file is only the pointer that git-lfs puts in its place.
+    #[error("`{path}` is a pointer of git-lfs, not the file itself", path = path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A file of a folder is a link to something outside of it.
+    #[error("`{path}` is a link to `{target}`, which is not in the same folder", path = path.display(), target = target.display())]
+    LinkOut {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+
     /// A file that should hold JSON does not, or holds JSON of another shape.
     #[error("`{path}` is not the JSON that was expected: {source}", path = path.display())]
     Json {
@@ -44,20 +84,22 @@ pub enum Error {
     },
 
     /// The weights of a model are damaged or not its own.
+    #[cfg(feature = "mlx")]
     #[error(transparent)]
     Weights(#[from] WeightsError),
 
     /// A quantization that MLX does not have.
+    #[cfg(feature = "mlx")]
     #[error(transparent)]
     Quant(#[from] QuantError),
 
     /// The number of kernel threads is none, or comes too late.
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(all(feature = "mlx", target_os = "linux", target_arch = "x86_64"))]
     #[error(transparent)]
     Threads(#[from] crate::kernels::pool::ThreadsError),
 
     /// The instructions that were asked for are not there.
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(all(feature = "mlx", target_os = "linux", target_arch = "x86_64"))]
     #[error(transparent)]
     Isa(#[from] crate::kernels::IsaError),
 
@@ -76,6 +118,13 @@ pub enum Error {
     Hub(#[from] crate::hub::HubError),
 }
 
+/// What MLX says, and where we called it; what the system refuses has nothing to do with the place.
+#[cfg(feature = "mlx")]
+fn in_words(exception: &Exception) -> String {
+    let (what, place) = (exception.what(), exception.location());
+    if raw::is_refused_by_system(what) { what.to_owned() } else { format!("{what} (at {place})") }
+}
+
 /// The result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -85,6 +134,18 @@ pub trait Hint {
     fn hint(&self) -> Option<String>;
 }
 
+/// The first names of a list, and how many more there are: an error that lists thousands helps nobody.
+pub fn listed(names: &[impl std::fmt::Display], most: usize) -> String {
+    let text = names.iter().take(most).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(most) {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
+}
+
+/// How many names an error lists, unless there is a reason for another number.
+pub const LISTED: usize = 12;
+
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
@@ -93,7 +154,21 @@ impl Hint for Error {
                 std::io::ErrorKind::PermissionDenied => Some("check who owns the folder and its permissions".into()),
                 _ => None,
             },
+            Self::NotAFile { .. } => Some("give the path of a file".into()),
+            Self::TooLarge { .. } => Some("check that this is the right file; real ones are much smaller".into()),
+            Self::LfsPointer { .. } => {
+                Some("run `git lfs pull` in the folder, or fetch the model by the name of its repository".into())
+            }
+            Self::LinkOut { .. } => {
+                Some("put a copy of the file in place of the link, if it belongs to the model".into())
+            }
+            #[cfg(feature = "mlx")]
+            Self::Mlx(exception) if raw::is_refused_by_system(exception.what()) => Some(
+                "end other programs, raise the limit of this one (`ulimit`), or take a smaller model or prompt".into(),
+            ),
+            #[cfg(feature = "mlx")]
             Self::Weights(error) => error.hint(),
+            #[cfg(feature = "mlx")]
             Self::Quant(error) => error.hint(),
             #[cfg(feature = "text")]
             Self::Text(error) => error.hint(),
@@ -101,5 +176,16 @@ impl Hint for Error {
             Self::Hub(error) => error.hint(),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(listed(&["a"], 3), "`a`");
+        assert_eq!(listed(&[1, 2, 3, 4, 5], 3), "`1`, `2`, `3` and 2 more");
     }
 }

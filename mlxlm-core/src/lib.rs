@@ -6,8 +6,11 @@
 //!   alone know whether a weight is dense, quantized or adapted.
 //! - [`weights`]: checkpoints in and out, as a strict view that is walked by path.
 //! - [`quant`]: every quantization mode of MLX.
+//! - [`process`] and [`free_memory`]: what the system may refuse a process, and how much memory it has left.
 //! - [`io`]: files with their path in every error, and writes that appear by rename.
 //! - `text` and `hub` (cargo features): tokenizer, chat template; the Hugging Face hub.
+//!
+//! Without the feature `mlx`, which is on by default, there are only [`io`], `text` and `hub`, in pure Rust.
 //!
 //! ```
 //! use mlxlm_core::quant::{self, Mode};
@@ -27,24 +30,40 @@
 //! Shape letters in every doc comment: `B` batch, `L` tokens, `D` hidden, `H`/`K` heads and kv-heads, `d` head
 //! dimension, `V` vocabulary, `E` experts.
 
+#[cfg(feature = "mlx")]
 pub mod bandwidth;
+#[cfg(feature = "mlx")]
 pub mod device;
 pub mod error;
+#[cfg(feature = "mlx")]
 pub mod fast;
+pub mod free_memory;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(any(feature = "mlx", feature = "hub"))]
+mod index;
 pub mod io;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(feature = "mlx", target_os = "linux", target_arch = "x86_64"))]
 pub mod kernels;
+#[cfg(feature = "mlx")]
 pub mod nn;
+#[cfg(feature = "mlx")]
+pub mod order;
+#[cfg(feature = "mlx")]
 mod pages;
+pub mod process;
+#[cfg(feature = "mlx")]
 pub mod quant;
+#[cfg(feature = "mlx")]
 mod raw;
 #[cfg(feature = "text")]
 pub mod text;
+#[cfg(feature = "mlx")]
 pub mod weights;
 
 pub use error::{Error, Hint, Result};
-/// What a failed MLX operation says, with the place of the call.
-pub use mlx_rs::error::Exception;
-pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, memory, ops, random, stop_gradient, transforms};
+/// What a failed MLX operation says, with the place of the call; and what is said where the values of an array are of another type.
+#[cfg(feature = "mlx")]
+pub use mlx_rs::error::{ConversionError, Exception};
+#[cfg(feature = "mlx")]
+pub use mlx_rs::{Array, Dtype, StreamOrDevice, array, linalg, memory, ops, random, stop_gradient, transforms};

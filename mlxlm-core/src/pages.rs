@@ -50,7 +50,7 @@ impl Arena {
     pub(crate) fn copy(&mut self, array: &Array) -> Result<Array, Exception> {
         let mut room = self.take(array.nbytes())?;
         raw::with_bytes(array, |from| copy_bytes(from, room.bytes()))?;
-        Ok(room.into_array(array.shape(), array.dtype()))
+        room.into_array(array.shape(), array.dtype())
     }
 }
 
@@ -96,7 +96,7 @@ impl Room {
     }
 
     /// An array of all of the memory.
-    pub(crate) fn into_array(self, shape: &[i32], dtype: Dtype) -> Array {
+    pub(crate) fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
         let (data, bytes) = (self.as_ptr(), self.bytes);
         let elements: usize = shape.iter().map(|&size| size as usize).product();
         assert_eq!(elements * dtype_bytes(dtype), bytes, "a room is as large as its array");

@@ -162,7 +162,7 @@ fn a_field_of_another_kind_is_named() {
     check(gpt2().config("additional_special_tokens", json!([1])), "additional_special_tokens");
     check(gpt2().config("tokenizer_class", json!([])), "tokenizer_class");
     check(gpt2().file("config.json", json!({"eos_token_id": "x"})), "eos_token_id");
-    check(gpt2().file("generation_config.json", json!({"eos_token_id": [1, -1]})), "eos_token_id");
+    check(gpt2().file("generation_config.json", json!({"eos_token_id": [1, "2"]})), "eos_token_id");
     check(gpt2().file("added_tokens.json", json!({"a": "b"})), "a");
     let error = gpt2().file("config.json", json!("{")).load().unwrap_err();
     assert!(matches!(error, Error::Json { .. }), "{error}");
@@ -211,6 +211,20 @@ fn a_template_can_be_chosen() {
 }
 
 #[test]
+fn a_template_without_text_counts_as_absent() {
+    let blank = || Folder::of("bpe_gpt2").config("chat_template", json!(""));
+    assert!(!blank().load().unwrap().has_chat_template());
+    assert!(matches!(text_error(prompt(&blank().load().unwrap(), None)), TextError::NoChatTemplate));
+    let named = Folder::of("bpe_gpt2").config("chat_template", json!({"default": " \n", "b": "y"}));
+    assert!(matches!(text_error(prompt(&named.load().unwrap(), None)), TextError::NoSuchTemplate { .. }));
+    let in_file =
+        Folder::of("bpe_gpt2").config("chat_template", json!("config")).file("chat_template.jinja", json!(""));
+    assert_eq!(prompt(&in_file.load().unwrap(), None).unwrap(), "config");
+    let given = TokenizerOptions { chat_template: Some(String::new()), ..TokenizerOptions::default() };
+    assert!(!Folder::of("bpe_gpt2").load_with(&given).unwrap().has_chat_template());
+}
+
+#[test]
 fn thinking_is_on_unless_told_otherwise() {
     let folder = Folder::of("bpe_gpt2").config("chat_template", json!("{{ enable_thinking }} {{ x }}"));
     let tokenizer = folder.load().unwrap();
@@ -238,6 +252,43 @@ fn tokens_that_end_a_text() {
 }
 
 #[test]
+fn an_end_that_names_no_token_counts_as_absent() {
+    let check = |generation: Value, config: Value, expected: &[u32]| {
+        let folder = Folder::of("bpe_gpt2")
+            .file("generation_config.json", json!({"eos_token_id": generation}))
+            .file("config.json", json!({"eos_token_id": config}));
+        let tokenizer = folder.load().unwrap();
+        assert!(tokenizer.eos_token_ids().iter().eq(expected), "{generation} {config}");
+    };
+    check(json!([]), json!(7), &[2, 7]);
+    check(json!([null, -1]), json!([7, null]), &[2, 7]);
+    check(json!([9, -1]), json!(7), &[2, 9]);
+    check(json!(0), json!(7), &[0, 2]);
+    check(json!(-1), json!(-1), &[2]);
+}
+
+#[test]
+fn a_tokenizer_is_built_from_memory_as_from_a_folder() {
+    for base in ["bpe_gpt2", "bpe_llama3", "spm_llama2", "spm_gemma", "unigram"] {
+        let folder = fixtures("tokenizer").join(base);
+        let content: Value = io::read_json(folder.join("tokenizer.json")).unwrap();
+        let options = TokenizerOptions {
+            config: io::read_json(folder.join("tokenizer_config.json")).unwrap(),
+            eos_token_ids: Some(vec![5]),
+            ..TokenizerOptions::default()
+        };
+        let from_memory = Tokenizer::from_json("a.gguf", &content, &options).unwrap();
+        let from_folder = Tokenizer::from_folder(&folder, &options).unwrap();
+        assert_eq!(format!("{from_memory:?}"), format!("{from_folder:?}"), "{base}");
+        assert_eq!(from_memory.chat_template(), from_folder.chat_template(), "{base}");
+        let text = "Hello <|bos|><s> wörld\n  two";
+        assert_eq!(from_memory.encode(text, true).unwrap(), from_folder.encode(text, true).unwrap(), "{base}");
+    }
+    let error = Tokenizer::from_json("a.gguf", &json!({}), &TokenizerOptions::default()).unwrap_err();
+    assert!(error.to_string().starts_with("`a.gguf` is not a usable tokenizer"), "{error}");
+}
+
+#[test]
 fn a_prompt_gets_one_start_token() {
     let tokenizer = Folder::of("bpe_llama3").load().unwrap();
     let bos = tokenizer.special_token_id("bos_token").unwrap();
@@ -246,6 +297,18 @@ fn a_prompt_gets_one_start_token() {
         assert_eq!(ids.iter().filter(|id| **id == bos).count(), 1, "{text}");
         assert_eq!(ids[0], bos);
     }
+}
+
+#[test]
+fn a_text_that_is_far_too_long_is_found_by_its_beginning() {
+    let tokenizer = Folder::of("bpe_gpt2").load().unwrap();
+    let text = "9".repeat(200);
+    assert!(tokenizer.check_length(&text, 100).is_ok(), "the beginning is all of it");
+    let error = text_error(tokenizer.check_length(&text, 10));
+    assert_eq!(error.to_string(), "the prompt has more than 80 tokens, and the model reads at most 10");
+    assert!(error.hint().is_some());
+    assert!(tokenizer.check_length(&"é".repeat(200), 1).is_err(), "it is cut between characters");
+    assert!(tokenizer.check_length("", 0).is_ok());
 }
 
 #[test]

@@ -23,9 +23,9 @@ fn read(bytes: &[u8]) -> Result<Tensors, String> {
     let read = SafetensorsFile::open(&path).and_then(|file| file.arrays());
     read.map_err(|e| {
         assert!(e.hint().is_some(), "{e} has no hint");
-        let told = e.to_string();
+        let message = e.to_string();
         let start = format!("`{}` is not a sound safetensors file: ", path.display());
-        told.strip_prefix(&start).unwrap_or_else(|| panic!("{told}")).to_owned()
+        message.strip_prefix(&start).unwrap_or_else(|| panic!("{message}")).to_owned()
     })
 }
 
@@ -65,8 +65,8 @@ fn a_header_that_lies_is_refused() {
     refused(&[&100_000_001_u64.to_le_bytes()[..], &[b' '; 64]].concat(), "header too large");
     refused(&[&99_999_999_u64.to_le_bytes()[..], &[b' '; 64]].concat(), "invalid header length");
     let check = |header: String, data: &[u8], part: &str| {
-        let told = read(&file(&header, data)).unwrap_err();
-        assert!(told.contains(part), "{header}: {told}");
+        let message = read(&file(&header, data)).unwrap_err();
+        assert!(message.contains(part), "{header}: {message}");
     };
     check("nonsense".into(), &[], "invalid JSON in header");
     check("[]".into(), &[], "invalid JSON in header");
@@ -86,9 +86,12 @@ fn a_header_that_lies_is_refused() {
     check(one("F32", json!([-1]), [0, 4]), &[0; 4], "invalid JSON in header");
     check(one("F32", json!([1.5]), [0, 4]), &[0; 4], "invalid JSON in header");
     check(one("F31", json!([1]), [0, 4]), &[0; 4], "invalid JSON in header");
-    check(one("F4", json!([2]), [0, 1]), &[0; 1], "`a` is of the type F4, for which MLX has no array");
+    check(one("F8_E4M3FNUZ", json!([1]), [0, 1]), &[0; 1], "for which MLX has no array");
+    check(one("F4", json!([2, 1]), [0, 1]), &[0; 1], "`a` has rows of an odd number of 4-bit floats, [2, 1]");
     check(one("U8", json!([0, 1_u64 << 31]), [0, 0]), &[], "the shape of `a`, [0, 2147483648], is beyond 32 bits");
-    check(one("U8", json!(vec![1; 17]), [0, 1]), &[0; 1], "is beyond 32 bits");
+    check(one("U8", json!(vec![1; 17]), [0, 1]), &[0; 1], "`a` has 17 dimensions, expected 16 at most");
+    let long = one("U8", json!([1]), [0, 1]).replace("\"a\"", &format!("\"{}\"", "a.".repeat(501)));
+    check(long, &[0; 1], "of a tensor has 1002 bytes");
 }
 
 #[test]
@@ -102,12 +105,14 @@ fn tensors_that_share_bytes_are_refused() {
     };
     assert_eq!(read(&two([0, 4], [4, 8])).unwrap().len(), 2);
     for (a, b) in [([0, 8], [0, 8]), ([0, 5], [4, 8]), ([0, 3], [4, 8]), ([0, 8], [2, 4])] {
-        let told = read(&two(a, b)).unwrap_err();
-        assert!(told.contains("invalid offset for tensor `"), "{a:?} {b:?}: {told}");
+        let message = read(&two(a, b)).unwrap_err();
+        assert!(message.contains("invalid offset for tensor `"), "{a:?} {b:?}: {message}");
     }
     let twice =
         r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}"#;
     read(&file(twice, &[0; 8])).unwrap_err();
+    let again = twice.replace("[4,8]", "[0,4]");
+    refused(&file(&again, &[0; 4]), "it has two tensors `a`");
 }
 
 #[test]
@@ -146,6 +151,60 @@ proptest! {
     #[test]
     fn noise_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
         prop_assert!(read(&bytes).is_err());
+    }
+}
+
+/// What waits for ever when it is read, or is no file for another reason, is named instead.
+#[test]
+fn pipes_and_folders_are_not_read() {
+    let index_of = |folder: &Path| index(folder, &json!({"a": "model-1.safetensors"}));
+    for with_index in [false, true] {
+        let folder = folder(&[("model-2.safetensors", &["b"])]);
+        let pipe = folder.path().join("model-1.safetensors");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        if with_index {
+            index_of(folder.path());
+        }
+        assert_eq!(
+            open(folder.path()).unwrap_err(),
+            "cannot open `model-1.safetensors`: it is a pipe, not a file",
+            "{with_index}"
+        );
+        std::fs::remove_file(&pipe).unwrap();
+        std::fs::create_dir(&pipe).unwrap();
+        assert!(open(folder.path()).unwrap_err().ends_with("it is a folder, not a file"), "{with_index}");
+    }
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_named() {
+    let folder = folder(&[]);
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 9\n", "0".repeat(64));
+    io::write(folder.path().join("model.safetensors"), pointer).unwrap();
+    assert_eq!(open(folder.path()).unwrap_err(), "`model.safetensors` is a pointer of git-lfs, not the file itself");
+}
+
+/// Each file is mapped once and each tensor taken once, over the mapping: nothing is copied, however many shards there are.
+#[test]
+fn a_hundred_shards_are_mapped_and_not_copied() {
+    const BYTES: usize = 1 << 16;
+    let folder = tempfile::tempdir().unwrap();
+    for shard in 0..100 {
+        let header = json!({format!("t{shard}"): {"dtype": "U8", "shape": [BYTES], "data_offsets": [0, BYTES]}});
+        let mut header = header.to_string();
+        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+        io::write(folder.path().join(format!("model-{shard}.safetensors")), file(&header, &[shard; BYTES])).unwrap();
+    }
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!((checkpoint.tensors.len(), checkpoint.bytes), (100, 100 * BYTES as u64));
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mapped = maps.lines().filter(|line| line.contains(folder.path().to_str().unwrap())).count();
+    if cfg!(target_os = "linux") {
+        assert_eq!(mapped, 100);
+    }
+    for shard in 0..100_u8 {
+        let array = &checkpoint.tensors[&format!("t{shard}")];
+        assert_eq!(array.to_vec_exact::<u8>().unwrap(), [shard; BYTES]);
     }
 }
 
@@ -204,10 +263,10 @@ fn an_index_that_misleads_is_refused() {
     index(empty.path(), &json!({}));
     assert!(open(empty.path()).unwrap_err().ends_with("holds no `model*.safetensors`"));
     index(empty.path(), &json!([1]));
-    let told = open(empty.path()).unwrap_err();
+    let message = open(empty.path()).unwrap_err();
     assert!(
-        told.starts_with("`model.safetensors.index.json` is not the JSON that was expected: invalid type"),
-        "{told}"
+        message.starts_with("`model.safetensors.index.json` is not the JSON that was expected: invalid type"),
+        "{message}"
     );
 }
 
@@ -219,10 +278,10 @@ fn a_tensor_in_two_files_is_refused() {
 
 #[test]
 fn a_folder_without_weights_is_refused() {
-    let told = open(folder(&[("adapters.safetensors", &["a"])]).path()).unwrap_err();
-    assert!(told.ends_with("holds no `model*.safetensors`"), "{told}");
-    let told = open(Path::new("no/such/folder")).unwrap_err();
-    assert!(told.starts_with("cannot list `no/such/folder`: "), "{told}");
+    let message = open(folder(&[("adapters.safetensors", &["a"])]).path()).unwrap_err();
+    assert!(message.ends_with("holds no `model*.safetensors`"), "{message}");
+    let message = open(Path::new("no/such/folder")).unwrap_err();
+    assert!(message.starts_with("cannot list `no/such/folder`: "), "{message}");
 }
 
 #[test]

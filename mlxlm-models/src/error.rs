@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mlxlm_core::error::{LISTED, listed};
 use mlxlm_core::{Exception, Hint};
 
 /// What can go wrong in this crate.
@@ -31,11 +32,11 @@ pub enum Error {
     },
 
     /// The architecture is not known.
-    #[error("the model type `{name}` is not known; the nearest are {}", backticked(.near))]
+    #[error("the model type `{name}` is not known{}", nearest(near))]
     UnknownModelType {
         /// `model_type` of the configuration.
         name: String,
-        /// The names that are closest to it.
+        /// Names that it may be a misspelling of.
         near: Vec<String>,
     },
 
@@ -46,18 +47,35 @@ pub enum Error {
         file: String,
     },
 
-    /// The weights are packed in a way that cannot be read.
-    #[error("config.json: weights quantized by `{method}` cannot be loaded")]
-    QuantMethod {
-        /// `quant_method` of the configuration.
-        method: String,
-    },
-
     /// The folder that is to be written is there already.
     #[error("`{folder}` exists already", folder = folder.display())]
     Exists {
         /// The folder.
         folder: PathBuf,
+    },
+
+    /// The models that are built in have no place to be written to.
+    #[error("there is no folder for the built-in models: neither XDG_CACHE_HOME nor HOME is set")]
+    NoHome,
+
+    /// A sequence that goes beyond the last learned position.
+    #[error("a sequence has {tokens} tokens, and the model has learned positions for {most}")]
+    TooLong {
+        /// The tokens.
+        tokens: i32,
+        /// The positions.
+        most: i32,
+    },
+
+    /// A head that predicts further tokens which the model does not have.
+    #[error(
+        "the model has {count} heads that predict further tokens, and head {head} was asked for, counting from zero"
+    )]
+    MtpHead {
+        /// The head.
+        head: usize,
+        /// The heads that there are.
+        count: usize,
     },
 
     /// Another number of caches than layers.
@@ -68,6 +86,11 @@ pub enum Error {
         /// The caches given.
         got: usize,
     },
+}
+
+/// `; the nearest are …`, or nothing where no name is near.
+fn nearest(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("; the nearest are {}", listed(near, LISTED)) }
 }
 
 /// The result of this crate.
@@ -91,10 +114,6 @@ impl Error {
     }
 }
 
-fn backticked(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-}
-
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
@@ -105,11 +124,10 @@ impl Hint for Error {
             }
             Self::UnknownModelType { .. } => Some("`mlxlm models` lists all that can be loaded".into()),
             Self::ModelFile { .. } => Some("use a checkpoint whose `model_type` is a known architecture".into()),
-            Self::QuantMethod { .. } => {
-                Some("convert the original, unquantized checkpoint with `mlxlm convert -q`".into())
-            }
             Self::Exists { .. } => Some("name a folder that does not exist, or remove this one".into()),
-            Self::Config { .. } | Self::Caches { .. } => None,
+            Self::NoHome => Some("set XDG_CACHE_HOME to a folder of yours".into()),
+            Self::TooLong { .. } => Some("shorten the prompt, or generate fewer tokens".into()),
+            Self::Config { .. } | Self::Caches { .. } | Self::MtpHead { .. } => None,
         }
     }
 }

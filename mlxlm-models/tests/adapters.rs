@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mlxlm_cache::Caches;
-use mlxlm_core::nn::{self, Leaf};
+use mlxlm_core::nn::{self, LeafMut};
 use mlxlm_core::ops::indexing::TryIndexOp;
 use mlxlm_core::weights::{SafetensorsFile, save_safetensors};
 use mlxlm_core::{Array, Dtype, Hint, io};
@@ -68,15 +68,15 @@ fn check(test: impl Fn(&Case)) {
 fn fuse(model: &mut dyn CausalLm, dequantize: bool) {
     let names = nn::parameters(model).into_iter().map(|(name, _)| name);
     let adapted: Vec<String> = names.filter_map(|name| name.strip_suffix(".lora_a").map(str::to_owned)).collect();
-    model.walk("", &mut |path, mut leaf| {
+    model.walk_mut("", &mut |path, mut leaf| {
         if dequantize && adapted.iter().any(|other| other == path) {
             leaf.matrix().unwrap().dequantize().unwrap();
         }
     });
-    model.walk("", &mut |_, leaf| match leaf {
-        Leaf::Linear(leaf) => leaf.fuse().unwrap(),
-        Leaf::Embedding(leaf) => leaf.fuse().unwrap(),
-        Leaf::Experts(leaf) => leaf.fuse().unwrap(),
+    model.walk_mut("", &mut |_, leaf| match leaf {
+        LeafMut::Linear(leaf) => leaf.fuse().unwrap(),
+        LeafMut::Embedding(leaf) => leaf.fuse().unwrap(),
+        LeafMut::Experts(leaf) => leaf.fuse().unwrap(),
         _ => {}
     });
 }
@@ -142,11 +142,11 @@ fn refused(config: impl FnOnce(&mut Value), tensors: impl FnOnce(&mut Vec<(Strin
     let mut arrays: Vec<(String, Array)> = file.arrays().unwrap().into_iter().collect();
     tensors(&mut arrays);
     save_safetensors(folder.path().join("adapters.safetensors"), &arrays, &BTreeMap::new()).unwrap();
-    told(folder.path())
+    message_of(folder.path())
 }
 
 /// What is said of the fine-tune in this folder, with the folder left out.
-fn told(folder: &Path) -> String {
+fn message_of(folder: &Path) -> String {
     let error = model_of(&golden("llama"), Some(folder)).map(drop).unwrap_err();
     assert!(error.hint().is_some() || error.to_string().contains("JSON"), "{error} has no hint");
     error.to_string().replace(&format!("{}/", folder.display()), "")
@@ -156,7 +156,7 @@ const Q: &str = "model.layers.1.self_attn.q_proj";
 
 #[test]
 fn a_fine_tune_of_another_model_is_one_error() {
-    let told = refused(
+    let message = refused(
         |_| {},
         |tensors| {
             tensors.retain(|(name, _)| name.contains("q_proj") || name.contains("k_proj"));
@@ -171,7 +171,7 @@ fn a_fine_tune_of_another_model_is_one_error() {
         },
     );
     assert_eq!(
-        told,
+        message,
         format!(
             "the weights do not fit the model:\
              \n  - `{Q}.lora_a` is [33, 4], expected [32, 4]\
@@ -183,22 +183,23 @@ fn a_fine_tune_of_another_model_is_one_error() {
 }
 
 #[test]
-fn a_wrong_rank_is_told_of_every_tensor() {
-    let told = refused(|config| config["lora_parameters"]["rank"] = json!(8), |_| {});
-    assert!(told.starts_with("the weights do not fit the model:\n  - `"), "{told}");
-    assert!(told.contains(&format!("`{Q}.lora_a` is [32, 4], expected [32, 8]")), "{told}");
-    assert!(told.ends_with("\n  - and 2 more"), "{told}");
+fn a_wrong_rank_is_reported_of_every_tensor() {
+    let message = refused(|config| config["lora_parameters"]["rank"] = json!(8), |_| {});
+    assert!(message.starts_with("the weights do not fit the model:\n  - `"), "{message}");
+    assert!(message.contains(&format!("`{Q}.lora_a` is [32, 4], expected [32, 8]")), "{message}");
+    assert!(message.ends_with("\n  - and 2 more"), "{message}");
 }
 
 #[test]
-fn half_an_adapter_is_told() {
-    let told = refused(|_| {}, |tensors| tensors.retain(|(name, _)| name.starts_with(Q) && name.ends_with("lora_a")));
-    assert_eq!(told, format!("the weights do not fit the model:\n  - `{Q}.lora_b` is missing"));
-    let told = refused(
+fn half_an_adapter_is_reported() {
+    let message =
+        refused(|_| {}, |tensors| tensors.retain(|(name, _)| name.starts_with(Q) && name.ends_with("lora_a")));
+    assert_eq!(message, format!("the weights do not fit the model:\n  - `{Q}.lora_b` is missing"));
+    let message = refused(
         |config| config["fine_tune_type"] = json!("dora"),
         |tensors| tensors.retain(|(name, _)| name.starts_with(Q)),
     );
-    assert_eq!(told, format!("the weights do not fit the model:\n  - `{Q}.m` is missing"));
+    assert_eq!(message, format!("the weights do not fit the model:\n  - `{Q}.m` is missing"));
 }
 
 #[test]
@@ -218,10 +219,10 @@ fn a_wrong_configuration_is_named() {
         "`scale` must be finite and `dropout` from 0 to below 1",
     );
     let check = |change: fn(&mut Value), why: &str| {
-        let told = refused(change, |_| {});
+        let message = refused(change, |_| {});
         assert!(
-            told.starts_with("`adapter_config.json` is not the JSON that was expected: ") && told.contains(why),
-            "{told}"
+            message.starts_with("`adapter_config.json` is not the JSON that was expected: ") && message.contains(why),
+            "{message}"
         );
     };
     check(
@@ -234,7 +235,7 @@ fn a_wrong_configuration_is_named() {
 }
 
 #[test]
-fn a_folder_that_lacks_a_file_is_told() {
+fn a_folder_that_lacks_a_file_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let check = |file: &str| {
         let error = model_of(&golden("llama"), Some(folder.path())).map(drop).unwrap_err().to_string();

@@ -1,4 +1,6 @@
-//! What can go wrong while a model is converted.
+//! What can go wrong while a model is converted or quantized.
+
+use std::path::PathBuf;
 
 use mlxlm_core::quant::{Mode, QuantError};
 use mlxlm_core::{Exception, Hint};
@@ -38,9 +40,85 @@ pub enum Error {
         recipe: &'static str,
     },
 
+    /// Training failed.
+    #[error(transparent)]
+    Train(#[from] mlxlm_train::Error),
+
+    /// A text to calibrate with cannot be used.
+    #[error("`{path}` is no text to calibrate with: {why}", path = path.display())]
+    Calibration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// A file of sensitivities that is not of this model.
+    #[error("`{path}` has not the sensitivities of this model: {why}", path = path.display())]
+    Sensitivities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// Targets of a teacher that were kept, and do not fit.
+    #[error("`{path}` has not the targets of this run: {why}", path = path.display())]
+    Targets {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// A number that makes no sense.
+    #[error("`{name}` is {value}, expected {expected}")]
+    Parameter {
+        /// Its name.
+        name: &'static str,
+        /// What it is.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+
+    /// A model that computes values that are no numbers.
+    #[error("what `{path}` reads is not finite")]
+    NotFinite {
+        /// The first leaf that reads such values.
+        path: String,
+    },
+
+    /// No choice of schemes meets a budget.
+    #[error("no choice of bits reaches {wanted}; the nearest is {nearest}")]
+    Budget {
+        /// What was asked for.
+        wanted: String,
+        /// The nearest that can be reached.
+        nearest: String,
+    },
+
+    /// A model that is not made of blocks that can be run one by one.
+    #[error("models of the type `{model_type}` cannot be run block by block")]
+    Stages {
+        /// Its type.
+        model_type: String,
+    },
+
+    /// Nothing of the model can be quantized so.
+    #[error("no matrix of the model can be packed {scheme}")]
+    NothingToPack {
+        /// How.
+        scheme: mlxlm_core::quant::Scheme,
+    },
+
     /// The model is quantized already.
     #[error("the model is quantized already")]
     Quantized,
+
+    /// The student should be quantized, and is not.
+    #[error("the model has no affine weights of less than 8 bits to train")]
+    NothingToTrain,
 
     /// The model is not quantized.
     #[error("the model is not quantized")]
@@ -56,6 +134,12 @@ impl From<Exception> for Error {
     }
 }
 
+impl From<mlxlm_core::ConversionError> for Error {
+    fn from(error: mlxlm_core::ConversionError) -> Self {
+        Self::Models(mlxlm_core::Error::from(error).into())
+    }
+}
+
 impl From<mlxlm_core::Error> for Error {
     fn from(error: mlxlm_core::Error) -> Self {
         Self::Models(error.into())
@@ -68,9 +152,27 @@ impl Hint for Error {
             Self::Models(error) => error.hint(),
             Self::Quant(error) => error.hint(),
             Self::RecipeMode { .. } => Some("leave `--q-mode` out".into()),
-            Self::Quantized => Some("convert the original model, or unpack this one with `--dequantize` first".into()),
+            Self::Quantized => {
+                Some("take the original model, or unpack this one with `mlxlm convert --dequantize` first".into())
+            }
             Self::NotQuantized => Some("leave `--dequantize` out".into()),
-            Self::UnknownRecipe { .. } | Self::RecipeModel { .. } => None,
+            Self::Train(error) => error.hint(),
+            Self::Calibration { .. } => Some(
+                "name a file of text in UTF-8, or of JSON objects with `text`, `messages` or `prompt`, one a line"
+                    .into(),
+            ),
+            Self::Sensitivities { .. } => Some("leave `--sensitivities` out to estimate them".into()),
+            Self::Targets { .. } => Some("name another `--target-dir`, and the targets are computed there".into()),
+            Self::NotFinite { .. } => Some("`mlxlm check` looks through the weights of a model".into()),
+            Self::NothingToPack { .. } => Some("take a smaller group".into()),
+            Self::NothingToTrain => {
+                Some("DWQ trains scales and biases: take a model with affine weights of 2 to 6 bits".into())
+            }
+            Self::UnknownRecipe { .. }
+            | Self::RecipeModel { .. }
+            | Self::Parameter { .. }
+            | Self::Budget { .. }
+            | Self::Stages { .. } => None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Conversion of models: to another type, to packed weights, and back.
 //!
-//! [`convert`] reads a model folder and writes one that mlx-lm loads as well. [`Quantization`] says which leaf gets which
+//! [`convert()`] reads a model folder and writes one that mlx-lm loads as well. [`Quantization`] says which leaf gets which
 //! scheme: one for all, or a [`Recipe`] that gives the more sensitive leaves more bits.
 //!
 //! ```no_run
@@ -19,10 +19,24 @@
 //! # }
 //! ```
 
+pub mod awq;
+pub mod budget;
+mod calibration;
 mod convert;
+pub mod divergence;
+pub mod dwq;
+pub mod dynamic;
 mod error;
+mod flow;
+pub mod gptq;
+mod job;
+pub mod plan;
 mod recipe;
+mod report;
 
+pub use calibration::{Calibration, CalibrationOptions, Texts};
 pub use convert::{ConvertOptions, Converted, Form, Quantization, convert, dequantize_model, quantize_model};
 pub use error::{Error, Result};
+pub use job::Job;
 pub use recipe::Recipe;
+pub use report::{Event, Report};

@@ -1,6 +1,6 @@
 //! Mixed recipes: more bits for the value and down projections of every third layer and of those at both ends.
 //!
-//! Ports `mixed_quant_predicate_builder` of `mlx_lm/convert.py` @ 0.32.2, which follows llama.cpp's Q4_K_M.
+//! Ports `mixed_quant_predicate_builder` of `mlx_lm/convert.py` @ 0.32.2, which follows llama.cpp's `Q4_K_M`.
 
 use std::str::FromStr;
 

@@ -1,4 +1,5 @@
 //! Converted folders against those that Python mlx-lm's convert made of the same weights, tensor by tensor.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 use std::path::{Path, PathBuf};
 
@@ -137,4 +138,64 @@ fn what_cannot_be_done_leaves_nothing_behind() {
     assert_eq!(io::read_dir(folder.path()).unwrap(), [source.clone()]);
     io::create_dir_all(&target).unwrap();
     assert!(refused(ConvertOptions::default()).ends_with("exists already"));
+}
+
+/// The folder of a model with a head that predicts further tokens, whose block is like the model's last.
+fn with_a_head(folder: &Path) -> PathBuf {
+    let case = golden("qwen3_next");
+    let mut tensors = Weights::read(case.join("weights.json")).unwrap().tensors();
+    let last = "model.layers.3.";
+    let own =
+        |(name, array): (&String, &Array)| Some((format!("mtp.layers.0.{}", name.strip_prefix(last)?), array.clone()));
+    let block: Vec<(String, Array)> = tensors.iter().filter_map(own).collect();
+    tensors.extend(block);
+    for name in ["pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"] {
+        tensors.insert(format!("mtp.{name}.weight"), tensors["model.norm.weight"].clone());
+    }
+    tensors.insert("mtp.fc.weight".into(), Array::from_slice(&[0.1_f32; 32 * 64], &[32, 64]));
+    let source = folder.join("with-a-head");
+    io::create_dir_all(&source).unwrap();
+    save_model(&source, tensors.into_iter().collect(), 0).unwrap();
+    io::copy(case.join("config.json"), source.join("config.json")).unwrap();
+    source
+}
+
+#[test]
+fn a_head_that_predicts_further_tokens_is_kept_and_packed_but_for_its_small_maps() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = with_a_head(folder.path());
+    let scheme = Scheme::new(Mode::Affine, 4, 32).unwrap();
+    for recipe in [None, Some(Recipe::Mixed3_6)] {
+        let target = folder.path().join(recipe.map_or("plain", Recipe::name));
+        let form = Form::Quantize(Quantization { scheme, recipe });
+        convert(&source, &target, &ConvertOptions { form, ..ConvertOptions::default() }).unwrap();
+        let head = SafetensorsFile::open(target.join("mtp.safetensors")).unwrap();
+        let is_packed = |path: &str| head.names().iter().any(|name| **name == format!("mtp.{path}.scales"));
+        for path in
+            ["layers.0.self_attn.q_proj", "layers.0.mlp.switch_mlp.up_proj", "layers.0.mlp.shared_expert.up_proj"]
+        {
+            assert!(is_packed(path), "{path} is not packed");
+        }
+        for path in ["fc", "layers.0.mlp.gate", "layers.0.mlp.shared_expert_gate"] {
+            assert!(!is_packed(path), "{path} is packed");
+            assert!(head.names().iter().any(|name| **name == format!("mtp.{path}.weight")));
+        }
+        let main = Checkpoint::open(&target).unwrap().tensors;
+        assert!(main.keys().all(|name| !name.starts_with("mtp")));
+        assert!(main.contains_key("model.layers.3.mlp.gate.scales"));
+        let loaded = |mtp| {
+            let options = mlxlm_models::LoadOptions { mtp, ..Default::default() };
+            mlxlm_models::load_model(&target, &options).unwrap().0.model.mtp().map(|mtp| mtp.count())
+        };
+        assert_eq!((loaded(false), loaded(true)), (None, Some(1)));
+        // Converted once more it is still there.
+        let again = folder.path().join(format!("again-{}", recipe.map_or("plain", Recipe::name)));
+        let form = Form::Dequantize;
+        convert(&target, &again, &ConvertOptions { form, ..ConvertOptions::default() }).unwrap();
+        let names = SafetensorsFile::open(again.join("mtp.safetensors")).unwrap().names().len();
+        assert_eq!(
+            names,
+            Checkpoint::open(&source).unwrap().tensors.keys().filter(|name| name.starts_with("mtp")).count()
+        );
+    }
 }

@@ -1,20 +1,17 @@
 //! Texts for several prompts at once (`batch_generate` of `mlx_lm/generate.py` and `BatchStats` of
 //! `mlx_lm/generate_utils.py` 0.32.2).
 //!
-//! Unusual:
-//! - Row i draws with the seed plus i, as a generation of its own with that seed would.
-//! - Rows that cannot share a cache without changing what they would be alone (a chunked cache, a limited one, one
-//!   that is quantized on the way) are generated one after the other.
+//! Unusual: row i draws with the seed plus i, as a generation of its own with that seed would.
 
 use std::time::{Duration, Instant};
 
-use mlxlm_cache::{CacheKind, Caches};
+use mlxlm_cache::Caches;
 use mlxlm_core::device;
 use mlxlm_core::text::Tokenizer;
 use mlxlm_models::CausalLm;
 
-use crate::decode::{BatchCounters, BatchDecoding, BatchRow, Chooser, RowToken};
-use crate::{Error, FinishReason, GenerateOptions, Result, SamplerOptions};
+use crate::engine::{Chooser, Counters, Engine, EngineOptions, Event, EventKind, FinishReason, Kept, Sequence, Token};
+use crate::{Error, GenerateOptions, Result, SamplerOptions};
 
 /// How to generate a batch.
 #[derive(Debug, Clone)]
@@ -65,7 +62,7 @@ pub struct BatchText {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BatchStats {
     /// What was counted.
-    pub counters: BatchCounters,
+    pub counters: Counters,
     /// The time from beginning to end.
     pub wall_time: Duration,
     /// The most memory that arrays have taken so far, in GB of 10^9 bytes.
@@ -103,7 +100,7 @@ fn rate(count: usize, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
-/// The texts that follow `prompts`, in their order.
+/// The texts that follow `prompts`, in their order. The first error ends them all.
 pub fn batch_generate(
     model: &dyn CausalLm,
     tokenizer: &Tokenizer,
@@ -111,45 +108,40 @@ pub fn batch_generate(
     options: &BatchOptions,
 ) -> Result<(Vec<BatchText>, BatchStats)> {
     let begin = Instant::now();
-    let mut stats = BatchStats::default();
-    let mut texts: Vec<Growing> = prompts.iter().map(|_| Growing::default()).collect();
-    let mut groups = Vec::new();
-    let group_size = if can_share(&model.cache_kinds(), &options.generate) { options.batch_size } else { 1 };
+    options.generate.check()?;
     if options.batch_size == 0 {
         return Err(Error::parameter("batch_size", 0, "a positive number"));
     }
-    let mut rows = rows(prompts, options)?;
-    while !rows.is_empty() {
-        let rest = rows.split_off(group_size.min(rows.len()));
-        let group = std::mem::replace(&mut rows, rest);
-        groups.push(BatchDecoding::new(model, group, &options.generate, options.return_prompt_caches)?);
+    let mut engine = Engine::new(EngineOptions {
+        prefill_step_size: options.generate.prefill_step_size,
+        max_running: options.batch_size,
+        prefer_prefill_when_pending: true,
+    })?;
+    for mut sequence in sequences(prompts, options)? {
+        sequence.stop_tokens = tokenizer.eos_token_ids().iter().copied().collect();
+        engine.insert(model, sequence)?;
     }
-    for (group, texts) in groups.into_iter().zip(texts.chunks_mut(group_size)) {
-        let counters = run(group, texts, tokenizer, options.return_logprobs)?;
-        stats.counters.add(counters);
+    let mut texts: Vec<Growing> = prompts.iter().map(|_| Growing::default()).collect();
+    while !engine.is_idle() {
+        for Event { id, kind } in engine.step(model)? {
+            let Some(text) = usize::try_from(id).ok().and_then(|row| texts.get_mut(row)) else { continue };
+            match kind {
+                EventKind::Token { token, kept } => text.add(&token, kept, options.return_logprobs)?,
+                EventKind::Failed { error, .. } => return Err(error),
+                EventKind::Read { .. } | EventKind::Checkpoint(_) => {}
+            }
+        }
     }
     let texts = texts.into_iter().map(|text| text.finish(tokenizer, options.return_logprobs)).collect::<Result<_>>()?;
-    stats.wall_time = begin.elapsed();
-    stats.peak_memory = device::peak_memory_bytes()? as f64 / 1e9;
+    let stats = BatchStats {
+        counters: engine.counters(),
+        wall_time: begin.elapsed(),
+        peak_memory: device::peak_memory_bytes()? as f64 / 1e9,
+    };
     Ok((texts, stats))
 }
 
-/// Whether sequences in one batch come out as they would alone.
-fn can_share(kinds: &[CacheKind], options: &GenerateOptions) -> bool {
-    fn has_batched_twin(kind: &CacheKind) -> bool {
-        match kind {
-            CacheKind::Chunked { .. } => false,
-            CacheKind::Rotating { keep, .. } => *keep == 0,
-            CacheKind::List(kinds) => kinds.iter().all(has_batched_twin),
-            CacheKind::Kv | CacheKind::State { .. } => true,
-        }
-    }
-    kinds.iter().all(has_batched_twin)
-        && options.max_kv_size.is_none()
-        && options.kv_quantization.is_none_or(|kv| kv.start == 0)
-}
-
-fn rows(prompts: &[Vec<u32>], options: &BatchOptions) -> Result<Vec<BatchRow>> {
+fn sequences<'p>(prompts: &[Vec<u32>], options: &BatchOptions) -> Result<Vec<Sequence<'p>>> {
     let check = |name, got| match got {
         0 => Ok(()),
         got if got == prompts.len() => Ok(()),
@@ -161,12 +153,12 @@ fn rows(prompts: &[Vec<u32>], options: &BatchOptions) -> Result<Vec<BatchRow>> {
         let GenerateOptions { sampler, processors, max_tokens, .. } = &options.generate;
         let seed = sampler.seed.map(|seed| seed.wrapping_add(i as u64));
         let sampler = SamplerOptions { seed, ..sampler.clone() };
-        Ok(BatchRow {
-            prompt: prompt.clone(),
-            max_tokens: options.max_tokens.get(i).copied().or(*max_tokens),
-            caches: options.prompt_caches.get(i).cloned(),
-            chooser: Chooser::from_options(&sampler, processors)?,
-        })
+        let chooser = Chooser::from_options(&sampler, processors)?;
+        let mut sequence = Sequence::new(prompt.clone(), chooser, &options.generate);
+        sequence.max_tokens = options.max_tokens.get(i).copied().or(*max_tokens);
+        sequence.caches = options.prompt_caches.get(i).cloned();
+        sequence.keep_caches = options.return_prompt_caches;
+        Ok(sequence)
     };
     prompts.iter().enumerate().map(row).collect()
 }
@@ -181,6 +173,19 @@ struct Growing {
 }
 
 impl Growing {
+    fn add(&mut self, token: &Token, kept: Option<Kept>, with_logprobs: bool) -> Result<()> {
+        self.caches = kept.map(|kept| kept.caches);
+        if token.finish == Some(FinishReason::Stop) {
+            self.is_stopped = true;
+            return Ok(());
+        }
+        if with_logprobs {
+            self.logprobs.push(token.logprob()?);
+        }
+        self.token_ids.push(token.id);
+        Ok(())
+    }
+
     fn finish(self, tokenizer: &Tokenizer, with_logprobs: bool) -> Result<BatchText> {
         Ok(BatchText {
             text: tokenizer.decode(&self.token_ids)?,
@@ -189,40 +194,6 @@ impl Growing {
             caches: self.caches,
             finish_reason: if self.is_stopped { FinishReason::Stop } else { FinishReason::Length },
         })
-    }
-}
-
-/// Generates the texts of one batch.
-fn run(
-    mut batch: BatchDecoding,
-    texts: &mut [Growing],
-    tokenizer: &Tokenizer,
-    with_logprobs: bool,
-) -> Result<BatchCounters> {
-    loop {
-        let tokens = batch.step()?;
-        if tokens.is_empty() {
-            return Ok(batch.counters());
-        }
-        let mut stopped = Vec::new();
-        for RowToken { row, token, is_last, caches } in tokens {
-            let text = &mut texts[row];
-            text.caches = caches;
-            if tokenizer.eos_token_ids().contains(&token.id) {
-                text.is_stopped = true;
-                if !is_last {
-                    stopped.push(row);
-                }
-                continue;
-            }
-            if with_logprobs {
-                text.logprobs.push(token.logprob()?);
-            }
-            text.token_ids.push(token.id);
-        }
-        for (row, caches) in stopped.iter().zip(batch.remove(&stopped)?) {
-            texts[*row].caches = caches;
-        }
     }
 }
 

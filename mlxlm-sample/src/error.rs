@@ -18,6 +18,10 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] mlxlm_models::Error),
 
+    /// A grammar cannot be used, or an answer does not follow it.
+    #[error(transparent)]
+    Grammar(#[from] crate::grammar::GrammarError),
+
     /// A sampling or generation parameter is outside the values it may take.
     #[error("`{name}` is {value}, expected {expected}")]
     Parameter {
@@ -55,6 +59,19 @@ pub enum Error {
         limit: usize,
     },
 
+    /// There is less memory than the keys and values would take.
+    #[error("the keys and values of {} take {}, and {} are free", sequences(*.rows, *.tokens), gigabytes(*.needed), gigabytes(*.free))]
+    NoRoom {
+        /// The sequences that are read at once.
+        rows: usize,
+        /// The tokens that each of them reads.
+        tokens: usize,
+        /// The bytes that this takes.
+        needed: u64,
+        /// The bytes that can be had.
+        free: u64,
+    },
+
     /// The logits are infinite or no numbers, or the processors forbid every token.
     #[error("no token can be chosen as token {} of the answer: the logits are not finite", .n + 1)]
     NotNumbers {
@@ -62,11 +79,19 @@ pub enum Error {
         n: usize,
     },
 
-    /// Tokens that a draft model proposed cannot be taken back.
-    #[error("decoding with a draft model takes tokens back, which these caches cannot: {kinds}")]
-    NotTrimmable {
-        /// The kinds of the caches that cannot.
-        kinds: String,
+    /// No layer remembers a matrix by the gated delta rule.
+    #[error("no layer of this model remembers by a gated delta net, whose state could be kept in bf16")]
+    NothingToNarrow,
+
+    /// No layer can drop keys and values for SnapKV.
+    #[error("SnapKV has nothing to drop: no layer of this model keeps all keys and values and looks at all of them")]
+    NothingToEvict,
+
+    /// Heads that predict further tokens are wanted of a model that has none.
+    #[error("the model, of the type `{model_type}`, has no heads that predict further tokens (MTP)")]
+    NoMtpHeads {
+        /// `model_type` of its configuration.
+        model_type: String,
     },
 
     /// Lists that should have one entry for each prompt.
@@ -84,6 +109,14 @@ pub enum Error {
 /// A clause about the tokens in the cache, where there are any.
 fn after(held: usize) -> String {
     if held == 0 { String::new() } else { format!(" after {held} in the cache") }
+}
+
+fn sequences(rows: usize, tokens: usize) -> String {
+    if rows == 1 { format!("{tokens} tokens") } else { format!("{rows} sequences of {tokens} tokens") }
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.3} GB", bytes as f64 / 1e9)
 }
 
 /// The result of this crate.
@@ -109,7 +142,15 @@ impl Hint for Error {
             Self::Core(error) => error.hint(),
             Self::Cache(error) => error.hint(),
             Self::Model(error) => error.hint(),
+            Self::Grammar(error) => error.hint(),
             Self::Parameter { .. } | Self::Count { .. } => None,
+            Self::NoMtpHeads { .. } => Some(
+                "use a checkpoint that has them, in its own weight files or as `mtp.safetensors`; most that other tools have \
+                 converted lack them"
+                    .into(),
+            ),
+            Self::NothingToEvict => Some("leave out SnapKV".into()),
+            Self::NothingToNarrow => Some("leave the state as it is".into()),
             Self::TokenOutOfRange { name: "prompt", .. } => {
                 Some("the prompt was encoded with another model's tokenizer".into())
             }
@@ -121,11 +162,14 @@ impl Hint for Error {
                 "shorten the prompt, or raise `max_position_embeddings` in config.json if the model can read more"
                     .into(),
             ),
-            Self::NotNumbers { .. } => Some(
-                "if no processor forbids all tokens, the weights are damaged or overflow; try them in another type"
+            Self::NoRoom { .. } => Some(
+                "give fewer or shorter prompts, keep the latest tokens only (`max_kv_size`), or quantize keys and values"
                     .into(),
             ),
-            Self::NotTrimmable { .. } => Some("leave out the draft model".into()),
+            Self::NotNumbers { .. } => Some(
+                "if no processor forbids all tokens, the weights overflow, or are damaged; try another type, and `mlxlm check`"
+                    .into(),
+            ),
         }
     }
 }

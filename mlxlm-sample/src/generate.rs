@@ -10,27 +10,10 @@ use mlxlm_core::text::{Detokenizer, Tokenizer};
 use mlxlm_core::{Array, device};
 use mlxlm_models::CausalLm;
 
-use crate::decode::{Chooser, Draft, DraftDecoding, PlainDecoding, Progress, Token};
+use crate::engine::{Chooser, Counters, Decoding, FinishReason, Progress, Token, check_room};
+use crate::grammar::Matcher;
+use crate::propose::{Draft, DraftModel, Proposer};
 use crate::{Error, GenerateOptions, LogitsProcessor, Prompt, Result, Sampler, logits_processors};
-
-/// Why a text is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// The model ended it.
-    Stop,
-    /// It has as many tokens as were wanted.
-    Length,
-}
-
-impl FinishReason {
-    /// The name in responses: `stop` or `length`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-        }
-    }
-}
 
 /// The next piece of text and what it took; the fields are those of the reference.
 #[derive(Debug, Clone)]
@@ -49,7 +32,7 @@ pub struct GenerationResponse {
     pub prompt_tps: f64,
     /// Tokens so far, one that ended the text included.
     pub generation_tokens: usize,
-    /// Tokens a second since the first.
+    /// Tokens a second since the first, which is not counted: zero as long as there is no second.
     pub generation_tps: f64,
     /// The most memory that arrays have taken so far, in GB of 10^9 bytes.
     pub peak_memory: f64,
@@ -84,6 +67,8 @@ pub struct Generator<'a> {
     tokenizer: &'a Tokenizer,
     caches: Option<&'a mut Caches>,
     draft: Option<Draft<'a>>,
+    proposer: Option<Box<dyn Proposer + 'a>>,
+    matcher: Option<Matcher>,
     progress: Option<Box<Progress<'a>>>,
     processors: Vec<Box<dyn LogitsProcessor>>,
 }
@@ -91,7 +76,16 @@ pub struct Generator<'a> {
 impl<'a> Generator<'a> {
     /// A model that starts with empty caches.
     pub fn new(model: &'a dyn CausalLm, tokenizer: &'a Tokenizer) -> Self {
-        Self { model, tokenizer, caches: None, draft: None, progress: None, processors: Vec::new() }
+        Self {
+            model,
+            tokenizer,
+            caches: None,
+            draft: None,
+            proposer: None,
+            matcher: None,
+            progress: None,
+            processors: Vec::new(),
+        }
     }
 
     /// Goes on from what these caches hold. In the end they hold the prompt and all that was generated, too.
@@ -103,6 +97,18 @@ impl<'a> Generator<'a> {
     /// Lets another model with the same tokenizer propose tokens.
     pub fn draft_model(mut self, draft: Draft<'a>) -> Self {
         self.draft = Some(draft);
+        self
+    }
+
+    /// Lets somebody else propose tokens.
+    pub fn proposer(mut self, proposer: Box<dyn Proposer + 'a>) -> Self {
+        self.proposer = Some(proposer);
+        self
+    }
+
+    /// Lets the answer be only what a grammar allows.
+    pub fn matcher(mut self, matcher: Matcher) -> Self {
+        self.matcher = Some(matcher);
         self
     }
 
@@ -124,21 +130,21 @@ impl<'a> Generator<'a> {
         let mut processors = logits_processors(&options.processors)?;
         processors.extend(self.processors);
         let chooser = Chooser::new(Sampler::new(&options.sampler)?, processors);
-        let decoding = match self.draft {
-            None => {
-                let plain = PlainDecoding::new(self.model, &prompt, self.caches, chooser, options)?;
-                Decoding::Plain(plain.with_progress(self.progress))
-            }
+        let proposer = match self.draft {
             Some(draft) => {
-                let drafting = DraftDecoding::new(self.model, &prompt, self.caches, draft, chooser, options)?;
-                Decoding::Draft(drafting.with_progress(self.progress))
+                check_room(draft.model, options, 1, prompt.len())?;
+                Some(Box::new(DraftModel::new(draft, options)?) as Box<dyn Proposer + 'a>)
             }
+            None => self.proposer,
         };
+        let decoding = Decoding::new(self.model, &prompt, self.caches, chooser, options)?
+            .with_progress(self.progress)
+            .with_proposer(proposer)
+            .with_matcher(self.matcher)
+            .with_stop_tokens(self.tokenizer.eos_token_ids().iter().copied());
         Ok(Generation {
             decoding,
-            tokenizer: self.tokenizer,
             detokenizer: self.tokenizer.detokenizer(),
-            max_tokens: options.max_tokens,
             prompt_tokens: prompt.len(),
             prompt_tps: 0.0,
             generated: 0,
@@ -153,17 +159,10 @@ impl<'a> Generator<'a> {
     }
 }
 
-enum Decoding<'a> {
-    Plain(PlainDecoding<'a>),
-    Draft(DraftDecoding<'a>),
-}
-
 /// A text that is being generated: an iterator of [`GenerationResponse`]s, the last of which says why it is over.
 pub struct Generation<'a> {
     decoding: Decoding<'a>,
-    tokenizer: &'a Tokenizer,
     detokenizer: Detokenizer,
-    max_tokens: Option<usize>,
     prompt_tokens: usize,
     prompt_tps: f64,
     generated: usize,
@@ -172,52 +171,38 @@ pub struct Generation<'a> {
     is_over: bool,
 }
 
-impl Drop for Generation<'_> {
-    /// Waits for the step ahead, which nobody will read: the process may end next.
-    fn drop(&mut self) {
-        // An error of a step that nobody reads is nobody's.
-        drop(device::synchronize());
-    }
-}
-
 impl Generation<'_> {
+    /// What was done so far, in tokens, steps and time.
+    pub fn counters(&self) -> Counters {
+        self.decoding.counters()
+    }
+
     /// Brings caches that are lent to where they hold the prompt and every token handed out. Needed only where a
     /// generation is left before it is over; it does so itself at its end.
     pub fn settle(&mut self) -> Result<()> {
-        match &mut self.decoding {
-            Decoding::Plain(_) => Ok(()),
-            Decoding::Draft(drafting) => drafting.settle(),
-        }
+        self.decoding.settle()
     }
 
     fn advance(&mut self) -> Result<Option<GenerationResponse>> {
         let begin = *self.since.get_or_insert_with(Instant::now);
-        let token = match &mut self.decoding {
-            Decoding::Plain(plain) => plain.next(),
-            Decoding::Draft(drafting) => drafting.next(),
-        };
-        let Some(token) = token.transpose()? else { return Ok(None) };
+        let Some(token) = self.decoding.next().transpose()? else { return Ok(None) };
         if self.generated == 0 {
             self.prompt_tps = per_second(self.prompt_tokens, begin);
             self.since = Some(Instant::now());
         }
         self.generated += 1;
-        let finish_reason = if self.tokenizer.eos_token_ids().contains(&token.id) {
-            Some(FinishReason::Stop)
-        } else {
+        if token.finish != Some(FinishReason::Stop) {
             self.detokenizer.add_token(token.id);
-            self.max_tokens.filter(|max| self.generated >= *max).map(|_| FinishReason::Length)
-        };
-        if finish_reason.is_some() {
+        }
+        if token.finish.is_some() {
             self.is_over = true;
             self.detokenizer.finalize();
-            self.settle()?;
         }
-        self.respond(token, finish_reason).map(Some)
+        self.respond(token).map(Some)
     }
 
-    fn respond(&mut self, token: Token, finish_reason: Option<FinishReason>) -> Result<GenerationResponse> {
-        let Token { id, logprobs, from_draft } = token;
+    fn respond(&mut self, token: Token) -> Result<GenerationResponse> {
+        let Token { id, logprobs, from_draft, finish: finish_reason } = token;
         Ok(GenerationResponse {
             text: self.detokenizer.last_segment(),
             token: id,
@@ -226,7 +211,7 @@ impl Generation<'_> {
             prompt_tokens: self.prompt_tokens,
             prompt_tps: self.prompt_tps,
             generation_tokens: self.generated,
-            generation_tps: self.since.map_or(0.0, |since| per_second(self.generated, since)),
+            generation_tps: self.since.map_or(0.0, |since| per_second(self.generated - 1, since)),
             peak_memory: device::peak_memory_bytes().map_err(Error::from)? as f64 / 1e9,
             finish_reason,
         })

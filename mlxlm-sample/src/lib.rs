@@ -2,7 +2,9 @@
 //!
 //! - [`samplers`]: [`Sampler`] turns log-probabilities into a token.
 //! - [`processors`]: [`LogitsProcessor`]s change the logits before, knowing the tokens so far.
-//! - [`decode`]: the loops, from a prompt of token ids to token ids: plain, with a draft model, and for a batch.
+//! - [`grammar`]: which tokens may come next, so that an answer is JSON of a schema, matches an expression, and so on.
+//! - [`engine`]: from prompts of token ids to token ids, any number of sequences at once.
+//! - [`propose`]: who guesses tokens, so that the model reads several in one pass.
 //! - [`stream_generate`], [`generate()`] and [`batch_generate()`]: the same from text to text; [`Generator`] takes what
 //!   else may take part.
 //!
@@ -32,22 +34,30 @@
 //! ```
 
 pub mod batch_generate;
-pub mod decode;
+pub mod engine;
 pub mod error;
 pub mod generate;
+pub mod grammar;
 pub mod options;
 pub mod processors;
 pub mod prompt;
+pub mod propose;
 pub mod samplers;
 mod scalar;
 #[cfg(test)]
 mod testing;
 
+/// The examples of the repository's README, which are compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 pub use batch_generate::{BatchOptions, BatchStats, BatchText, batch_generate};
-pub use decode::{Draft, make_prompt_cache, prefill};
+pub use engine::{FinishReason, make_prompt_cache, prefill};
 pub use error::{Error, Result};
-pub use generate::{FinishReason, Generation, GenerationResponse, Generator, generate, stream_generate};
+pub use generate::{Generation, GenerationResponse, Generator, generate, stream_generate};
 pub use options::{GenerateOptions, KvQuantization};
 pub use processors::{LogitsProcessor, ProcessorOptions, logits_processors};
 pub use prompt::Prompt;
+pub use propose::Draft;
 pub use samplers::{Sampler, SamplerOptions};

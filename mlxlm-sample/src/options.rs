@@ -1,6 +1,6 @@
-//! What a generation may be told, as plain data.
+//! The options of a generation, as plain data.
 
-use mlxlm_cache::{CacheKind, Caches};
+use mlxlm_cache::{CacheKind, Caches, KvFormat, SnapKv};
 
 use crate::{Error, ProcessorOptions, Result, SamplerOptions};
 
@@ -19,7 +19,11 @@ pub struct GenerateOptions {
     pub max_kv_size: Option<usize>,
     /// Whether the cache is quantized.
     pub kv_quantization: Option<KvQuantization>,
-    /// How many tokens a draft model proposes at a time.
+    /// Whether the matrices that gated delta nets remember are kept in bf16, and not in f32.
+    pub state_bf16: bool,
+    /// Whether a long prompt keeps only what its end looks at.
+    pub snapkv: Option<SnapKv>,
+    /// How many tokens are proposed at a time, where somebody proposes; above [`MAX_DRAFT_TOKENS`](crate::engine::MAX_DRAFT_TOKENS) it is that many.
     pub num_draft_tokens: usize,
 }
 
@@ -32,6 +36,8 @@ impl Default for GenerateOptions {
             prefill_step_size: 2048,
             max_kv_size: None,
             kv_quantization: None,
+            state_bf16: false,
+            snapkv: None,
             num_draft_tokens: 2,
         }
     }
@@ -64,25 +70,57 @@ impl GenerateOptions {
     }
 }
 
-/// How keys and values are quantized: affine, as in the reference.
+/// How keys and values are quantized: affine, as in the reference, but each with bits of its own and perhaps rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvQuantization {
-    /// Bits of a number.
-    pub bits: i32,
+    /// Bits of keys, and of values.
+    pub bits: [i32; 2],
     /// Numbers that share a scale.
     pub group_size: i32,
+    /// Whether keys and values are rotated before they are quantized. Where nothing is said, what has [4 bits](Self::ROTATED_FROM) and
+    /// fewer is, and caches that are quantized already stay as they are.
+    pub rotate: Option<bool>,
     /// A layer is quantized once it has read so many tokens.
     pub start: usize,
 }
 
 impl KvQuantization {
-    /// The reference's defaults for everything but the bits.
+    /// What has so many bits and fewer is rotated where nothing is said.
+    pub const ROTATED_FROM: i32 = 4;
+
+    /// The reference's defaults for everything but the bits, which are those of keys and of values.
     pub fn with_bits(bits: i32) -> Self {
-        Self { bits, group_size: 64, start: 5000 }
+        Self { bits: [bits; 2], group_size: 64, rotate: None, start: 5000 }
+    }
+
+    /// The format of caches that are quantized so from the start.
+    ///
+    /// # Errors
+    /// If MLX has no such quantization.
+    pub fn format(self) -> Result<KvFormat> {
+        let rotated = self.bits.map(|bits| self.rotate.unwrap_or(bits <= Self::ROTATED_FROM));
+        Ok(KvFormat::mixed(self.bits, self.group_size)?.rotated(rotated))
+    }
+
+    /// The format of these caches, to come or as they have it.
+    fn format_of(self, caches: &Caches) -> Result<KvFormat> {
+        let asked = self.format()?;
+        let as_held = |held: &KvFormat| self.rotate.is_none() && asked.rotated(held.is_rotated()) == *held;
+        Ok(caches.format().filter(as_held).unwrap_or(asked))
+    }
+
+    /// Refuses caches that are quantized already, and otherwise.
+    pub(crate) fn check_held(self, caches: &Caches) -> Result<()> {
+        let asked = self.format_of(caches)?;
+        match caches.format() {
+            Some(held) if held != asked => Err(mlxlm_cache::Error::Requantize { held, asked }.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Quantizes the layers that have read enough.
     pub(crate) fn apply(self, caches: &mut Caches) -> Result<()> {
-        Ok(caches.quantize(self.group_size, self.bits, i32::try_from(self.start).unwrap_or(i32::MAX))?)
+        let format = self.format_of(caches)?;
+        Ok(caches.quantize(format, i32::try_from(self.start).unwrap_or(i32::MAX))?)
     }
 }

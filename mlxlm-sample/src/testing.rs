@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use mlxlm_cache::{CacheKind, Caches, Offset};
-use mlxlm_core::nn::{Leaf, Module};
 use mlxlm_core::text::{Tokenizer, TokenizerOptions};
+use mlxlm_core::weights::Tensors;
 use mlxlm_core::{Array, io};
-use mlxlm_models::{CausalLm, ModelConfig, ModelInfo, build_random};
+use mlxlm_core::{module, nn, ops};
+use mlxlm_models::{CausalLm, LoadOptions, ModelConfig, ModelInfo, build_random, build_with};
 use serde_json::{Value, json};
 
 use crate::{Result, SamplerOptions};
@@ -22,7 +23,75 @@ pub(crate) fn tiny_with(seed: u64, changes: &Value) -> Box<dyn CausalLm> {
         "max_position_embeddings": 512,
     });
     config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-    build_random(&ModelConfig::new(config).unwrap(), seed).unwrap().0
+    model_of(seed, config)
+}
+
+/// A real model of a configuration, with weights drawn from a seed.
+pub(crate) fn model_of(seed: u64, config: Value) -> Box<dyn CausalLm> {
+    build_random(&ModelConfig::new(config).unwrap(), seed).unwrap().model
+}
+
+/// What a head that predicts further tokens makes of a state and the embedding of the next token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joint {
+    /// The embedding.
+    Token,
+    /// The state.
+    State,
+}
+
+/// Which blocks add nothing to their input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silent {
+    None,
+    Heads,
+    All,
+}
+
+/// The paths and names of heads that predict further tokens: of a head, of its two norms and its map, of its block and its last norm.
+fn head_names(config: &Value, head: usize) -> (String, [&'static str; 5]) {
+    let layers = config["num_hidden_layers"].as_u64().unwrap() as usize;
+    match config["model_type"].as_str().unwrap() {
+        "qwen3_next" => ("mtp".into(), ["pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "layers.0", "norm"]),
+        "mimo" => {
+            let names = ["token_layernorm", "hidden_layernorm", "input_proj", "", "final_layernorm"];
+            (format!("model.mtp_layers.{head}"), names)
+        }
+        _ => (format!("model.layers.{}", layers + head), ["enorm", "hnorm", "eh_proj", "", "shared_head.norm"]),
+    }
+}
+
+/// A real model of a configuration, with weights drawn from a seed, and heads that predict further tokens, whose blocks are copies of
+/// its last one.
+pub(crate) fn with_heads(seed: u64, config: Value, joint: Joint, silent: Silent) -> Box<dyn CausalLm> {
+    let (layers, dims) = (&config["num_hidden_layers"], config["hidden_size"].as_i64().unwrap() as i32);
+    let last = format!("model.layers.{}.", layers.as_u64().unwrap() - 1);
+    let mut tensors: Tensors = nn::parameters(model_of(seed, config.clone()).as_mut()).into_iter().collect();
+    let of_model: Vec<String> = tensors.keys().cloned().collect();
+    let (ones, zeros) = (ops::ones::<f32>(&[dims]).unwrap(), ops::zeros::<f32>(&[dims, dims]).unwrap());
+    let same = ops::identity::<f32>(dims).unwrap();
+    for head in 0..config["num_nextn_predict_layers"].as_u64().unwrap_or(1) as usize {
+        let (path, [token_norm, state_norm, map, block, norm]) = head_names(&config, head);
+        let block = nn::join(&path, block);
+        let own = |(name, array): (&String, &Array)| Some((nn::join(&block, name.strip_prefix(&last)?), array.clone()));
+        let copied: Vec<(String, Array)> = tensors.iter().filter_map(own).collect();
+        tensors.extend(copied);
+        for name in [token_norm, state_norm, norm] {
+            tensors.insert(format!("{path}.{name}.weight"), ones.clone());
+        }
+        let token_first = config["model_type"] != "mimo";
+        let halves = if (joint == Joint::Token) == token_first { [&same, &zeros] } else { [&zeros, &same] };
+        tensors.insert(format!("{path}.{map}.weight"), ops::concatenate(&halves, 1).unwrap());
+    }
+    let outputs = ["o_proj.weight", "out_proj.weight", "down_proj.weight"];
+    for (name, array) in &mut tensors {
+        let is_silent = silent == Silent::All || silent == Silent::Heads && !of_model.contains(name);
+        if is_silent && outputs.iter().any(|end| name.ends_with(end)) {
+            *array = ops::zeros_like(&*array).unwrap();
+        }
+    }
+    let options = LoadOptions { mtp: true, ..LoadOptions::default() };
+    build_with(&ModelConfig::new(config).unwrap(), tensors, &options).unwrap().model
 }
 
 /// A real model with weights drawn from a seed.
@@ -49,19 +118,13 @@ impl Counter {
     pub(crate) fn poisoned(token: u32) -> Self {
         Self { poisoned: Some(token), ..Self::new() }
     }
-
-    /// Its layers say that they keep recurrent states.
-    pub(crate) fn recurrent() -> Self {
-        Self { kinds: vec![CacheKind::State { slots: 1 }], ..Self::new() }
-    }
 }
 
-impl Module for Counter {
-    fn walk<'a>(&'a mut self, _path: &str, _visit: &mut dyn FnMut(&str, Leaf<'a>)) {}
-}
+module!(Counter {});
 
 impl CausalLm for Counter {
-    fn forward(&self, tokens: &Array, _caches: Option<&mut Caches>) -> mlxlm_models::Result<Array> {
+    /// The logits already: the head has nothing to do.
+    fn hidden(&self, tokens: &Array, _caches: Option<&mut Caches>) -> mlxlm_models::Result<Array> {
         let [rows, len] = *tokens.shape() else { panic!("tokens of shape {:?}", tokens.shape()) };
         let mut logits = Vec::new();
         for token in tokens.to_vec_exact::<u32>().unwrap() {
@@ -69,6 +132,10 @@ impl CausalLm for Counter {
             logits.extend((0..V as u32).map(|id| if id == (token + 1) % V as u32 { peak } else { 0.0 }));
         }
         Ok(Array::from_slice(&logits, &[rows, len, V]))
+    }
+
+    fn head(&self, hidden: &Array) -> mlxlm_models::Result<Array> {
+        Ok(hidden.clone())
     }
 
     fn cache_kinds(&self) -> Vec<CacheKind> {
@@ -107,6 +174,6 @@ pub(crate) fn offset(caches: &Caches) -> i32 {
 }
 
 /// The ids, or the first error.
-pub(crate) fn ids(tokens: impl Iterator<Item = Result<crate::decode::Token>>) -> Result<Vec<u32>> {
+pub(crate) fn ids(tokens: impl Iterator<Item = Result<crate::engine::Token>>) -> Result<Vec<u32>> {
     tokens.map(|token| Ok(token?.id)).collect()
 }

@@ -1,3 +1,42 @@
-//! The server over the other crates: an engine thread that owns every array, with a scheduler, and the HTTP interfaces.
+//! The server: one engine thread that owns the model and every array, and the APIs of OpenAI and Anthropic over it.
 //!
-//! There is no code here yet; the crate holds the place of this layer, above everything but the command line.
+//! - [`Server`] listens and answers; [`ServerOptions`] say how.
+//! - [`tools`] and [`reasoning`] take apart what a model says; they know nothing but text.
+//! - A [`Loader`] loads the [`Models`] on the engine's thread, which nothing of them ever leaves: what crosses threads are token ids,
+//!   text and numbers.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use mlxlm_models::{LoadOptions, load};
+//! use mlxlm_serve::{Loader, Models, Server, ServerOptions};
+//!
+//! let loader: Loader = Arc::new(|| {
+//!     let main = load("path/to/model", &LoadOptions::default()).map_err(|error| error.to_string())?;
+//!     Ok(Models { main, draft: None })
+//! });
+//! let server = Server::bind(ServerOptions::default())?;
+//! server.run(loader)?;
+//! # Ok::<(), mlxlm_serve::Error>(())
+//! ```
+//!
+//! Where a request goes: `http` checks who asks and reads the body, `api` reads the fields and makes the prompt, `engine`
+//! generates, `text` turns tokens into text, and `api` writes the answer.
+
+mod api;
+mod app;
+mod engine;
+mod error;
+mod http;
+mod options;
+pub mod reasoning;
+mod server;
+mod shelf;
+mod text;
+pub mod tools;
+
+pub use api::sampling::Defaults;
+pub use engine::{DiskPromptCache, EngineOptions, Loader, Models};
+pub use error::{Error, Result};
+pub use options::{Access, ApiKey, Asked, Images, Level, Limits, Line, Log, ServerOptions, Tls};
+pub use server::{Server, Stop};
+pub use shelf::{Finder, OtherModel};

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use mlxlm_core::weights::save_model;
 use mlxlm_core::{io, transforms};
-use mlxlm_models::{CausalLm, ModelConfig, build_random};
+use mlxlm_models::{Built, CausalLm, ModelConfig, build_random};
 use mlxlm_train::data::{Batch, Batches, Documents};
 use mlxlm_train::optim::{Adam, Optimizer, Rule, clip_by_global_norm};
 use mlxlm_train::{Schedule, Trainable, TrainingState, loss};
@@ -89,7 +89,7 @@ fn main() -> Result<()> {
         bail!("`--steps` and `--seq-len` must be at least 1");
     }
     let config = ModelConfig::new(io::read_json(&args.config)?)?;
-    let (model, warnings) = build_random(&config, args.seed)?;
+    let Built { model, warnings } = build_random(&config, args.seed)?;
     for warning in warnings {
         println!("warning: {warning}");
     }
@@ -171,7 +171,7 @@ impl<'a> Run<'a> {
             }
             let rate = self.schedule.at(progress * self.args.steps as f64);
             let loss = self.step(&batch, rate as f32)?;
-            self.state = TrainingState { step: self.state.step + 1, elapsed_s };
+            self.state = TrainingState { step: self.state.step + 1, elapsed_s, ..self.state };
             let step = self.state.step;
             if !loss.is_finite() {
                 bail!("the loss became {loss} at step {step}; take a lower learning rate or a longer warmup");

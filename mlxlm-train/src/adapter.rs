@@ -32,8 +32,9 @@ pub fn save_adapters(folder: impl AsRef<Path>, trainable: &Trainable, step: Opti
     let folder = folder.as_ref();
     io::create_dir_all(folder)?;
     let named = trainable.named();
-    let latest = "adapters.safetensors".to_owned();
-    for name in std::iter::once(latest).chain(step.map(|step| format!("{step:07}_adapters.safetensors"))) {
+    // The one that others load comes last: if the disk is full, it stays as it was.
+    let of_step = step.map(|step| format!("{step:07}_adapters.safetensors"));
+    for name in of_step.into_iter().chain(["adapters.safetensors".to_owned()]) {
         save_safetensors(folder.join(name), &named, &BTreeMap::new())?;
     }
     Ok(())

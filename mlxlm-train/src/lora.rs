@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use mlxlm_core::nn::{Embedding, ExpertLinear, Leaf, Linear, LowRankAdapter, Matrix, Module, join};
+use mlxlm_core::nn::{Embedding, ExpertLinear, LeafMut, Linear, LowRankAdapter, Matrix, Module, join};
 use mlxlm_core::random::{self, RandomState};
 use mlxlm_core::weights::{FineTuneType, LoraParameters};
 use mlxlm_core::{Array, Dtype, ops};
@@ -40,7 +40,7 @@ impl Lora {
         let mut unused: BTreeSet<&str> = self.parameters.keys.iter().flatten().map(String::as_str).collect();
         let mut random = RandomState::with_seed(self.seed)?;
         let (mut adapted, mut result) = (Vec::new(), Ok(()));
-        model.walk("", &mut |path, mut leaf| {
+        model.walk_mut("", &mut |path, mut leaf| {
             if result.is_err() {
                 return;
             }
@@ -67,10 +67,10 @@ impl Lora {
         Ok(adapted)
     }
 
-    fn attach(&self, path: &str, leaf: &mut Leaf<'_>, random: &mut RandomState) -> Result<()> {
+    fn attach(&self, path: &str, leaf: &mut LeafMut<'_>, random: &mut RandomState) -> Result<()> {
         let refuse = |why: &'static str| Error::CannotAdapt { path: path.to_owned(), why };
         match leaf {
-            Leaf::Linear(Linear { weight, adapter, .. }) => {
+            LeafMut::Linear(Linear { weight, adapter, .. }) => {
                 let [output, input] = two(weight).ok_or_else(|| refuse("its weight is not a matrix"))?;
                 let m = self.magnitude(weight)?;
                 *adapter = Some(self.adapter(
@@ -81,7 +81,7 @@ impl Lora {
                     m,
                 )?);
             }
-            Leaf::Embedding(Embedding { weight, adapter }) => {
+            LeafMut::Embedding(Embedding { weight, adapter, .. }) => {
                 if self.dora && weight.scheme().is_some() {
                     return Err(refuse("DoRA does not take quantized embeddings"));
                 }
@@ -95,7 +95,7 @@ impl Lora {
                     m,
                 )?);
             }
-            Leaf::Experts(ExpertLinear { weight, adapter, .. }) => {
+            LeafMut::Experts(ExpertLinear { weight, adapter, .. }) => {
                 let (rank, shape) = (self.parameters.rank, weight.shape());
                 let &[experts, output, input] = shape.as_slice() else {
                     return Err(refuse("its weight is not a stack of matrices"));
@@ -127,7 +127,6 @@ impl Lora {
             m,
             scale: self.parameters.scale,
             dropout: self.parameters.dropout,
-            training: false,
         })
     }
 
@@ -166,19 +165,10 @@ pub fn is_adapter_parameter(name: &str) -> bool {
     matches!(name.rsplit('.').next(), Some("lora_a" | "lora_b" | "m"))
 }
 
-/// Turns the dropout of all adapters on or off.
-pub fn set_training<M: Module + ?Sized>(model: &mut M, training: bool) {
-    model.walk("", &mut |_, leaf| {
-        if let Some(Some(adapter)) = adapter_of(leaf) {
-            adapter.training = training;
-        }
-    });
-}
-
 /// Takes all adapters off, and returns how many there were.
 pub fn remove<M: Module + ?Sized>(model: &mut M) -> usize {
     let mut removed = 0;
-    model.walk("", &mut |_, leaf| {
+    model.walk_mut("", &mut |_, leaf| {
         removed += usize::from(adapter_of(leaf).is_some_and(|adapter| adapter.take().is_some()));
     });
     removed
@@ -188,11 +178,11 @@ pub fn remove<M: Module + ?Sized>(model: &mut M) -> usize {
 /// Returns how many adapters there were.
 pub fn fuse<M: Module + ?Sized>(model: &mut M, dequantize: bool) -> Result<usize> {
     let (mut fused, mut result) = (0, Ok(()));
-    model.walk("", &mut |_, leaf| {
+    model.walk_mut("", &mut |_, leaf| {
         let (weight, adapted) = match &leaf {
-            Leaf::Linear(leaf) => (leaf.weight.scheme(), leaf.adapter.is_some()),
-            Leaf::Embedding(leaf) => (leaf.weight.scheme(), leaf.adapter.is_some()),
-            Leaf::Experts(leaf) => (leaf.weight.scheme(), leaf.adapter.is_some()),
+            LeafMut::Linear(leaf) => (leaf.weight.scheme(), leaf.adapter.is_some()),
+            LeafMut::Embedding(leaf) => (leaf.weight.scheme(), leaf.adapter.is_some()),
+            LeafMut::Experts(leaf) => (leaf.weight.scheme(), leaf.adapter.is_some()),
             _ => return,
         };
         if result.is_err() {
@@ -202,9 +192,9 @@ pub fn fuse<M: Module + ?Sized>(model: &mut M, dequantize: bool) -> Result<usize
         fused += usize::from(adapted);
         // Unpacked first, so that the sum is not rounded to the packed form.
         result = match leaf {
-            Leaf::Linear(leaf) => unpacked(&mut leaf.weight, unpack).and_then(|()| leaf.fuse()),
-            Leaf::Embedding(leaf) => unpacked(&mut leaf.weight, unpack).and_then(|()| leaf.fuse()),
-            Leaf::Experts(leaf) => unpacked(&mut leaf.weight, unpack).and_then(|()| leaf.fuse()),
+            LeafMut::Linear(leaf) => unpacked(&mut leaf.weight, unpack).and_then(|()| leaf.fuse()),
+            LeafMut::Embedding(leaf) => unpacked(&mut leaf.weight, unpack).and_then(|()| leaf.fuse()),
+            LeafMut::Experts(leaf) => unpacked(&mut leaf.weight, unpack).and_then(|()| leaf.fuse()),
             _ => Ok(()),
         };
     });
@@ -216,17 +206,17 @@ fn unpacked(weight: &mut Matrix, unpack: bool) -> Result<(), mlxlm_core::Excepti
     if unpack { weight.dequantize() } else { Ok(()) }
 }
 
-fn adapter_of(leaf: Leaf<'_>) -> Option<&mut Option<LowRankAdapter>> {
+fn adapter_of(leaf: LeafMut<'_>) -> Option<&mut Option<LowRankAdapter>> {
     match leaf {
-        Leaf::Linear(leaf) => Some(&mut leaf.adapter),
-        Leaf::Embedding(leaf) => Some(&mut leaf.adapter),
-        Leaf::Experts(leaf) => Some(&mut leaf.adapter),
+        LeafMut::Linear(leaf) => Some(&mut leaf.adapter),
+        LeafMut::Embedding(leaf) => Some(&mut leaf.adapter),
+        LeafMut::Experts(leaf) => Some(&mut leaf.adapter),
         _ => None,
     }
 }
 
-fn is_adaptable(leaf: &Leaf<'_>) -> bool {
-    matches!(leaf, Leaf::Linear(_) | Leaf::Embedding(_) | Leaf::Experts(_))
+fn is_adaptable(leaf: &LeafMut<'_>) -> bool {
+    matches!(leaf, LeafMut::Linear(_) | LeafMut::Embedding(_) | LeafMut::Experts(_))
 }
 
 /// The number of a path's block and the path inside it: blocks are the first parts of a model that are counted.
@@ -244,7 +234,7 @@ fn inside_block(path: &str) -> Option<(usize, &str)> {
 /// The first of the last `num_layers` blocks.
 fn first_layer<M: Module + ?Sized>(model: &mut M, num_layers: i32) -> Result<usize> {
     let mut layers = 0;
-    model.walk("", &mut |path, _| {
+    model.walk_mut("", &mut |path, _| {
         // A leaf may be the block itself.
         if let Some((layer, _)) = inside_block(&join(path, "weight")) {
             layers = layers.max(layer + 1);

@@ -14,5 +14,5 @@ pub(crate) fn tiny_config() -> Value {
 
 /// Two layers of sixteen dimensions over a vocabulary of twelve.
 pub(crate) fn tiny_llama(seed: u64) -> Box<dyn CausalLm> {
-    build_random(&ModelConfig::new(tiny_config()).unwrap(), seed).unwrap().0
+    build_random(&ModelConfig::new(tiny_config()).unwrap(), seed).unwrap().model
 }

@@ -3,7 +3,7 @@
 //! Unusual: MLX differentiates functions of arrays, and a model is not one. So while the gradient is built, the traced
 //! arrays lie in the model in place of the real ones, which come back whatever happens.
 
-use mlxlm_core::nn::{Leaf, Module};
+use mlxlm_core::nn::{self, LeafMut, Module};
 use mlxlm_core::{Array, Exception, transforms};
 
 use crate::{Error, Result};
@@ -55,7 +55,7 @@ impl Trainable {
         Ok(())
     }
 
-    /// What `loss` makes of the model, and the gradient of the first array that it returns, a scalar.
+    /// What `loss` makes of the model, and the gradient of the first array that it returns, a scalar; `loss` runs as [training](nn::train).
     ///
     /// Nothing is computed yet.
     ///
@@ -69,7 +69,7 @@ impl Trainable {
         let mut failed = None;
         let numbers: Vec<i32> = (0..self.arrays.len() as i32).collect();
         let traced = |traced: &[Array]| {
-            self.write(model, traced).and_then(|()| loss(model)).map_err(|error| {
+            self.write(model, traced).and_then(|()| nn::train(|| loss(model))).map_err(|error| {
                 let exception = Exception::custom(error.to_string());
                 failed = Some(error);
                 exception
@@ -78,6 +78,30 @@ impl Trainable {
         let result = transforms::value_and_grad_with_argnums(traced, numbers.as_slice())(&self.arrays);
         self.write(model, &self.arrays)?;
         failed.map_or_else(|| Ok(result?), Err)
+    }
+
+    /// As [`value_and_grad`](Self::value_and_grad), of a model that is only borrowed: [`nn::checkpoint`] saves memory within `loss`, and
+    /// with `blocks` every block is computed again for its gradient.
+    ///
+    /// # Errors
+    /// Those of `loss`; [`Error::Parameters`] if the model is not the one that these parameters come from.
+    pub fn value_and_grad_of<M: Module + ?Sized>(
+        &self,
+        model: &M,
+        blocks: bool,
+        loss: impl FnMut(&M) -> Result<Vec<Array>>,
+    ) -> Result<(Vec<Array>, Vec<Array>)> {
+        let mut trained = Vec::with_capacity(self.names.len());
+        for (name, handle) in nn::handles(model) {
+            if self.names.get(trained.len()).is_some_and(|next| *next == name) {
+                trained.push(handle);
+            }
+        }
+        let expected = self.names.len();
+        if trained.len() != expected {
+            return Err(Error::Parameters { got: trained.len(), expected });
+        }
+        nn::value_and_grad(model, &trained, blocks, loss)
     }
 
     /// Puts `arrays` into the model.
@@ -97,7 +121,7 @@ impl Trainable {
 }
 
 fn each<M: Module + ?Sized>(model: &mut M, visit: &mut dyn FnMut(String, &mut Array)) {
-    model.walk("", &mut |path, leaf: Leaf<'_>| leaf.parameters(path, visit));
+    model.walk_mut("", &mut |path, leaf: LeafMut<'_>| leaf.parameters(path, visit));
 }
 
 #[cfg(test)]
@@ -142,6 +166,29 @@ mod tests {
         }
     }
 
+    /// Blocks that are computed again, and logits that exist in chunks, give the same gradients.
+    #[test]
+    fn forgetting_changes_no_gradient() {
+        let (mut model, batch) = (tiny_llama(6), batch());
+        let trainable = Trainable::collect(&mut *model, |_, _| true);
+        let values = |(values, gradients): (Vec<Array>, Vec<Array>)| -> Vec<Vec<f32>> {
+            values.iter().chain(&gradients).map(|array| array.try_as_slice::<f32>().unwrap().to_vec()).collect()
+        };
+        let plain = values(trainable.value_and_grad(&mut *model, |m| Ok(vec![mean_loss(m, &batch)?])).unwrap());
+        for (blocks, chunk) in [(false, 256), (true, 256), (false, 3), (true, 5)] {
+            let loss = |model: &(dyn mlxlm_models::CausalLm + 'static)| {
+                Ok(vec![loss::sums_in_chunks(model, &batch, chunk)?.sum(None)?.divide(Array::from_f32(11.0))?])
+            };
+            let found = values(trainable.value_and_grad_of(&*model, blocks, loss).unwrap());
+            assert_eq!(found.len(), plain.len());
+            for (found, plain) in found.iter().zip(&plain) {
+                let largest = plain.iter().fold(0_f32, |most, value| most.max(value.abs()));
+                let off = found.iter().zip(plain).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
+                assert!(off <= 1e-5 * largest + 1e-7, "{blocks} {chunk}: off by {off} of {largest}");
+            }
+        }
+    }
+
     #[test]
     fn a_tiny_batch_is_learned_by_heart() {
         let (mut model, batch) = (tiny_llama(2), batch());
@@ -171,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_loss_is_told_and_leaves_the_model_as_it_was() {
+    fn a_failing_loss_is_returned_and_leaves_the_model_as_it_was() {
         let (mut model, batch) = (tiny_llama(4), batch());
         let trainable = Trainable::collect(&mut *model, |_, _| true);
         let before = mean_loss(&*model, &batch).unwrap().try_item_exact::<f32>().unwrap();

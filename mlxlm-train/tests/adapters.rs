@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlxlm_core::nn::Leaf;
+use mlxlm_core::nn::{self, LeafMut};
 use mlxlm_core::weights::{AdapterConfig, Checkpoint, FineTuneType, LoraParameters, Recipe, SafetensorsFile};
 use mlxlm_core::{Array, io, transforms};
 use mlxlm_models::{CausalLm, ModelConfig, build};
@@ -26,7 +26,7 @@ fn model(name: &str, adapter: Option<&Path>) -> Box<dyn CausalLm> {
         true => Recipe::read(recipe).unwrap().tensors(),
         false => Checkpoint::open(&folder).unwrap().tensors,
     };
-    build(&ModelConfig::read(&folder).unwrap(), tensors, adapter).unwrap().0
+    build(&ModelConfig::read(&folder).unwrap(), tensors, adapter).unwrap().model
 }
 
 fn largest(array: &Array) -> f32 {
@@ -60,8 +60,8 @@ fn check(name: &str) {
         lora::fuse(&mut *dense, true).unwrap();
         let logits = dense.forward(&tokens, None).unwrap();
         close(&logits, &of_case("logits_fused_dequantized"), 1e-4, &format!("{name}, fused and unpacked"));
-        dense.walk("", &mut |path, leaf| {
-            if let Leaf::Linear(leaf) = leaf {
+        dense.walk_mut("", &mut |path, leaf| {
+            if let LeafMut::Linear(leaf) = leaf {
                 assert!(leaf.weight.scheme().is_none(), "{path} is packed");
             }
         });
@@ -136,14 +136,12 @@ fn check_life(base: &str, tune: &Lora, fused_within: f32) {
     assert_eq!(trainable.names().len(), paths.len() * if tune.dora { 3 } else { 2 });
     let first = loss_of(&*tuned).unwrap().try_item_exact::<f32>().unwrap();
     let mut optimizer = Optimizer::new(Rule::Adam(Adam::default()));
-    lora::set_training(&mut *tuned, true);
     for _ in 0..5 {
         let (_, gradients) = trainable.value_and_grad(&mut *tuned, |model| Ok(vec![loss_of(model)?])).unwrap();
         let updated = optimizer.update(trainable.arrays(), &gradients, 1e-3).unwrap();
         transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten())).unwrap();
         trainable.replace(&mut *tuned, updated).unwrap();
     }
-    lora::set_training(&mut *tuned, false);
     let last = loss_of(&*tuned).unwrap().try_item_exact::<f32>().unwrap();
     assert!(last < first, "{base}: {last} after {first}");
 
@@ -174,16 +172,14 @@ fn a_fine_tune_lives_through_training_saving_and_fusing() {
 #[test]
 fn dropout_is_for_training_only() {
     let mut tuned = model("llama", Some(&golden("lora")));
-    tuned.walk("", &mut |_, leaf| {
-        if let Leaf::Linear(leaf) = leaf {
+    tuned.walk_mut("", &mut |_, leaf| {
+        if let LeafMut::Linear(leaf) = leaf {
             leaf.adapter.iter_mut().for_each(|adapter| adapter.dropout = 0.5);
         }
     });
     let quiet = tuned.forward(&tokens(), None).unwrap();
-    lora::set_training(&mut *tuned, true);
-    let noisy = tuned.forward(&tokens(), None).unwrap();
+    let noisy = nn::train(|| tuned.forward(&tokens(), None)).unwrap();
     assert!(largest(&noisy.subtract(&quiet).unwrap()) > 0.01);
-    lora::set_training(&mut *tuned, false);
     close(&tuned.forward(&tokens(), None).unwrap(), &quiet, 0.0, "after training");
 }
 
@@ -197,7 +193,7 @@ fn a_full_fine_tune_trains_the_last_blocks() {
 }
 
 #[test]
-fn what_cannot_be_adapted_is_told() {
+fn what_cannot_be_adapted_is_refused() {
     let wrong = |base: &str, tune: Lora| tune.adapt(&mut *model(base, None)).unwrap_err().to_string();
     let all = |keys: &[&str], dora: bool| fine_tune(Some(keys), dora, -1);
     assert_eq!(wrong("llama", fine_tune(None, false, 3)), "3 layers are to be trained, and the model has 2");

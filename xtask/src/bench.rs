@@ -2,8 +2,11 @@
 //!
 //! - [`shape`] knows the models' sizes, [`folder`] makes them from a seed in `target/bench-models`;
 //! - [`plan`] runs `mlxlm benchmark` and the [`peers`] in turns, and [`measure`] keeps what they say;
+//! - [`serve`] puts the server under load;
+//! - [`decoding`] is what stands on top of plain decoding: proposals, grammars, prompts that were read before;
 //! - [`goals`] compares, [`report`] writes `BENCHMARKS.md`.
 
+mod decoding;
 mod folder;
 mod goals;
 pub(crate) mod machine;
@@ -11,6 +14,7 @@ mod measure;
 mod peers;
 mod plan;
 mod report;
+mod serve;
 mod shape;
 
 use std::fs;
@@ -37,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Measure these shapes only, as in `--only llama-3.2-1b,qwen3-4b`
+    /// Measure these shapes only, as in `--only llama-3.2-1b,qwen3-4b`; `decoding` is what stands on top of plain decoding
     #[arg(long, value_delimiter = ',', value_name = "SHAPE")]
     only: Vec<String>,
 
@@ -57,6 +61,10 @@ pub(crate) struct Args {
     #[arg(long)]
     install_peers: bool,
 
+    /// Measure the server under load instead, with a small real model; the table is printed
+    #[arg(long, conflicts_with_all = ["only", "resume"])]
+    server: bool,
+
     /// Measure this binary instead of building one
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
@@ -65,8 +73,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let begin = Instant::now();
     for name in &args.only {
-        if shape::Shape::find(name).is_none() {
-            let known: Vec<&str> = shape::ALL.iter().map(|shape| shape.name).collect();
+        if shape::Shape::find(name).is_none() && name != decoding::NAME {
+            let known: Vec<&str> = shape::ALL.iter().map(|shape| shape.name).chain([decoding::NAME]).collect();
             bail!("`--only`: there is no shape `{name}`\nhint: there are {}", known.join(", "));
         }
     }
@@ -81,6 +89,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let models = plan::models(&root);
     fs::create_dir_all(&models).with_context(|| format!("cannot create `{}`", models.display()))?;
     let binary = binary(args, &models)?;
+    if args.server {
+        return serve::run(&binary, &peers.pythons());
+    }
     let supported = plan::model_types(&process::succeed(Command::new(&binary).arg("models"), CARGO)?);
 
     let load = machine::load();

@@ -1,11 +1,11 @@
-//! `cargo xtask ci`: all that has to hold before a change goes in.
+//! `cargo xtask ci`: all that has to hold before a change goes in, the tests of real models among them.
 
 use anyhow::Result;
 
 use crate::sections::Sections;
 use crate::{process, setup, test, workspace};
 
-/// Run every check: format, lints, documentation, licences, tidy and the tests
+/// Run every check: format, lints, documentation, licences, tidy, the tests and those of real models
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {}
 
@@ -23,5 +23,6 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         eprintln!("note: licences are not checked, cargo-deny is missing; `cargo install cargo-deny`");
     }
     test::add(&mut sections);
+    test::add_real(&mut sections);
     sections.finish()
 }

@@ -6,9 +6,15 @@
 
 mod bench;
 mod ci;
+mod clients;
 mod demo;
+mod dist;
+mod fuzz;
 mod golden;
+mod new_arch;
+mod openapi;
 mod process;
+mod real_model;
 mod run;
 mod sections;
 mod setup;
@@ -35,7 +41,14 @@ enum Command {
     Bindings(setup::bindings::Args),
     Ci(ci::Args),
     DemoModel(demo::Args),
+    Dist(dist::Args),
+    Fuzz(fuzz::Args),
     Golden(golden::Args),
+    Install(dist::InstallArgs),
+    NewArch(new_arch::Args),
+    #[command(name = "openapi")]
+    OpenApi(openapi::Args),
+    RealModel(real_model::Args),
     Run(run::Args),
     Setup(setup::Args),
     Test(test::Args),
@@ -48,7 +61,13 @@ fn main() -> ExitCode {
         Command::Bindings(args) => setup::bindings::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::DemoModel(args) => demo::run(&args),
+        Command::Dist(args) => dist::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Golden(args) => golden::run(&args),
+        Command::Install(args) => dist::install(&args),
+        Command::NewArch(args) => new_arch::run(&args),
+        Command::OpenApi(args) => openapi::run(&args),
+        Command::RealModel(args) => real_model::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),

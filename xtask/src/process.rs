@@ -40,6 +40,11 @@ pub(crate) const LIBCLANG: Tool =
     Tool { name: "libclang", apt: "libclang-dev", dnf: "clang-devel", pacman: "clang", brew: "llvm" };
 
 impl Tool {
+    /// A program whose packages are called like it.
+    pub(crate) const fn named(name: &'static str) -> Self {
+        Self { name, apt: name, dnf: name, pacman: name, brew: name }
+    }
+
     /// The error for a machine that lacks this tool, with the command that installs it.
     pub(crate) fn missing(self) -> anyhow::Error {
         anyhow!("{} is missing\nhint: {}", self.name, self.install_command(on_path))

@@ -15,9 +15,9 @@ pub(crate) mod bindings;
 mod config;
 mod mlxc;
 mod source;
-mod wheel;
+pub(crate) mod wheel;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -73,6 +73,22 @@ pub(crate) fn ensure() -> Result<()> {
         None if is_any_made(&root)? => Ok(()),
         None => make(&root, &CPU),
     }
+}
+
+/// The shared libraries of the setup that cargo is pointed at.
+#[derive(Debug)]
+pub(crate) struct Libraries {
+    /// The folder of `libmlx.so`.
+    pub(crate) lib: PathBuf,
+    /// Folders of what it needs.
+    pub(crate) needed: Vec<PathBuf>,
+}
+
+/// Where programs that are built here find MLX.
+pub(crate) fn libraries() -> Result<Libraries> {
+    let found = config::libraries(&workspace::root());
+    let (lib, needed) = found.context("cargo is pointed at no MLX\nhint: `cargo xtask setup` gets it")?;
+    Ok(Libraries { lib, needed })
 }
 
 fn make(root: &Path, source: &Source) -> Result<()> {
@@ -215,7 +231,7 @@ mod tests {
 
         let done = root.join(".mlx").join(CPU.key(root).unwrap());
         std::fs::create_dir_all(done.join("wheel/mlx_cpu.libs")).unwrap();
-        assert!(!is_made(root, &CPU).unwrap(), "cargo has not been told");
+        assert!(!is_made(root, &CPU).unwrap(), "cargo does not know of it");
         config::write(root, &CPU, &CPU.folders(&done).unwrap(), &done).unwrap();
         assert!(is_made(root, &CPU).unwrap() && is_any_made(root).unwrap());
         assert!(!is_made(root, &CUDA).unwrap());

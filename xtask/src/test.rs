@@ -4,17 +4,35 @@ use anyhow::Result;
 
 use crate::bench::machine;
 use crate::sections::Sections;
-use crate::{setup, tidy, workspace};
+use crate::{clients, real_model, setup, tidy, workspace};
 
 /// Run every test of the workspace, after `setup` if it has not been done
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Run the tests of real models instead, after `real-model` if it has not been done
+    #[arg(long)]
+    real: bool,
 
-pub(crate) fn run(_: &Args) -> Result<()> {
+    /// Run the tests with clients, suites and routers of others instead, after getting them with pip
+    #[arg(long, conflicts_with = "real")]
+    clients: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure()?;
     let mut sections = Sections::default();
-    add(&mut sections);
+    match (args.real, args.clients) {
+        (true, _) => add_real(&mut sections),
+        (_, true) => clients::add(&mut sections),
+        _ => add(&mut sections),
+    }
     sections.finish()
+}
+
+/// The tests that need what `real-model` gets.
+pub(crate) fn add_real(sections: &mut Sections) {
+    sections.check("real models", real_model::ensure);
+    sections.command("tests of real models", workspace::cargo().args(real_model::TESTS).arg("--no-fail-fast"));
 }
 
 /// The tests as sections: the repository's own rules, then everything that `cargo test` finds.

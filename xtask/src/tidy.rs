@@ -2,13 +2,15 @@
 //!
 //! - [`source`]: rules for one Rust file, on what [`code`] leaves of it;
 //! - [`manifest`]: rules for a crate's `Cargo.toml`, the layers among them;
-//! - [`text`]: rules for every file.
+//! - [`text`]: rules for every file;
+//! - [`table`]: the page of architectures is current.
 //!
 //! A rule is a function from a [`File`] to [`Finding`]s. `cargo xtask test` runs them all.
 
 mod code;
 mod manifest;
 mod source;
+mod table;
 mod text;
 
 use std::fmt;
@@ -67,7 +69,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 /// Prints every finding; an error if there is one.
 pub(crate) fn check() -> Result<()> {
     let files = files(&workspace::root())?;
-    let mut findings: Vec<_> = files.iter().flat_map(findings).collect();
+    let mut findings: Vec<_> = files.iter().flat_map(findings).chain(table::check(&files)).collect();
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
     for finding in &findings {
         eprintln!("{finding}");

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 
-use mlxlm_core::{Array, Dtype, Exception, ops};
+use mlxlm_core::weights::SafetensorsFile;
+use mlxlm_core::{Array, Dtype, Exception};
 
 use super::problem;
 use crate::{Error, FileProblem, Result};
@@ -20,9 +20,9 @@ pub(super) enum Layout {
 }
 
 /// An open file.
-pub(super) struct Reader {
-    path: PathBuf,
-    arrays: BTreeMap<String, Array>,
+pub(crate) struct Reader {
+    file: SafetensorsFile,
+    names: BTreeSet<String>,
     pub metadata: BTreeMap<String, String>,
     pub layout: Layout,
     /// The arrays that stand for `None`.
@@ -31,18 +31,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(
-        path: &Path,
-        arrays: BTreeMap<String, Array>,
-        metadata: BTreeMap<String, String>,
-    ) -> Result<Self> {
+    pub(super) fn new(file: SafetensorsFile) -> Result<Self> {
+        let (names, metadata) = (file.names().into_iter().collect(), file.metadata());
         let layout = match metadata.get("2.0").map(String::as_str) {
             Some("") => Layout::Current,
             Some(_) => Layout::Old,
-            None => return Err(problem(path, FileProblem::NoMetadata { key: "2.0".into() })),
+            None => return Err(problem(file.path(), FileProblem::NoMetadata { key: "2.0".into() })),
         };
-        let mut reader =
-            Self { path: path.to_owned(), arrays, metadata, layout, nones: BTreeSet::new(), used: RefCell::default() };
+        let mut reader = Self { file, names, metadata, layout, nones: BTreeSet::new(), used: RefCell::default() };
         if layout == Layout::Current {
             reader.nones = reader.read_nones()?;
         }
@@ -68,29 +64,36 @@ impl Reader {
         Ok(nones)
     }
 
-    pub(super) fn fail(&self, what: FileProblem) -> Error {
-        problem(&self.path, what)
+    pub(crate) fn fail(&self, what: FileProblem) -> Error {
+        problem(self.file.path(), what)
     }
 
-    pub(super) fn metadata(&self, key: &str) -> Result<&str> {
+    pub(crate) fn metadata(&self, key: &str) -> Result<&str> {
         let value = self.metadata.get(key).map(String::as_str);
         value.ok_or_else(|| self.fail(FileProblem::NoMetadata { key: key.to_owned() }))
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
-        self.arrays.contains_key(key)
+        self.names.contains(key)
     }
 
-    fn array(&self, key: &str) -> Result<&Array> {
-        let array = self.arrays.get(key).ok_or_else(|| self.fail(FileProblem::NoArray { key: key.to_owned() }))?;
+    /// An array over the mapped file. What goes into a cache is taken once: MLX may write the update of a buffer into its memory, which
+    /// is private to this process and no other array may show.
+    pub(crate) fn array(&self, key: &str) -> Result<Array> {
+        if !self.has(key) {
+            return Err(self.fail(FileProblem::NoArray { key: key.to_owned() }));
+        }
         self.used.borrow_mut().insert(key.to_owned());
-        Ok(array)
+        Ok(self.file.array(key)?)
     }
 
-    /// Checks that every array of the file was asked for.
-    pub(super) fn check_all_used(&self) -> Result<()> {
+    /// Checks that every array was asked for of those that belong to the first `layers` caches, or to anything if that is not given.
+    pub(super) fn check_all_used(&self, layers: Option<usize>) -> Result<()> {
         let used = self.used.borrow();
-        let keys: Vec<String> = self.arrays.keys().filter(|key| !used.contains(*key)).cloned().collect();
+        let index = |key: &str| key.split('.').next().and_then(|first| first.parse::<usize>().ok());
+        let ours = |key: &str| layers.is_none_or(|layers| index(key).is_none_or(|index| index < layers));
+        let left = self.names.iter().filter(|key| !used.contains(*key) && ours(key));
+        let keys: Vec<String> = left.cloned().collect();
         if keys.is_empty() { Ok(()) } else { Err(self.fail(FileProblem::LeftOver { keys })) }
     }
 }
@@ -110,16 +113,16 @@ impl Fields<'_> {
         format!("{}.{part}", self.at)
     }
 
-    /// A part, if there is one: a copy in memory of its own.
+    /// A part, if there is one.
     pub(super) fn optional(&self, part: &str) -> Result<Option<Array>> {
         let key = self.key(part);
         let array = self.reader.array(&key)?;
-        if self.reader.nones.contains(&key) { Ok(None) } else { owned(array).map(Some) }
+        Ok((!self.reader.nones.contains(&key)).then_some(array))
     }
 
-    /// A part, as a copy in memory of its own.
+    /// A part.
     pub(super) fn array(&self, part: &str) -> Result<Array> {
-        owned(self.reader.array(&self.key(part))?)
+        self.reader.array(&self.key(part))
     }
 
     /// A number among the arrays.
@@ -127,10 +130,10 @@ impl Fields<'_> {
         let key = self.key(part);
         let array = self.reader.array(&key)?;
         if array.size() != 1 {
-            return Err(self.shape(part, array, "one number"));
+            return Err(self.shape(part, &array, "one number"));
         }
         if !matches!(array.dtype(), Dtype::Int32 | Dtype::Int64 | Dtype::Uint32) {
-            return Err(self.kind(part, array, "an integer"));
+            return Err(self.kind(part, &array, "an integer"));
         }
         let got = array.try_item_cast::<i64>().map_err(|e| Exception::custom(e.to_string()))?;
         self.in_range(key, what, got, &range)
@@ -151,10 +154,10 @@ impl Fields<'_> {
     pub(super) fn bool(&self, part: &str) -> Result<bool> {
         let array = self.reader.array(&self.key(part))?;
         if array.size() != 1 {
-            return Err(self.shape(part, array, "one truth value"));
+            return Err(self.shape(part, &array, "one truth value"));
         }
         if array.dtype() != Dtype::Bool {
-            return Err(self.kind(part, array, "a truth value"));
+            return Err(self.kind(part, &array, "a truth value"));
         }
         Ok(array.try_item_exact::<bool>().map_err(|e| Exception::custom(e.to_string()))?)
     }
@@ -163,10 +166,10 @@ impl Fields<'_> {
     pub(super) fn ints(&self, part: &str, rows: i32) -> Result<Vec<i32>> {
         let array = self.reader.array(&self.key(part))?;
         if array.shape() != [rows] {
-            return Err(self.shape(part, array, &format!("[{rows}]")));
+            return Err(self.shape(part, &array, &format!("[{rows}]")));
         }
         if !matches!(array.dtype(), Dtype::Int32 | Dtype::Int64) {
-            return Err(self.kind(part, array, "integers"));
+            return Err(self.kind(part, &array, "integers"));
         }
         Ok(array.to_vec_cast::<i32>().map_err(|e| Exception::custom(e.to_string()))?)
     }
@@ -184,10 +187,10 @@ impl Fields<'_> {
         const LONGEST: usize = 64;
         let array = self.reader.array(&self.key(part))?;
         if array.ndim() != 1 || array.size() > LONGEST {
-            return Err(self.shape(part, array, "the characters of a class name"));
+            return Err(self.shape(part, &array, "the characters of a class name"));
         }
         if !matches!(array.dtype(), Dtype::Int32 | Dtype::Int64) {
-            return Err(self.kind(part, array, "characters"));
+            return Err(self.kind(part, &array, "characters"));
         }
         let points = array.to_vec_cast::<u32>().map_err(|e| Exception::custom(e.to_string()))?;
         Ok(points.into_iter().map(|point| char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
@@ -214,13 +217,4 @@ impl Fields<'_> {
             self.reader.fail(FileProblem::Value { key, what, got, expected })
         })
     }
-}
-
-/// A copy in memory of its own: MLX may compute in the memory of an array that nobody else holds, and a mapped file
-/// cannot be written to.
-fn owned(array: &Array) -> Result<Array> {
-    if array.size() == 0 {
-        return Ok(ops::zeros_dtype(array.shape(), array.dtype())?);
-    }
-    Ok(array.deep_clone())
 }

@@ -1,18 +1,20 @@
 //! Caches out of the fields of a file.
 
-use mlxlm_core::quant::{Mode, Packed, Scheme};
+use mlxlm_core::ops::indexing::TryIndexOp;
+use mlxlm_core::quant::Packed;
 use mlxlm_core::{Array, Dtype};
 
 use super::fields::{Fields, Layout};
-use crate::batch::BatchKvCache;
-use crate::batch_rotating::BatchRotatingKvCache;
+use super::{MIXED, MIXED_CHUNKED, MIXED_ROTATING, QUANTIZED_CHUNKED, QUANTIZED_ROTATING};
 use crate::buffer::Buffer;
 use crate::chunked::ChunkedKvCache;
+use crate::compressed::CompressedCache;
+use crate::format::Packing;
 use crate::kv::KvCache;
 use crate::quantized::Tensor;
 use crate::rotating::RotatingKvCache;
 use crate::state::StateCache;
-use crate::{FileProblem, LayerCache, Result};
+use crate::{FileProblem, KvFormat, LayerCache, Result};
 
 /// Lists may hold lists down to here.
 const DEEPEST: usize = 4;
@@ -22,12 +24,18 @@ pub(super) fn layer(fields: &Fields, class: &str, depth: usize) -> Result<LayerC
     Ok(match class {
         "KVCache" => LayerCache::Kv(kv(fields)?),
         "ConcatenateKVCache" => LayerCache::Kv(concatenated(fields)?),
-        "QuantizedKVCache" => LayerCache::Kv(quantized(fields)?),
-        "RotatingKVCache" => LayerCache::Rotating(rotating(fields)?),
-        "ChunkedKVCache" => LayerCache::Chunked(chunked(fields)?),
-        "ArraysCache" | "MambaCache" => LayerCache::State(state(fields)?),
-        "BatchKVCache" => LayerCache::BatchKv(batch(fields)?),
-        "BatchRotatingKVCache" => LayerCache::BatchRotating(batch_rotating(fields)?),
+        "QuantizedKVCache" => LayerCache::Kv(quantized(fields, format)?),
+        MIXED => LayerCache::Kv(quantized(fields, mixed)?),
+        "RotatingKVCache" => LayerCache::Rotating(rotating(fields, None)?),
+        "ChunkedKVCache" => LayerCache::Chunked(chunked(fields, None)?),
+        QUANTIZED_ROTATING => LayerCache::Rotating(rotating(fields, Some(format(fields, 6)?))?),
+        QUANTIZED_CHUNKED => LayerCache::Chunked(chunked(fields, Some(format(fields, 5)?))?),
+        MIXED_ROTATING => LayerCache::Rotating(rotating(fields, Some(mixed(fields, 6)?))?),
+        MIXED_CHUNKED => LayerCache::Chunked(chunked(fields, Some(mixed(fields, 5)?))?),
+        "ArraysCache" | "MambaCache" => state(fields)?,
+        "LayerCache" => LayerCache::Compressed(compressed(fields)?),
+        "BatchKVCache" => LayerCache::Rows(batch(fields)?),
+        "BatchRotatingKVCache" => LayerCache::Rows(batch_rotating(fields)?),
         "CacheList" => LayerCache::List(list(fields, depth)?),
         _ => {
             let (at, class) = (fields.at.clone(), class.to_owned());
@@ -43,45 +51,73 @@ fn kv(fields: &Fields) -> Result<KvCache> {
         Layout::Current => fields.int("2", "tokens", 0..=len)?,
         Layout::Old => len,
     };
-    Ok(KvCache { buffer, offset, scheme: None })
+    Ok(KvCache::of(buffer, offset, None))
 }
 
 fn concatenated(fields: &Fields) -> Result<KvCache> {
     let buffer = pair(fields)?;
     let offset = len(buffer.as_ref());
-    Ok(KvCache { buffer, offset, scheme: None })
+    Ok(KvCache::of(buffer, offset, None))
 }
 
-fn quantized(fields: &Fields) -> Result<KvCache> {
-    let number = |current, old, what| match fields.reader.layout {
-        Layout::Current => fields.int(current, what, 0..=i32::MAX),
-        Layout::Old => fields.meta_int(old, what, 0..=i32::MAX),
-    };
-    let (offset, group_size, bits) =
-        (number("2", "0", "tokens")?, number("3", "1", "group size")?, number("4", "2", "bits")?);
-    let Ok(scheme) = Scheme::new(Mode::Affine, bits, group_size) else {
-        let expected = "2, 3, 4, 5, 6 or 8, in groups of 32, 64 or 128".to_owned();
-        return Err(fields.value("4", "bits", bits, expected));
-    };
-    let buffer = if fields.reader.has(&fields.key("0.0")) {
-        let (keys, values) = (packed(fields, "0", scheme)?, packed(fields, "1", scheme)?);
-        if keys.shape()[..3] != values.shape()[..3] {
-            let scales = fields.array("1.1")?;
-            return Err(fields.shape("1.1", &scales, &format!("{:?} and a width", &keys.shape()[..3])));
+/// A cache of all tokens whose format `numbers` reads, from a part on.
+fn quantized(fields: &Fields, numbers: fn(&Fields, usize) -> Result<KvFormat>) -> Result<KvCache> {
+    let (offset, format) = match fields.reader.layout {
+        Layout::Current => (fields.int("2", "tokens", 0..=i32::MAX)?, numbers(fields, 3)?),
+        Layout::Old => {
+            let number = |part, what| fields.meta_int(part, what, 0..=i32::MAX);
+            let (offset, group_size, bits) = (number("0", "tokens")?, number("1", "group size")?, number("2", "bits")?);
+            (offset, affine(fields, "4", [bits; 2], group_size)?)
         }
-        Some(Buffer { keys, values })
-    } else {
-        pair(fields)?.map(|plain| plain.with_scheme(Some(scheme))).transpose()?
     };
+    let buffer = kept(fields, Some(format))?;
     let len = len(buffer.as_ref());
     if offset > len {
         return Err(fields.value("2", "tokens", offset, format!("0 to {len}")));
     }
-    Ok(KvCache { buffer, offset, scheme: Some(scheme) })
+    Ok(KvCache::of(buffer, offset, Some(format)))
 }
 
-fn rotating(fields: &Fields) -> Result<RotatingKvCache> {
-    let buffer = pair(fields)?;
+/// How keys and values are quantized, from two numbers: group size and bits.
+fn format(fields: &Fields, first: usize) -> Result<KvFormat> {
+    let [group_part, bits_part] = [first, first + 1].map(|part| part.to_string());
+    let group_size = fields.int(&group_part, "group size", 0..=i32::MAX)?;
+    affine(fields, &bits_part, [fields.int(&bits_part, "bits", 0..=i32::MAX)?; 2], group_size)
+}
+
+/// The same from five: group size, bits of keys and of values, and whether each is rotated.
+fn mixed(fields: &Fields, first: usize) -> Result<KvFormat> {
+    let number = |i: usize, what, most| fields.int(&(first + i).to_string(), what, 0..=most);
+    let group_size = number(0, "group size", i32::MAX)?;
+    let bits = [number(1, "bits of keys", i32::MAX)?, number(2, "bits of values", i32::MAX)?];
+    let rotated = [number(3, "1 if keys are rotated", 1)? == 1, number(4, "1 if values are rotated", 1)? == 1];
+    Ok(affine(fields, &(first + 1).to_string(), bits, group_size)?.rotated(rotated))
+}
+
+fn affine(fields: &Fields, part: &str, bits: [i32; 2], group_size: i32) -> Result<KvFormat> {
+    KvFormat::mixed(bits, group_size).map_err(|_| {
+        let unknown = |bits: &i32| KvFormat::new(*bits, group_size).is_err();
+        let expected = "2, 3, 4, 5, 6 or 8, in groups of 32, 64 or 128".to_owned();
+        fields.value(part, "bits", bits.into_iter().find(unknown).unwrap_or(0), expected)
+    })
+}
+
+/// Keys and values in a format, of which an empty cache has none.
+fn kept(fields: &Fields, format: Option<KvFormat>) -> Result<Option<Buffer>> {
+    let Some(format) = format else { return pair(fields) };
+    if !fields.reader.has(&fields.key("0.0")) {
+        return pair(fields)?.map(|plain| plain.with_format(Some(format))).transpose();
+    }
+    let (keys, values) = (packed(fields, "0", format.keys)?, packed(fields, "1", format.values)?);
+    if keys.shape()[..3] != values.shape()[..3] {
+        let scales = fields.array("1.1")?;
+        return Err(fields.shape("1.1", &scales, &format!("{:?} and a width", &keys.shape()[..3])));
+    }
+    Ok(Some(Buffer { keys, values }))
+}
+
+fn rotating(fields: &Fields, format: Option<KvFormat>) -> Result<RotatingKvCache> {
+    let buffer = kept(fields, format)?;
     let len = len(buffer.as_ref());
     let number = |current, old, what| match fields.reader.layout {
         Layout::Current => fields.int(current, what, 0..=i32::MAX),
@@ -93,7 +129,7 @@ fn rotating(fields: &Fields) -> Result<RotatingKvCache> {
         return Err(fields.value("4", "tokens at most", max_size, format!("more than {keep}")));
     }
     check_ring(fields, ["2", "5"], Ring { len, offset, idx, keep, max_size })?;
-    Ok(RotatingKvCache { buffer, offset, idx, keep, max_size, scheme: None })
+    Ok(RotatingKvCache { buffer, offset, idx, keep, max_size, format })
 }
 
 /// The numbers of a ring that have to agree.
@@ -124,8 +160,8 @@ fn check_ring(fields: &Fields, [offset_part, idx_part]: [&str; 2], ring: Ring) -
     Err(fields.value(idx_part, place, idx, format!("{} to {}", range.start(), range.end())))
 }
 
-fn chunked(fields: &Fields) -> Result<ChunkedKvCache> {
-    let buffer = pair(fields)?;
+fn chunked(fields: &Fields, format: Option<KvFormat>) -> Result<ChunkedKvCache> {
+    let buffer = kept(fields, format)?;
     let len = len(buffer.as_ref());
     let (chunk_size, start, offset) = match fields.reader.layout {
         Layout::Current => {
@@ -140,10 +176,10 @@ fn chunked(fields: &Fields) -> Result<ChunkedKvCache> {
             len,
         ),
     };
-    Ok(ChunkedKvCache { buffer, offset, start, chunk_size, scheme: None })
+    Ok(ChunkedKvCache { buffer, offset, start, chunk_size, format })
 }
 
-fn state(fields: &Fields) -> Result<StateCache> {
+fn state(fields: &Fields) -> Result<LayerCache> {
     let prefix = match fields.reader.layout {
         Layout::Current => "0.",
         Layout::Old => "",
@@ -162,16 +198,63 @@ fn state(fields: &Fields) -> Result<StateCache> {
         }
         slots.push(array);
     }
-    let mut state = StateCache { slots, left_padding: None, lengths: None };
     if fields.reader.layout == Layout::Current {
-        state.left_padding = fields.optional_ints("1", batch)?;
-        let rows = batch.or(state.left_padding.as_ref().map(|padding| padding.len() as i32));
-        state.lengths = fields.optional_ints("2", rows)?;
+        for (part, what) in [("1", "padding to come"), ("2", "tokens to come")] {
+            let counts = fields.optional_ints(part, batch)?.unwrap_or_default();
+            if let Some(left) = counts.into_iter().find(|&left| left > 0) {
+                return Err(fields.value(part, what, left, "none, as in a cache between two passes".to_owned()));
+            }
+        }
     }
-    Ok(state)
+    let row = |row: Option<i32>| {
+        let mut state = StateCache::new(slots.len());
+        for (slot, array) in slots.iter().enumerate() {
+            match (array, row) {
+                (Some(array), Some(row)) => state.set(slot, array.try_index(row..row + 1)?)?,
+                (Some(array), None) => state.set(slot, array.clone())?,
+                (None, _) => {}
+            }
+        }
+        Ok(LayerCache::State(state))
+    };
+    match batch {
+        None | Some(0 | 1) => row(None),
+        Some(rows) => Ok(LayerCache::Rows((0..rows).map(|i| row(Some(i))).collect::<Result<_>>()?)),
+    }
 }
 
-fn batch(fields: &Fields) -> Result<BatchKvCache> {
+fn compressed(fields: &Fields) -> Result<CompressedCache> {
+    let mut batch = None;
+    let mut part = |part: &str| -> Result<Option<Array>> {
+        let Some(array) = fields.optional(part)? else { return Ok(None) };
+        let rows = array.shape().first().copied().unwrap_or(0);
+        let expected = *batch.get_or_insert(rows);
+        if array.ndim() != 3 || rows != expected || rows == 0 {
+            return Err(fields.shape(part, &array, &format!("[{expected}, rows, width]")));
+        }
+        if !is_float(&array) {
+            return Err(fields.kind(part, &array, "a float of 16 or 32 bits"));
+        }
+        Ok(Some(array))
+    };
+    let (window, compressed, index) = (part("0")?, part("1")?, part("2")?);
+    let (pending_rows, pending_gates) = (part("3")?, part("4")?);
+    match (&pending_rows, &pending_gates) {
+        (None, None) => {}
+        (Some(rows), Some(gates)) if rows.shape() == gates.shape() => {}
+        (Some(rows), Some(gates)) => return Err(fields.shape("4", gates, &format!("{:?}", rows.shape()))),
+        (rows, _) => {
+            let key = fields.key(if rows.is_none() { "3" } else { "4" });
+            return Err(fields.reader.fail(FileProblem::NoArray { key }));
+        }
+    }
+    let held = window.as_ref().map_or(0, |window| window.dim(1));
+    let offset = fields.int("5", "tokens", held..=i32::MAX)?;
+    Ok(CompressedCache { window, compressed, index, pending_rows, pending_gates, offset })
+}
+
+/// Each row of a batch as a sequence of its own, without its padding.
+fn batch(fields: &Fields) -> Result<Vec<LayerCache>> {
     let buffer = pair(fields)?;
     let len = len(buffer.as_ref());
     let rows = rows(fields, buffer.as_ref(), "3")?;
@@ -185,10 +268,15 @@ fn batch(fields: &Fields) -> Result<BatchKvCache> {
             return Err(fields.value("2", "tokens of a row", offset, format!("{idx} less the row's padding")));
         }
     }
-    Ok(BatchKvCache { buffer, idx, left_padding, scheme: None })
+    let row = |(row, padding): (i32, i32)| {
+        let own = |buffer: &Buffer| buffer.view(padding, idx)?.row(row);
+        let buffer = buffer.as_ref().filter(|_| idx > padding).map(own).transpose()?;
+        Ok(LayerCache::Kv(KvCache::of(buffer, idx - padding, None)))
+    };
+    (0..).zip(left_padding).map(row).collect()
 }
 
-fn batch_rotating(fields: &Fields) -> Result<BatchRotatingKvCache> {
+fn batch_rotating(fields: &Fields) -> Result<Vec<LayerCache>> {
     let buffer = pair(fields)?;
     let rows = rows(fields, buffer.as_ref(), "3")?;
     let ints = |part, old, what, range| match fields.reader.layout {
@@ -207,7 +295,25 @@ fn batch_rotating(fields: &Fields) -> Result<BatchRotatingKvCache> {
         return Err(fields.value("4", "tokens at most", max_size, len.to_string()));
     }
     let (offsets, left_padding) = (fields.ints("2", rows)?, fields.ints("3", rows)?);
-    Ok(BatchRotatingKvCache { buffer, max_size, offsets, left_padding, seen, idx, rotated, scheme: None })
+    let in_order = match &buffer {
+        Some(buffer) if rotated && idx < len => {
+            Some(Buffer::concat(&[&buffer.view(idx, len)?, &buffer.view(0, idx)?], 2)?)
+        }
+        Some(buffer) if idx > 0 => Some(buffer.view(0, idx)?),
+        _ => None,
+    };
+    let row = |(row, (offset, padding)): (i32, (i32, i32))| {
+        let held = self::len(in_order.as_ref());
+        let first = padding.max(0);
+        if offset < 0 || offset.min(held) < held - first {
+            return Err(fields.value("2", "tokens of a row", offset, format!("at least {}", held - first)));
+        }
+        let own = |buffer: &Buffer| buffer.view(first, held)?.row(row);
+        let buffer = in_order.as_ref().filter(|_| held > first).map(own).transpose()?;
+        let idx = self::len(buffer.as_ref());
+        Ok(LayerCache::Rotating(RotatingKvCache { buffer, offset, idx, keep: 0, max_size, format: None }))
+    };
+    (0..).zip(offsets.into_iter().zip(left_padding)).map(row).collect()
 }
 
 /// The rows of a batch, from its buffer or, if that is empty, from an array with a number for each.
@@ -265,7 +371,8 @@ fn pair(fields: &Fields) -> Result<Option<Buffer>> {
 }
 
 /// A quantized tensor: packed words, scales and biases.
-fn packed(fields: &Fields, part: &str, scheme: Scheme) -> Result<Tensor> {
+fn packed(fields: &Fields, part: &str, packing: Packing) -> Result<Tensor> {
+    let scheme = packing.scheme;
     let [w, s, b] = ["0", "1", "2"].map(|i| format!("{part}.{i}"));
     let (weight, scales, biases) = (fields.array(&w)?, fields.array(&s)?, fields.array(&b)?);
     let shape = scales.shape();
@@ -287,7 +394,7 @@ fn packed(fields: &Fields, part: &str, scheme: Scheme) -> Result<Tensor> {
             return Err(fields.kind(part, array, "a float of 16 or 32 bits"));
         }
     }
-    Ok(Tensor::Packed(Packed { weight, scales, biases: Some(biases) }, scheme))
+    Ok(Tensor::Packed(Packed { weight, scales, biases: Some(biases) }, packing))
 }
 
 fn is_float(array: &Array) -> bool {

@@ -1,22 +1,29 @@
 //! Caches into arrays and the list of those that are no arrays in Python.
 
+use mlxlm_core::weights::{NewTensor, Rows};
 use mlxlm_core::{Array, ops};
 
-use crate::buffer::Buffer;
+use super::{MIXED, MIXED_CHUNKED, MIXED_ROTATING, QUANTIZED_CHUNKED, QUANTIZED_ROTATING};
+use crate::buffer::{Buffer, STEP};
 use crate::quantized::Tensor;
-use crate::{LayerCache, Result};
+use crate::{Error, KvFormat, LayerCache, Result};
 
 /// What a file is going to hold.
 #[derive(Default)]
 pub(super) struct Writer {
-    pub arrays: Vec<(String, Array)>,
+    /// Whether there is room behind the tokens held, so that a cache that is mapped takes the next token without a copy of them.
+    pub room: bool,
+    pub tensors: Vec<NewTensor>,
     /// Array keys that are something else in Python, and what.
     pub scalars: Vec<(String, &'static str)>,
 }
 
+/// Keys and values, and which of them are written if it is not all.
+type Held = Option<(Buffer, Option<Rows>)>;
+
 impl Writer {
-    fn array(&mut self, key: String, array: Array) {
-        self.arrays.push((key, array));
+    pub(super) fn array(&mut self, key: String, array: Array) {
+        self.tensors.push(NewTensor { name: key, array, rows: None });
     }
 
     fn scalar(&mut self, key: String, array: Array) {
@@ -40,63 +47,74 @@ impl Writer {
         self.array(key, Array::from_slice(&points, &[points.len() as i32]));
     }
 
-    fn ints(&mut self, key: String, values: &[i32]) {
-        self.array(key, Array::from_slice(values, &[values.len() as i32]));
+    fn tensor(&mut self, key: &str, tensor: &Tensor, rows: Option<Rows>) {
+        let arrays = tensor.arrays();
+        let names: Vec<String> = match tensor {
+            Tensor::Plain(_) => vec![key.to_owned()],
+            Tensor::Packed(..) => (0..arrays.len()).map(|i| format!("{key}.{i}")).collect(),
+        };
+        let arrays = arrays.into_iter().cloned().zip(names);
+        self.tensors.extend(arrays.map(|(array, name)| NewTensor { name, array, rows }));
     }
 
-    fn optional_ints(&mut self, key: String, values: Option<&[i32]>) -> Result<()> {
-        match values {
-            None => self.none(key),
-            Some(values) => {
-                self.ints(key, values);
-                Ok(())
-            }
-        }
-    }
-
-    fn tensor(&mut self, key: &str, tensor: &Tensor) {
-        match tensor {
-            Tensor::Plain(array) => self.array(key.to_owned(), array.clone()),
-            Tensor::Packed(..) => {
-                for (i, array) in tensor.arrays().into_iter().enumerate() {
-                    self.array(format!("{key}.{i}"), array.clone());
-                }
-            }
-        }
-    }
-
-    fn buffer(&mut self, at: &str, buffer: Option<&Buffer>) -> Result<()> {
+    fn buffer(&mut self, at: &str, held: &Held) -> Result<()> {
         let (keys, values) = (format!("{at}.0"), format!("{at}.1"));
-        match buffer {
+        match held {
             None => {
                 self.none(keys)?;
                 self.none(values)?;
             }
-            Some(buffer) => {
-                self.tensor(&keys, &buffer.keys);
-                self.tensor(&values, &buffer.values);
+            Some((buffer, rows)) => {
+                self.tensor(&keys, &buffer.keys, *rows);
+                self.tensor(&values, &buffer.values, *rows);
             }
         }
         Ok(())
     }
 
-    /// Keys and values of a class that holds plain numbers.
-    fn plain(&mut self, at: &str, buffer: Option<Buffer>) -> Result<()> {
-        self.buffer(at, buffer.map(|buffer| buffer.with_scheme(None)).transpose()?.as_ref())
+    /// The first `used` tokens of a buffer, with room up to `most`.
+    fn held(&self, buffer: Option<&Buffer>, used: i32, most: i32) -> Result<Held> {
+        let Some(buffer) = buffer.filter(|_| used > 0) else { return Ok(None) };
+        if !self.room {
+            return Ok(Some((buffer.view(0, used)?, None)));
+        }
+        let len = (used / STEP).saturating_add(1).saturating_mul(STEP).min(most).max(used);
+        Ok(Some((buffer.clone(), Some(Rows { held: used, len }))))
+    }
+
+    fn ints_at(&mut self, at: &str, first: usize, values: &[i32]) {
+        values.iter().zip(first..).for_each(|(&value, part)| self.int(format!("{at}.{part}"), value));
+    }
+
+    /// The numbers of a format behind those of the class.
+    fn format(&mut self, at: &str, first: usize, format: Option<KvFormat>) {
+        let Some(format) = format else { return };
+        let ([keys, values], rotated) = (format.bits(), format.is_rotated().map(i32::from));
+        self.ints_at(at, first, &[format.group_size(), keys]);
+        if !format.is_of_python() {
+            self.ints_at(at, first + 2, &[values, rotated[0], rotated[1]]);
+        }
     }
 }
 
 /// Python's name for the kind of cache.
-pub(super) fn class(layer: &LayerCache) -> &'static str {
+pub(crate) fn class(layer: &LayerCache) -> &'static str {
     match layer {
-        LayerCache::Kv(cache) if cache.scheme.is_some() => "QuantizedKVCache",
-        LayerCache::Kv(_) => "KVCache",
-        LayerCache::Rotating(_) => "RotatingKVCache",
-        LayerCache::Chunked(_) => "ChunkedKVCache",
-        LayerCache::BatchKv(_) => "BatchKVCache",
-        LayerCache::BatchRotating(_) => "BatchRotatingKVCache",
+        LayerCache::Kv(cache) => of_format(cache.format, ["KVCache", "QuantizedKVCache", MIXED]),
+        LayerCache::Rotating(cache) => of_format(cache.format, ["RotatingKVCache", QUANTIZED_ROTATING, MIXED_ROTATING]),
+        LayerCache::Chunked(cache) => of_format(cache.format, ["ChunkedKVCache", QUANTIZED_CHUNKED, MIXED_CHUNKED]),
         LayerCache::State(_) => "ArraysCache",
+        LayerCache::Compressed(_) => "LayerCache",
         LayerCache::List(_) => "CacheList",
+        LayerCache::Rows(_) => "batch",
+    }
+}
+
+fn of_format(format: Option<KvFormat>, [plain, quantized, mixed]: [&'static str; 3]) -> &'static str {
+    match format {
+        None => plain,
+        Some(format) if format.is_of_python() => quantized,
+        Some(_) => mixed,
     }
 }
 
@@ -104,56 +122,57 @@ pub(super) fn class(layer: &LayerCache) -> &'static str {
 pub(super) fn layer(writer: &mut Writer, at: &str, layer: &LayerCache) -> Result<()> {
     let key = |part: &str| format!("{at}.{part}");
     match layer {
+        LayerCache::Kv(cache) if cache.evicted > 0 => {
+            return Err(Error::Kind { action: "be written, as it dropped tokens", kind: "KV" });
+        }
         LayerCache::Kv(cache) => {
-            writer.buffer(at, cache.held()?.as_ref())?;
+            let held = writer.held(cache.buffer.as_ref(), cache.offset, i32::MAX)?;
+            writer.buffer(at, &held)?;
             writer.int(key("2"), cache.offset);
-            if let Some(scheme) = cache.scheme {
-                writer.int(key("3"), scheme.group_size);
-                writer.int(key("4"), scheme.bits);
-            }
+            writer.format(at, 3, cache.format);
         }
         LayerCache::Rotating(cache) => {
-            writer.plain(at, cache.held()?)?;
-            for (part, value) in [("2", cache.offset), ("3", cache.keep), ("4", cache.max_size), ("5", cache.idx)] {
-                writer.int(key(part), value);
-            }
+            let used = cache.buffer.as_ref().map_or(0, |buffer| buffer.len().min(cache.offset));
+            // A ring that is full has its size, and what is more than full has no room.
+            let held = writer.held(cache.buffer.as_ref(), used, cache.max_size)?;
+            writer.buffer(at, &held)?;
+            writer.ints_at(at, 2, &[cache.offset, cache.keep, cache.max_size, cache.idx]);
+            writer.format(at, 6, cache.format);
         }
         LayerCache::Chunked(cache) => {
-            writer.plain(at, cache.held()?)?;
-            for (part, value) in [("2", cache.offset), ("3", cache.chunk_size), ("4", cache.start)] {
-                writer.int(key(part), value);
-            }
-        }
-        LayerCache::BatchKv(cache) => {
-            writer.plain(at, cache.held()?)?;
-            writer.ints(key("2"), &cache.offsets());
-            writer.ints(key("3"), &cache.left_padding);
-            writer.int(key("4"), cache.idx);
-        }
-        LayerCache::BatchRotating(cache) => {
-            writer.plain(at, cache.held()?)?;
-            writer.ints(key("2"), &cache.offsets);
-            writer.ints(key("3"), &cache.left_padding);
-            for (part, value) in [("4", cache.max_size), ("5", cache.seen), ("6", cache.idx)] {
-                writer.int(key(part), value);
-            }
-            writer.scalar(key("7"), Array::from_bool(cache.rotated));
+            let held = writer.held(cache.buffer.as_ref(), cache.offset - cache.start, i32::MAX)?;
+            writer.buffer(at, &held)?;
+            writer.ints_at(at, 2, &[cache.offset, cache.chunk_size, cache.start]);
+            writer.format(at, 5, cache.format);
         }
         LayerCache::State(state) => {
-            for (i, array) in state.slots.iter().enumerate() {
-                match array {
-                    Some(array) => writer.array(key(&format!("0.{i}")), array.clone()),
+            for i in 0..state.slots() {
+                match state.get(i)? {
+                    Some(array) => writer.array(key(&format!("0.{i}")), array),
                     None => writer.none(key(&format!("0.{i}")))?,
                 }
             }
-            writer.optional_ints(key("1"), state.left_padding.as_deref())?;
-            writer.optional_ints(key("2"), state.lengths.as_deref())?;
+            writer.none(key("1"))?;
+            writer.none(key("2"))?;
+        }
+        LayerCache::Compressed(cache) => {
+            for (i, array) in cache.parts().into_iter().enumerate() {
+                match array {
+                    Some(array) => writer.array(key(&i.to_string()), array.clone()),
+                    None => writer.none(key(&i.to_string()))?,
+                }
+            }
+            // An array in Python too, and not a number.
+            writer.array(key("5"), Array::from_int(cache.offset));
         }
         LayerCache::List(caches) => {
             for (i, cache) in caches.iter().enumerate() {
                 self::layer(writer, &key(&format!("{i}.0")), cache)?;
                 writer.string(key(&format!("{i}.1")), class(cache));
             }
+        }
+        LayerCache::Rows(_) => {
+            return Err(Error::Kind { action: "be written: split it first, a file holds one sequence", kind: "batch" });
         }
     }
     Ok(())

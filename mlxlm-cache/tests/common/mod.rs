@@ -2,10 +2,13 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use mlxlm_cache::{Attend, CacheKind, Caches, LayerCache, Masks};
+pub(crate) mod files;
+
+use mlxlm_cache::{Attend, CacheKind, Caches, KvFormat, LayerCache, Masks};
 use mlxlm_core::Array;
 use mlxlm_core::fast;
 use mlxlm_core::ops::indexing::TryIndexOp;
+use proptest::prelude::*;
 
 /// Query heads, kv-heads, head dimension.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +16,19 @@ pub(crate) struct Heads {
     pub(crate) h: usize,
     pub(crate) k: usize,
     pub(crate) d: usize,
+}
+
+/// Keys and values at the same bits, in groups of 32.
+pub(crate) fn bits(bits: i32) -> KvFormat {
+    KvFormat::new(bits, 32).unwrap()
+}
+
+/// Keys and values at the same bits or at their own, rotated or not, in groups of 32.
+pub(crate) fn kv_formats() -> impl Strategy<Value = KvFormat> {
+    let bits = || prop::sample::select(vec![2, 3, 4, 5, 6, 8]);
+    let format =
+        |(keys, values, rotated): (i32, i32, [bool; 2])| KvFormat::mixed([keys, values], 32).unwrap().rotated(rotated);
+    prop_oneof![bits().prop_map(self::bits), (bits(), bits(), any::<[bool; 2]>()).prop_map(format)]
 }
 
 /// Grouped queries, as most models have them.

@@ -3,9 +3,10 @@
 //! Unusual:
 //! - Prompts are random tokens and no text is made, so the folder needs no tokenizer.
 //! - Tokens a second are those after the first, over the time after the first; the reference counts the first as well.
-//! - `--context-tokens`, `--skip-warmup`, `--json` and `--bandwidth` are ours: `cargo xtask bench` lives on them.
+//! - `--context-tokens`, `--skip-warmup`, `--json`, `--bandwidth`, `--decoding` and the precision of caches are ours: `cargo xtask bench` lives on them.
 
 mod context;
+pub(crate) mod decoding;
 mod trial;
 
 use std::path::Path;
@@ -13,10 +14,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mlxlm_core::{Array, bandwidth, device, nn, random};
-use mlxlm_models::{CausalLm, LoadOptions, load_model};
+use mlxlm_models::{Built, CausalLm, LoadOptions, load_model};
+use mlxlm_sample::{GenerateOptions, engine};
 use serde_json::json;
 
 use self::trial::{Setting, Trial};
+use super::generate::kv_quantization;
 use crate::args::{BenchmarkArgs, DEFAULT_MODEL};
 use crate::failure::{Failure, Result};
 use crate::model::{CODE_IS_NEVER_RUN, resolve};
@@ -28,17 +31,23 @@ pub(super) fn run(args: &BenchmarkArgs) -> Result {
     if args.bandwidth {
         return show_bandwidth(args.json);
     }
+    if let Some(part) = args.decoding {
+        return decoding::run(part, args);
+    }
     let begin = Instant::now();
-    let mut model = load(args)?;
-    let (_, weight_bytes) = nn::size(&mut *model);
+    let model = load(args)?;
+    let (_, weight_bytes) = nn::size(&*model);
     trial::first_token(&*model)?;
     let ready_s = begin.elapsed().as_secs_f64();
 
+    check_room(&*model, args)?;
     random::seed(0).map_err(mlxlm_core::Error::from)?;
     let mut setting = Setting {
         model: &*model,
         prompts: random_prompts(&*model, args)?,
         context: context::filled(&*model, args.context_tokens)?,
+        kv_quantization: kv_quantization(&args.precision)?,
+        state_bf16: args.precision.gdn_state_bf16,
         generation_tokens: args.generation_tokens.get(),
         prefill_step_size: args.prefill_step_size.get(),
     };
@@ -80,7 +89,7 @@ pub(super) fn run(args: &BenchmarkArgs) -> Result {
 /// What this version does not do is said, not passed over.
 fn refuse(args: &BenchmarkArgs) -> Result {
     if args.pipeline {
-        return Err(Failure::usage("`--pipeline` is not supported: this version drives one machine"));
+        return Err(Failure::usage("`--pipeline` is not supported: pipelines need several machines"));
     }
     if args.quantize_activations {
         return Err(Failure::usage("`--quantize-activations` is not supported: activations stay in floating point"));
@@ -89,31 +98,40 @@ fn refuse(args: &BenchmarkArgs) -> Result {
 }
 
 fn load(args: &BenchmarkArgs) -> Result<Box<dyn CausalLm>> {
-    if args.model.trust_remote_code {
+    if args.model.variant.trust_remote_code {
         warn(CODE_IS_NEVER_RUN);
     }
     let name = args.model.model.as_deref().unwrap_or(DEFAULT_MODEL);
-    let source = resolve(name, args.model.revision.as_deref())?;
-    let options = LoadOptions { adapter_path: args.model.adapter_path.clone(), ..LoadOptions::default() };
-    let (mut model, _, warnings) = load_model(source.folder, &options)?;
+    let source = resolve(name, args.model.variant.revision.as_deref())?;
+    let options = LoadOptions { adapter_path: args.model.variant.adapter_path.clone(), ..LoadOptions::default() };
+    let (Built { mut model, warnings }, _) = load_model(source.folder, &options)?;
     warnings.iter().for_each(warn);
     nn::arrange(&mut *model).map_err(mlxlm_core::Error::from)?;
     Ok(model)
 }
 
-/// As many prompts as there are sequences, of random tokens.
-fn random_prompts(model: &dyn CausalLm, args: &BenchmarkArgs) -> Result<Vec<Vec<u32>>> {
-    let (rows, tokens) = (args.batch_size.get(), args.prompt_tokens.get());
-    let shape = [whole("--batch-size", rows)?, whole("--prompt-tokens", tokens)?];
-    let drawn = random::randint::<_, u32>(0, model.info().vocab_size, &shape[..], None);
-    let tokens_of = |drawn: Array| Ok(drawn.to_vec_exact::<u32>()?);
-    let all = drawn.map_err(mlxlm_core::Error::from).and_then(tokens_of)?;
-    Ok(all.chunks(tokens).map(<[u32]>::to_vec).collect())
+/// Refuses what there is no memory for: all tokens of all sequences are known.
+fn check_room(model: &dyn CausalLm, args: &BenchmarkArgs) -> Result {
+    let context = args.context_tokens as usize;
+    let tokens = context.saturating_add(args.prompt_tokens.get()).saturating_add(args.generation_tokens.get());
+    let options = GenerateOptions {
+        kv_quantization: kv_quantization(&args.precision)?,
+        state_bf16: args.precision.gdn_state_bf16,
+        ..GenerateOptions::default()
+    };
+    Ok(engine::check_room(model, &options, args.batch_size.get(), tokens)?)
 }
 
-/// A number that MLX can take.
-fn whole(option: &str, number: usize) -> Result<i32> {
-    i32::try_from(number).map_err(|_| Failure::usage(format!("`{option}` is {number}, expected at most {}", i32::MAX)))
+/// As many prompts as there are sequences, of random tokens.
+fn random_prompts(model: &dyn CausalLm, args: &BenchmarkArgs) -> Result<Vec<Vec<u32>>> {
+    // Of 31 bits, by its parser.
+    let tokens = args.prompt_tokens.get() as i32;
+    let prompt = |_| {
+        let drawn = random::randint::<_, u32>(0, model.info().vocab_size, &[tokens], None);
+        let tokens_of = |drawn: Array| Ok(drawn.to_vec_exact::<u32>()?);
+        Ok(drawn.map_err(mlxlm_core::Error::from).and_then(tokens_of)?)
+    };
+    (0..args.batch_size.get()).map(prompt).collect()
 }
 
 /// The means of trials, in the words of the reference.
@@ -167,11 +185,5 @@ mod tests {
         };
         let shown = figures(&[&trial(100.0, 10.0), &trial(200.0, 11.0)]);
         assert_eq!(shown, "prompt_tps=150.000, generation_tps=10.500, peak_memory=2.500");
-    }
-
-    #[test]
-    fn numbers_that_mlx_cannot_take_are_refused() {
-        assert_eq!(whole("--batch-size", 7).unwrap(), 7);
-        assert!(whole("--batch-size", 1 << 31).unwrap_err().to_string().contains("`--batch-size` is 2147483648"));
     }
 }

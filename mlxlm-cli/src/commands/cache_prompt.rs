@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use mlxlm_core::device;
 use mlxlm_core::text::{TemplateOptions, Tokenizer, TokenizerOptions};
-use mlxlm_models::Loaded;
+use mlxlm_core::{device, io};
+use mlxlm_models::{CausalLm, Loaded};
 use mlxlm_sample::{GenerateOptions, make_prompt_cache, prefill};
 use serde_json::{Map, Value, json};
 
@@ -21,14 +21,18 @@ use crate::prompt;
 pub(super) fn run(args: &CachePromptArgs) -> Result {
     let name = args.model.model.clone().unwrap_or_else(|| "mlx_model".to_owned());
     check_place(&args.prompt_cache_file)?;
-    let options = GenerateOptions { kv_quantization: kv_quantization(&args.kv)?, ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        kv_quantization: kv_quantization(&args.kv.precision)?,
+        state_bf16: args.kv.precision.gdn_state_bf16,
+        ..GenerateOptions::default()
+    };
     let mut config = Map::new();
     if let Some(token) = &args.eos_token {
         config.insert("eos_token".into(), json!(token));
     }
     let tokenizer_options = TokenizerOptions { config: config.clone(), ..TokenizerOptions::default() };
-    let Loaded { model, tokenizer, .. } = load_model(&name, &args.model, tokenizer_options)?;
-    let tokens = prompt_tokens(&prompt::text(&args.prompt)?, &tokenizer)?;
+    let Loaded { model, tokenizer, .. } = load_model(&name, &args.model.variant, tokenizer_options)?;
+    let tokens = prompt_tokens(&prompt::text(&args.prompt)?, &tokenizer, &*model)?;
 
     let mut caches = make_prompt_cache(&*model, args.kv.max_kv_size)?;
     let start = Instant::now();
@@ -55,17 +59,17 @@ fn check_place(file: &Path) -> Result {
             let (file, folder) = (file.display(), folder.display());
             Err(Failure::new(format!("cannot write `{file}`: `{folder}` is not a folder")))
         }
-        _ => Ok(()),
+        _ => Ok(io::target(file).map(drop)?),
     }
 }
 
 /// The prompt as the beginning of a user's message, which a later query continues.
-fn prompt_tokens(text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+fn prompt_tokens(text: &str, tokenizer: &Tokenizer, model: &dyn CausalLm) -> Result<Vec<u32>> {
     if !tokenizer.has_chat_template() {
-        return Ok(tokenizer.encode(text, true)?);
+        return prompt::plain_tokens(text, tokenizer, model);
     }
     let options =
         TemplateOptions { add_generation_prompt: false, continue_final_message: true, ..TemplateOptions::default() };
     let rendered = tokenizer.apply_chat_template(&[json!({"role": "user", "content": text})], &options)?;
-    Ok(tokenizer.encode(&rendered, false)?)
+    prompt::rendered_tokens(&rendered, tokenizer, model)
 }

@@ -8,6 +8,7 @@ use crate::args::ManageArgs;
 use crate::failure::{Failure, Result};
 use crate::model;
 use crate::output::{print, say, warn};
+use crate::terminal;
 
 /// Runs the command.
 pub(super) fn run(args: &ManageArgs) -> Result {
@@ -31,17 +32,17 @@ fn matching(pattern: &str) -> Result<Vec<CachedRepo>> {
 }
 
 fn scan(pattern: &str) -> Result {
-    say!("Scanning Hugging Face cache for models with pattern \"{pattern}\".")?;
+    say!("Scanning Hugging Face cache for models with pattern \"{}\".", terminal::name(pattern))?;
     let headers = ["REPO ID", "REPO TYPE", "SIZE ON DISK", "NB FILES", "LAST_ACCESSED", "LAST_MODIFIED", "LOCAL PATH"];
     let row = |repo: &CachedRepo| {
         vec![
-            repo.id.clone(),
+            terminal::name(&repo.id),
             repo.kind.to_owned(),
             format!("{:>12}", size(repo.size_bytes)),
             repo.files.to_string(),
             ago(repo.last_accessed),
             ago(repo.last_modified),
-            repo.path.display().to_string(),
+            terminal::name(&repo.path.to_string_lossy()),
         ]
     };
     say!("{}", table(&headers, &matching(pattern)?.iter().map(row).collect::<Vec<_>>()))?;
@@ -49,14 +50,17 @@ fn scan(pattern: &str) -> Result {
 }
 
 fn delete(pattern: &str) -> Result {
-    say!("Deleting models matching pattern \"{pattern}\"")?;
+    let shown = terminal::name(pattern);
+    say!("Deleting models matching pattern \"{shown}\"")?;
     let repos = matching(pattern)?;
     if repos.is_empty() {
-        say!("No models found matching pattern \"{pattern}\"")?;
+        say!("No models found matching pattern \"{shown}\"")?;
         return Ok(());
     }
     say!("\nFound the following models:")?;
-    let row = |repo: &CachedRepo| vec![repo.id.clone(), size(repo.size_bytes), repo.path.display().to_string()];
+    let row = |repo: &CachedRepo| {
+        vec![terminal::name(&repo.id), size(repo.size_bytes), terminal::name(&repo.path.to_string_lossy())]
+    };
     say!("{}", table(&["REPO ID", "SIZE", "LOCAL PATH"], &repos.iter().map(row).collect::<Vec<_>>()))?;
     if !confirmed("\nAre you sure you want to delete these models?")? {
         say!("\nDeletion cancelled - no changes made.")?;
@@ -64,7 +68,7 @@ fn delete(pattern: &str) -> Result {
     }
     let hub = model::hub()?;
     for repo in &repos {
-        say!("\nDeleting {}...", repo.id)?;
+        say!("\nDeleting {}...", terminal::name(&repo.id))?;
         hub.delete(repo)?;
     }
     say!("\nModel(s) deleted successfully.")?;

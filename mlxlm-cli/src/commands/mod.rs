@@ -1,18 +1,33 @@
 //! The commands, one file each.
 
+mod adapter;
+mod architectures;
 mod benchmark;
 mod cache_prompt;
 mod chat;
+mod check;
+mod completions;
 mod convert;
+mod evaluate;
+mod fuse;
 mod generate;
+mod list;
+mod lora;
+mod man;
 mod manage;
+mod merge;
 mod models;
+mod perplexity;
+mod quantize;
+mod server;
+mod show;
+mod upload;
 
-use clap::CommandFactory;
+use crate::args::{Cli, Command, ShareArgs};
+use crate::failure::{Failure, Result};
+use crate::memory;
 
-use crate::args::{Cli, Command};
-use crate::failure::Result;
-use crate::output;
+pub(crate) use benchmark::decoding::Part as DecodingPart;
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli) -> Result {
@@ -20,21 +35,39 @@ pub(crate) fn run(cli: Cli) -> Result {
         mlxlm_core::device::use_cpu();
     }
     mlxlm_core::device::configure_kernels(cli.threads)?;
+    memory::be_strict(cli.strict_memory);
     match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Lora(args) => lora::run(&args),
+        Command::Fuse(args) => fuse::run(&args),
+        Command::Quantize(args) => quantize::budget::run(&args),
+        Command::Awq(args) => quantize::awq::run(&args),
+        Command::Gptq(args) => quantize::gptq::run(&args),
+        Command::Dwq(args) => quantize::dwq::run(&args),
+        Command::DynamicQuant(args) => quantize::dynamic::run(&args),
+        Command::Upload(args) => upload::run(&args),
+        Command::Share(args) => Err(share(&args)),
+        Command::Merge(args) => merge::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Adapter(args) => adapter::run(&args),
         Command::CachePrompt(args) => cache_prompt::run(&args),
         Command::Benchmark(args) => benchmark::run(&args),
+        Command::Server(args) => server::run(&args, cli.cpu),
         Command::Manage(args) => manage::run(&args),
-        Command::Models => models::run(),
-        Command::Completions { shell } => completions(shell),
+        Command::Models(args) => models::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man { folder } => man::run(&folder),
     }
 }
 
-/// `completions`: a script for a shell. It is made in memory, because its maker panics where the reader has gone.
-fn completions(shell: clap_complete::Shell) -> Result {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "mlxlm", &mut script);
-    output::print(format_args!("{}", String::from_utf8_lossy(&script)))
+/// `share` is refused, whatever is asked of it.
+fn share(_: &ShareArgs) -> Failure {
+    Failure::usage("`mlxlm share` is not supported: it copies models between machines")
+        .hint("copy the folder by `rsync`, or `mlxlm upload` it and download it there")
 }

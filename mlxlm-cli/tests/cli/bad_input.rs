@@ -187,9 +187,15 @@ fn configurations_that_make_no_sense() {
             "model_type",
         ),
         broken(
-            |b| configure(&b.path("tiny"), json!({"quantization_config": {"quant_method": "gptq"}})),
-            &["weights quantized by `gptq` cannot be loaded"],
-            "convert",
+            |b| {
+                configure(&b.path("tiny"), json!({"quantization_config": {"quant_method": "gptq"}}));
+                change_header(&b.path(MODEL), |header| {
+                    let tensor = header.as_object_mut().unwrap().remove("lm_head.weight").unwrap();
+                    header["lm_head.qweight"] = tensor;
+                });
+            },
+            &["`lm_head.scales` is missing, which belongs to `lm_head.qweight`"],
+            "fetch the model again",
         ),
     ]);
 }
@@ -213,6 +219,87 @@ fn tokenizers_and_templates_that_cannot_work() {
         ),
         broken(|b| template(b, "{{ raise_exception('no users') }}"), &["refuses these messages: no users"], ""),
     ]);
+}
+
+/// Files of a model that are no files, or not the files that they stand for.
+#[test]
+fn what_is_no_file_is_named_at_once() {
+    fn pipe(bench: &Bench, place: &str) {
+        let place = bench.path(place);
+        drop(fs::remove_file(&place));
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(place).status().unwrap().success());
+    }
+    const ADAPTED: &[&str] = &["generate", "--model", "tiny", "--adapter-path", "adapter"];
+    const A_PIPE: &[&str] = &["it is a pipe, not a file"];
+    fn adapter(bench: &Bench) {
+        fs::create_dir(bench.path("adapter")).unwrap();
+        let config = json!({"lora_parameters": {"rank": 2, "scale": 1.0}});
+        io::write_json(bench.path("adapter/adapter_config.json"), &config).unwrap();
+    }
+    check(&[
+        broken(|b| pipe(b, MODEL), A_PIPE, "path of a file"),
+        broken(|b| pipe(b, "tiny/additional_chat_templates/rag.jinja"), A_PIPE, "path of a file"),
+        Case { fault: |b| pipe(b, "adapter/adapter_config.json"), args: ADAPTED, code: 1, says: A_PIPE, hint: "file" },
+        Case {
+            fault: |b| {
+                adapter(b);
+                pipe(b, "adapter/adapters.safetensors");
+            },
+            args: ADAPTED,
+            code: 1,
+            says: A_PIPE,
+            hint: "file",
+        },
+        Case {
+            fault: |b| pipe(b, "cache"),
+            args: &["generate", "--prompt-cache-file", "cache"],
+            code: 1,
+            says: A_PIPE,
+            hint: "file",
+        },
+        broken(
+            |b| {
+                let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+                fs::write(b.path(MODEL), pointer).unwrap();
+            },
+            &["`tiny/model.safetensors` is a pointer of git-lfs"],
+            "git lfs pull",
+        ),
+    ]);
+}
+
+/// Names and texts of a model may hold what a terminal obeys, and may be long.
+#[test]
+fn what_others_wrote_is_shown_with_care() {
+    fn shown(change: impl FnOnce(&Bench)) -> String {
+        let bench = Bench::new();
+        change(&bench);
+        bench.run(GENERATE).stderr
+    }
+    let long = "y".repeat(500_000);
+    let texts = [
+        shown(|b| configure(&b.path("tiny"), json!({"model_type": "\u{1b}[31mred\u{7}"}))),
+        shown(|b| configure(&b.path("tiny"), json!({"model_type": long}))),
+        shown(|b| configure(&b.path("tiny"), json!({"\u{1b}]0;title\u{7}\u{202e}": 1}))),
+        shown(|b| {
+            let many = (0..20_000).map(|n| (format!("unknown_{n}"), json!(1)));
+            configure(&b.path("tiny"), Value::Object(many.collect()));
+        }),
+        shown(|b| template(b, "{{ raise_exception('\x1b]0;title\x07' * 40000) }}")),
+        shown(|b| claim(b, "shape", json!(vec![1; 50_000]))),
+        shown(|b| {
+            change_header(&b.path(MODEL), |header| {
+                let tensor = header.as_object_mut().unwrap().remove("model.norm.weight").unwrap();
+                header["\u{1b}[2J"] = tensor;
+            });
+        }),
+    ];
+    for text in texts {
+        assert!(!text.is_empty());
+        let clean = text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}');
+        assert!(clean && text.lines().all(|line| line.chars().count() < 2100), "{text}");
+    }
 }
 
 #[test]
@@ -258,10 +345,17 @@ fn prompts_that_cannot_be_read() {
 #[test]
 fn options_that_make_no_sense() {
     check(&[
-        misused(&[], &["no command is given"], "mlxlm --help"),
-        misused(&["genrate"], &["unrecognized subcommand 'genrate'"], "generate"),
-        misused(&["generate", "--promt", "x"], &["unexpected argument '--promt'"], "--prompt"),
-        misused(&["generate", "--max-tokens", "many"], &["invalid value 'many' for '--max-tokens"], "--help"),
+        misused(&["--cpu"], &["no command is given"], "mlxlm --help"),
+        misused(&["genrate"], &["there is no command `genrate`"], "mlxlm generate"),
+        misused(&["generate", "--promt", "x"], &["`mlxlm generate` has no option `--promt`"], "--prompt"),
+        misused(&["generate", "--max", "7"], &["`--max` may be `--max-kv-size` or `--max-tokens`"], "generate --help"),
+        misused(&["generate", "hello"], &["`hello` is none"], "--prompt \"hello\""),
+        misused(&["convert", "d-f32"], &["`d-f32` is none"], "--model d-f32"),
+        misused(
+            &["generate", "--max-tokens", "many"],
+            &["`--max-tokens` is `many`, expected a whole number"],
+            "--help",
+        ),
         misused(&["generate", "--max-tokens", "0"], &["`--max-tokens` is 0"], ""),
         misused(&["generate", "--max-tokens", "-2"], &["`--max-tokens` is -2"], ""),
         misused(&["generate", "--temp", "-1"], &["`--temp` is -1"], ""),
@@ -272,6 +366,20 @@ fn options_that_make_no_sense() {
         misused(&["generate", "--prefill-step-size", "0"], &["--prefill-step-size"], "--help"),
         misused(&["generate", "--kv-bits", "7"], &["7 bits"], "2, 3, 4, 5, 6 or 8 bits"),
         misused(&["generate", "--kv-bits", "8", "--kv-group-size", "48"], &["48"], "32, 64 or 128"),
+        misused(&["generate", "--kv-bits", "8,7"], &["7 bits"], "2, 3, 4, 5, 6 or 8 bits"),
+        misused(&["generate", "--kv-bits", "8,4,2"], &["`8,4,2`", "as in 8,4"], "--help"),
+        misused(&["generate", "--kv-bits", "8", "--kv-rotate", "maybe"], &["`maybe`", "`on` or `off`"], "--help"),
+        misused(
+            &["generate", "--kv-rotate"],
+            &["`--kv-rotate` rotates keys and values that are quantized"],
+            "`--kv-bits`",
+        ),
+        misused(&["chat", "--kv-bits", "7"], &["7 bits"], "2, 3, 4, 5, 6 or 8 bits"),
+        misused(
+            &["cache_prompt", "--kv-bits", "4,7", "--prompt-cache-file", "x", "--prompt", "y"],
+            &["7 bits"],
+            "bits",
+        ),
         misused(
             &["generate", "--model", "tiny", "--max-kv-size", "4"],
             &["a rotating cache of 4 tokens"],
@@ -290,8 +398,12 @@ fn options_that_make_no_sense() {
         misused(&["chat", "--top-p", "-1"], &["`--top-p` is -1"], ""),
         misused(&["cache_prompt", "--prompt", "x"], &["--prompt-cache-file"], "--help"),
         misused(&["convert"], &["--model"], "--help"),
-        misused(&["convert", "--model", "tiny", "-q", "-d"], &["cannot be used with"], "--help"),
-        misused(&["convert", "--model", "tiny", "--q-bits", "4"], &["--quantize"], "--help"),
+        misused(
+            &["convert", "--model", "tiny", "-q", "-d"],
+            &["`--quantize` cannot be used with `--dequantize`"],
+            "convert --help",
+        ),
+        misused(&["convert", "--model", "tiny", "--q-bits", "4"], &["`--q-bits` needs `-q`"], "convert --help"),
         misused(&["convert", "--model", "tiny", "-q", "--q-bits", "7"], &["7 bits"], "2, 3, 4, 5, 6 or 8 bits"),
         misused(
             &["convert", "--model", "tiny", "-q", "--q-mode", "mxfp4", "--q-bits", "8"],
@@ -305,11 +417,11 @@ fn options_that_make_no_sense() {
         ),
         misused(
             &["convert", "--model", "tiny", "--q-mode", "q4_k", "-q"],
-            &["invalid value 'q4_k'", "affine"],
+            &["`--q-mode` is `q4_k`, expected one of affine"],
             "--help",
         ),
         misused(&["convert", "--model", "tiny", "--upload-repo", "a/b/c"], &["a/b/c"], "org/name"),
-        misused(&["completions", "tcsh"], &["invalid value 'tcsh'"], "zsh"),
+        misused(&["completions", "tcsh"], &["is `tcsh`, expected one of bash"], "--help"),
     ]);
 }
 
@@ -355,8 +467,8 @@ fn models_that_do_not_fit() {
             fault: |b| fs::write(b.path("c.safetensors"), "no cache at all").unwrap(),
             args: &["generate", "--prompt-cache-file", "c.safetensors"],
             code: 1,
-            says: &["`c.safetensors`"],
-            hint: " ",
+            says: &["`c.safetensors` is not a prompt cache"],
+            hint: "mlxlm cache_prompt",
         },
         Case {
             fault: |_| (),
@@ -391,4 +503,85 @@ fn models_that_do_not_fit() {
             hint: " ",
         },
     ]);
+}
+
+/// Changes an entry of the tokenizer.
+fn retokenize(bench: &Bench, pointer: &str, value: Value) {
+    let path = bench.path("tiny/tokenizer.json");
+    let mut content: Value = io::read_json(&path).unwrap();
+    *content.pointer_mut(pointer).unwrap() = value;
+    io::write_json(path, &content).unwrap();
+}
+
+/// A regular expression that tries every way to read a row of `a`, at each of its letters.
+const EXPLODES: &str = "(?:(?:a|a){18}[^a!]|a)";
+
+#[test]
+fn tokenizers_that_would_panic_or_hang() {
+    check(&[
+        broken(
+            |bench| retokenize(bench, "/model/continuing_subword_prefix", json!("##########")),
+            &["tokenizer.json", "its tables contradict each other"],
+            "download the file again",
+        ),
+        broken(
+            |bench| {
+                let step = json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"});
+                retokenize(bench, "/normalizer", step);
+            },
+            &["tokenizer.json", "a step replaces the empty text"],
+            "download the file again",
+        ),
+        broken(
+            |bench| {
+                let step = json!({"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="});
+                retokenize(bench, "/normalizer", step);
+            },
+            &["tokenizer.json", "`precompiled_charsmap` has 8 bytes and says that 4294967295 follow"],
+            "download the file again",
+        ),
+        broken(
+            |bench| retokenize(bench, "/normalizer", json!({"type": "Prepend", "prepend": "x".repeat(1 << 20)})),
+            &["tokenizer.json", "has 1048576 bytes, more than 64"],
+            "download the file again",
+        ),
+        broken(
+            |bench| retokenize(bench, "/added_tokens/0/content", json!("x".repeat(5 << 20))),
+            &["tokenizer.json", "an added token has 5242880 bytes, more than 1024"],
+            "download the file again",
+        ),
+        broken(
+            |bench| {
+                let step = json!({"type": "Replace", "pattern": {"String": "e"}, "content": "e".repeat(100)});
+                retokenize(bench, "/normalizer", json!({"type": "Sequence", "normalizers": vec![step; 8]}));
+            },
+            &["its normalizer makes"],
+            "download the file again",
+        ),
+    ]);
+}
+
+#[test]
+fn a_regular_expression_without_end_is_stopped() {
+    let bench = Bench::new();
+    let step = json!({"type": "Split", "pattern": {"Regex": EXPLODES}, "behavior": "Isolated", "invert": false});
+    retokenize(&bench, "/pre_tokenizer", step);
+    let prompt = "a".repeat(20_000);
+    let ran = bench.run(&["generate", "--model", "tiny", "--prompt", &prompt, "-m", "2"]);
+    let (message, _) = ran.refused(1);
+    assert!(message.contains("the tokenizer failed: it was stopped after 5 seconds"), "{message}");
+}
+
+#[test]
+fn a_prompt_that_is_far_too_long_is_refused_by_its_beginning() {
+    let bench = Bench::new();
+    let prompt = "9".repeat(100_000);
+    for command in ["generate", "cache_prompt"] {
+        let args = [command, "--model", "tiny", "--prompt", "-"];
+        let file: &[&str] = if command == "cache_prompt" { &["--prompt-cache-file", "c.safetensors"] } else { &[] };
+        let ran = bench.run_with(&[&args[..], file].concat(), prompt.as_bytes());
+        let (message, hint) = ran.refused(1);
+        assert_eq!(message, "the prompt has more than 4092 tokens, and the model reads at most 512");
+        assert_eq!(hint, "give a shorter text");
+    }
 }

@@ -72,7 +72,12 @@ impl Bench {
 
     /// What `generate` prints for these options, and nothing else.
     pub fn text(&self, options: &[&str]) -> String {
-        self.run(&[&["generate", "--model", "tiny", "--verbose", "false"], options].concat()).ok()
+        self.shown(options).ok()
+    }
+
+    /// The same with what it warns of.
+    pub fn shown(&self, options: &[&str]) -> Ran {
+        self.run(&[&["generate", "--model", "tiny", "--verbose", "false"], options].concat())
     }
 }
 
@@ -103,7 +108,8 @@ impl Ran {
     #[track_caller]
     pub fn refused(&self, code: i32) -> (&str, &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
-        let mut lines = self.stderr.lines().skip_while(|line| line.starts_with("warning: "));
+        let mut lines =
+            self.stderr.lines().skip_while(|line| line.starts_with("warning: ") || line.starts_with("note: "));
         let message = lines.next().and_then(|line| line.strip_prefix("error: ")).expect(&self.stderr);
         let hint = lines.next().map_or("", |line| line.strip_prefix("hint: ").expect(&self.stderr));
         assert_eq!(lines.next(), None, "{}", self.stderr);

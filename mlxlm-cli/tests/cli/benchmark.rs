@@ -1,6 +1,6 @@
 //! `benchmark`: what it prints, and what it refuses.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bench::Bench;
 
@@ -55,6 +55,10 @@ fn batches_and_contexts_are_measured_too() {
         assert!(trial["prompt_tps"].as_f64().unwrap() > 0.0, "{measured}");
         assert_eq!(trial["generation_tps"].as_f64().unwrap() > 0.0, measured["generation_tokens"] == 4, "{measured}");
     }
+    let kv = ["--kv-bits", "8,4", "--quantized-kv-start", "0", "--kv-group-size"];
+    assert!(json(&bench, &[&kv[..], &["32"]].concat())["trials"][0]["generation_tps"].as_f64().unwrap() > 0.0);
+    let wide = bench.run(&[SHORT, &kv, &["64"]].concat());
+    assert!(wide.refused(1).0.contains("cannot be quantized in groups of 64"), "keys and values are quantized");
     let full = bench.run(&[SHORT, &["--context-tokens", "510"]].concat());
     assert!(full.refused(1).0.contains("512"), "a context counts");
 }
@@ -62,10 +66,32 @@ fn batches_and_contexts_are_measured_too() {
 #[test]
 fn what_is_not_supported_is_refused() {
     let bench = Bench::new();
-    for (option, says) in [("--pipeline", "one machine"), ("-qa", "floating point")] {
+    for (option, says) in [("--pipeline", "several machines"), ("-qa", "floating point")] {
         assert!(bench.run(&[SHORT, &[option]].concat()).refused(2).0.contains(says), "{option}");
     }
     for option in ["--prompt-tokens", "--generation-tokens", "--batch-size", "--num-trials"] {
         assert!(bench.run(&["benchmark", option, "0"]).refused(2).0.contains(option));
+    }
+    for option in ["--prompt-tokens", "--generation-tokens", "--batch-size", "--context-tokens"] {
+        for number in ["2147483648", "18446744073709551615"] {
+            let ran = bench.run(&["benchmark", "--model", "tiny", option, number]);
+            assert!(ran.refused(2).0.contains(option), "{ran:?}");
+        }
+    }
+}
+
+#[test]
+fn what_no_memory_can_hold_is_refused() {
+    let bench = Bench::new();
+    crate::tiny::configure(&bench.path("tiny"), json!({"max_position_embeddings": null}));
+    for options in [
+        &["--context-tokens", "2000000000"][..],
+        &["-p", "2147483647", "-b", "2147483647"],
+        &["-g", "2147483647", "-b", "1000000"],
+    ] {
+        let ran = bench.run(&[SHORT, options].concat());
+        let (message, hint) = ran.refused(1);
+        assert!(message.starts_with("the keys and values of ") && message.ends_with(" are free"), "{message}");
+        assert!(hint.contains("shorter prompts"), "{hint}");
     }
 }

@@ -14,7 +14,13 @@ fn cache(bench: &Bench, options: &[&str]) -> Ran {
 /// The answer to the cached prompt and a question behind it.
 fn from_cache(bench: &Bench, options: &[&str]) -> String {
     let args = ["generate", "--verbose", "false", "-m", "12", "--prompt-cache-file", "cache.safetensors", "--prompt"];
-    bench.run(&[&args, &[QUESTION][..], options].concat()).ok()
+    let mut ran = bench.run(&[&args, &[QUESTION][..], options].concat());
+    if !options.contains(&"--model") {
+        let warning = "warning: the prompt cache names the model `tiny`, which is loaded\n";
+        let rest = ran.stderr.strip_prefix(warning).map(str::to_owned);
+        ran.stderr = rest.unwrap_or_else(|| panic!("{}", ran.stderr));
+    }
+    ran.ok()
 }
 
 fn from_the_whole(bench: &Bench, options: &[&str]) -> String {
@@ -51,7 +57,11 @@ fn without_a_template_the_prompt_is_plain() {
     mlxlm_core::io::write(config, r#"{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}"#)
         .unwrap();
     cache(&bench, &[]).ok();
-    assert_eq!(from_cache(&bench, &[]), from_the_whole(&bench, &[]));
+    let warning = "warning: the model has no chat template: the prompt is taken as it is\n";
+    let whole = bench.shown(&["--prompt", &format!("{START}{QUESTION}"), "-m", "12"]);
+    assert_eq!((whole.code, whole.stderr.as_str()), (Some(0), warning));
+    let ran = bench.shown(&["--prompt-cache-file", "cache.safetensors", "--prompt", QUESTION, "-m", "12"]);
+    assert_eq!((ran.code, ran.stderr.as_str(), ran.stdout), (Some(0), warning, whole.stdout));
 }
 
 #[test]
@@ -66,6 +76,37 @@ fn a_quantized_cache_needs_its_own_options() {
         let expected =
             ("the prompt cache is quantized to 8 bits in groups of 32", "give `--kv-bits 8 --kv-group-size 32`");
         assert_eq!(ran.refused(2), expected, "{wrong:?}");
+    }
+}
+
+#[test]
+fn keys_and_values_with_bits_of_their_own_come_back() {
+    let bench = Bench::new();
+    let kv = ["--kv-bits", "8,4", "--kv-group-size", "32"];
+    let from_start = ["--quantized-kv-start", "0"];
+    cache(&bench, &[&kv[..], &from_start].concat()).ok();
+    // Not the text of the whole: what follows the cache is read over keys and values in few bits.
+    assert_eq!(from_cache(&bench, &kv), from_cache(&bench, &["--kv-group-size", "32"]));
+    let wrong = ["--kv-bits", "8", "--kv-group-size", "32"];
+    let ran = bench.run(&[&["generate", "--prompt-cache-file", "cache.safetensors"][..], &wrong].concat());
+    let quantized = "the prompt cache is quantized to 8 bits for keys and 4 for values in groups of 32, values rotated";
+    assert_eq!(ran.refused(2), (quantized, "give `--kv-bits 8,4 --kv-group-size 32`"));
+}
+
+#[test]
+fn what_is_rotated_stays_so_unless_something_else_is_said() {
+    let bench = Bench::new();
+    let kv = ["--kv-bits", "4", "--kv-group-size", "32"];
+    let from_start = ["--quantized-kv-start", "0"];
+    for (rotate, other) in [("on", "off"), ("off", "on")] {
+        let made = [&kv[..], &["--kv-rotate", rotate], &from_start].concat();
+        cache(&bench, &made).ok();
+        assert_eq!(from_cache(&bench, &kv), from_cache(&bench, &["--kv-group-size", "32"]));
+        let ran = bench
+            .run(&[&["generate", "--prompt-cache-file", "cache.safetensors", "--kv-rotate", other][..], &kv].concat());
+        let (said, hint) = ran.refused(2);
+        assert_eq!(said.ends_with(", rotated"), rotate == "on", "{said}");
+        assert_eq!(hint, "give `--kv-bits 4 --kv-group-size 32` and leave `--kv-rotate` out");
     }
 }
 
@@ -103,7 +144,7 @@ fn a_cache_is_of_one_model() {
     let ran = bench.run(&["generate", "--prompt-cache-file", "cache.safetensors", "--model", "other"]);
     let expected = (
         "the prompt cache was made with the model `tiny`, not `other`",
-        "leave `--model` out to take the model of the cache",
+        "omit `--model` to take the model of the cache",
     );
     assert_eq!(ran.refused(2), expected);
 
@@ -112,4 +153,19 @@ fn a_cache_is_of_one_model() {
     caches.save(&unnamed, &std::collections::BTreeMap::new()).unwrap();
     let ran = bench.run(&["generate", "--prompt-cache-file", "unnamed.safetensors"]);
     assert_eq!(ran.refused(2).0, "the prompt cache does not say which model it was made with");
+}
+
+/// A file says of itself which model is loaded for it: as long as that is any name, it is shown as one.
+#[test]
+fn what_a_cache_says_of_itself_is_shown_with_care() {
+    let bench = Bench::new();
+    cache(&bench, &[]).ok();
+    let (caches, _) = mlxlm_cache::Caches::load(bench.path("cache.safetensors")).unwrap();
+    for name in ["\x1b[31mred", &"n".repeat(100_000)] {
+        let metadata = std::collections::BTreeMap::from([("model".to_owned(), name.to_owned())]);
+        caches.save(bench.path("odd.safetensors"), &metadata).unwrap();
+        let ran = bench.run(&["generate", "--prompt-cache-file", "odd.safetensors"]);
+        assert!(ran.refused(1).0.contains("neither a folder nor a repository id"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains('\x1b') && ran.stderr.len() < 1500, "{}", ran.stderr);
+    }
 }

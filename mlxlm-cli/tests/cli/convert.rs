@@ -1,9 +1,14 @@
 //! `convert`.
 
-use mlxlm_core::io;
-use serde_json::Value;
+use std::path::Path;
 
-use crate::bench::Bench;
+use mlxlm_core::ops::indexing::TryIndexOp;
+use mlxlm_core::weights::SafetensorsFile;
+use mlxlm_core::{Array, io, ops};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, Ran};
+use crate::tiny::configure;
 
 fn convert(bench: &Bench, options: &[&str]) -> String {
     bench.run(&[&["convert", "--hf-path", "tiny", "--mlx-path", "out"], options].concat()).ok()
@@ -20,7 +25,10 @@ fn config(bench: &Bench, model: &str) -> Value {
 #[test]
 fn a_model_is_copied_as_it_is() {
     let bench = Bench::new();
-    assert_eq!(convert(&bench, &[]), "[INFO] Loading\n[INFO] 32.000 bits per weight.\n");
+    assert_eq!(
+        convert(&bench, &[]),
+        "[INFO] Loading\n[INFO] 32.000 bits per weight.\n[INFO] Wrote out, 759.1 kB of weights.\n"
+    );
     assert_eq!(generate(&bench, "out"), generate(&bench, "tiny"));
     let files = ["README.md", "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"];
     for file in files {
@@ -45,7 +53,7 @@ fn every_mode_is_written_and_read() {
     for (options, mode, (bits, group)) in modes {
         let bench = Bench::new();
         let shown = convert(&bench, &[&["-q"], options].concat());
-        assert!(shown.starts_with("[INFO] Loading\n[INFO] Quantizing\n[INFO] "), "{shown}");
+        assert!(shown.starts_with("[INFO] Loading\n[INFO] Quantizing\n[INFO] Quantized model with "), "{shown}");
         let quantization = &config(&bench, "out")["quantization"];
         let found = (&quantization["mode"], quantization["bits"].as_i64(), quantization["group_size"].as_i64());
         assert_eq!(found, (&Value::from(mode), Some(bits), Some(group)), "{options:?}");
@@ -62,7 +70,10 @@ fn eight_bits_say_what_the_original_says_and_unpack_to_it() {
     let packed = generate(&bench, "out");
     assert_eq!(packed, generate(&bench, "tiny"));
     let shown = bench.run(&["convert", "--model", "out", "--mlx-path", "plain", "-d"]).ok();
-    assert_eq!(shown, "[INFO] Loading\n[INFO] Dequantizing\n[INFO] 32.000 bits per weight.\n");
+    assert_eq!(
+        shown,
+        "[INFO] Loading\n[INFO] Dequantizing\n[INFO] 32.000 bits per weight.\n[INFO] Wrote plain, 759.1 kB of weights.\n"
+    );
     assert_eq!(config(&bench, "plain").get("quantization"), None);
     assert_eq!(generate(&bench, "plain"), packed);
 }
@@ -72,9 +83,127 @@ fn weights_take_another_type() {
     for (dtype, bits) in [("float16", 16), ("bfloat16", 16), ("float32", 32)] {
         let bench = Bench::new();
         let shown = convert(&bench, &["--dtype", dtype]);
-        assert!(shown.ends_with(&format!("[INFO] {bits}.000 bits per weight.\n")), "{shown}");
+        assert!(shown.contains(&format!("[INFO] {bits}.000 bits per weight.\n[INFO] Wrote out, ")), "{shown}");
         generate(&bench, "out");
     }
+}
+
+/// Nothing is left of a conversion that a signal ends, wherever it was.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_leaves_nothing() {
+    use std::process::{Command, Stdio};
+    let bench = Bench::new();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        for pause_ms in [0, 5, 20, 60, 120] {
+            let mut command = bench.command();
+            command.args(["convert", "--model", "tiny", "--mlx-path", "new/out"]).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            // Signals are listened for before this line.
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 10]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(pause_ms));
+            let _may_be_over = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+            let found = child.wait().unwrap().code();
+            match found {
+                Some(0) => std::fs::remove_dir_all(bench.path("new")).unwrap(),
+                _ => assert_eq!(found, Some(code)),
+            }
+            assert_eq!(bench.names(), [""; 0], "{signal} after {pause_ms} ms");
+        }
+    }
+}
+
+/// What is converted once more keeps the type that it was given.
+#[test]
+fn the_new_type_is_that_of_the_configuration() {
+    let bench = Bench::new();
+    for (entries, key) in [(json!({}), "torch_dtype"), (json!({"dtype": "float32"}), "dtype")] {
+        configure(&bench.path("tiny"), entries);
+        convert(&bench, &["--dtype", "float16"]);
+        assert_eq!(config(&bench, "out")[key], "float16");
+        let again = bench.run(&["convert", "--model", "out", "--mlx-path", "again"]).ok();
+        assert!(again.contains("[INFO] 16.000 bits per weight.\n[INFO] Wrote again, "), "{again}");
+        for folder in ["out", "again"] {
+            std::fs::remove_dir_all(bench.path(folder)).unwrap();
+        }
+    }
+}
+
+/// 259 rows of 48 weights are not a whole number of pairs of nvfp4's groups, and rows of 48 no groups of 32 or 64.
+#[test]
+fn a_matrix_that_a_mode_cannot_take_stays_as_it_is() {
+    for mode in ["nvfp4", "mxfp4", "affine"] {
+        let bench = Bench::new();
+        narrow(&bench.path("tiny"));
+        let ran = bench.run(&["convert", "--model", "tiny", "--mlx-path", "out", "-q", "--q-mode", mode]);
+        assert_eq!(ran.code, Some(0), "{mode}: {}", ran.stderr);
+        assert!(ran.stderr.starts_with("warning: `model.embed_tokens`, "), "{mode}: {}", ran.stderr);
+        assert!(ran.stderr.contains(&format!("are not quantized, because {mode} with")), "{mode}: {}", ran.stderr);
+        assert!(!generate(&bench, "out").is_empty(), "{mode}");
+    }
+}
+
+/// Narrows the model to 48 dimensions in three heads of 16, with an odd number of tokens.
+fn narrow(folder: &Path) {
+    let narrowed = |array: &Array| {
+        let size = |n: i32| match n {
+            64 => 48,
+            32 => 16,
+            n => n,
+        };
+        let cut = array.try_index(..size(array.dim(0))).unwrap();
+        let cut = if cut.ndim() == 2 { cut.try_index((.., ..size(cut.dim(1)))).unwrap() } else { cut };
+        if cut.dim(0) == 900 { ops::concatenate(&[&cut, &cut.try_index(..1).unwrap()], 0).unwrap() } else { cut }
+    };
+    let file = SafetensorsFile::open(folder.join("model.safetensors")).unwrap();
+    let arrays = file.arrays().unwrap().into_iter().map(|(name, array)| (name, narrowed(&array))).collect();
+    mlxlm_core::weights::save_model(folder, arrays, 0).unwrap();
+    configure(folder, json!({"hidden_size": 48, "num_attention_heads": 3, "head_dim": 16, "vocab_size": 901}));
+}
+
+#[test]
+fn an_entry_about_a_packing_that_is_none_is_dropped() {
+    let bench = Bench::new();
+    let expected = generate(&bench, "tiny");
+    let left = json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}});
+    configure(&bench.path("tiny"), left);
+    assert_eq!(generate(&bench, "tiny"), expected);
+    let ran = bench.run(&["convert", "--model", "tiny", "--mlx-path", "out"]);
+    assert!(ran.stderr.contains("the weights are not quantized by `bitsandbytes`"), "{}", ran.stderr);
+    assert_eq!(config(&bench, "out").get("quantization_config"), None);
+    assert_eq!(generate(&bench, "out"), expected);
+}
+
+#[test]
+fn named_templates_go_along_and_links_out_of_the_folder_do_not() {
+    let bench = Bench::new();
+    let templates = bench.path("tiny/additional_chat_templates");
+    std::fs::create_dir(&templates).unwrap();
+    std::fs::write(templates.join("tool_use.jinja"), "{{ tools }}").unwrap();
+    convert(&bench, &[]);
+    assert_eq!(
+        std::fs::read_to_string(bench.path("out/additional_chat_templates/tool_use.jinja")).unwrap(),
+        "{{ tools }}"
+    );
+    std::fs::write(bench.path("secret"), "a secret").unwrap();
+    for name in ["vocab.txt", "README.md"] {
+        std::os::unix::fs::symlink("../secret", bench.path("tiny").join(name)).unwrap();
+        let ran = bench.run(&["convert", "--model", "tiny", "--mlx-path", "again"]);
+        assert!(ran.refused(1).0.contains(&format!("`tiny/{name}` is a link to")), "{ran:?}");
+        std::fs::remove_file(bench.path("tiny").join(name)).unwrap();
+    }
+    assert_eq!(bench.names(), ["out", "secret"]);
+}
+
+#[test]
+fn an_upload_without_a_token_is_refused_before_the_work() {
+    let bench = Bench::new();
+    let mut command = bench.command();
+    command.env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", "http://127.0.0.1:9");
+    let args = ["convert", "--model", "tiny", "--mlx-path", "out", "--upload-repo", "org/name"];
+    let ran = Ran::from(command.args(args).output().unwrap());
+    assert_eq!(ran.refused(1).0, "uploading to `org/name` needs a token, and none is set");
+    assert_eq!(bench.names(), [""; 0]);
 }
 
 #[test]

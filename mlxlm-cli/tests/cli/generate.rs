@@ -1,5 +1,7 @@
 //! `generate`.
 
+use serde_json::json;
+
 use crate::bench::Bench;
 use crate::tiny::{self, continuation, turn};
 
@@ -29,10 +31,74 @@ fn verbose_shows_rules_and_speeds() {
     let shown = bench.run(&["generate", "--model", "tiny", "--prompt", TEXT, "-m", "5"]).ok();
     let expected = format!(
         "==========\n{}\n==========\nPrompt: 18 tokens, N tokens-per-sec\nGeneration: 5 tokens, N tokens-per-sec\n\
-         Peak memory: N GB\n",
+         Peak memory: N GB\nLoad: N s, first token after N s\nContext: 23 of 512 tokens\n",
         text.trim_end_matches('\n')
     );
     assert_eq!(without_numbers(&shown), expected);
+}
+
+#[test]
+fn one_token_has_no_rate_and_drafts_say_whether_they_pay() {
+    let bench = Bench::new();
+    let shown = bench.run(&["generate", "--model", "tiny", "--prompt", TEXT, "-m", "1"]).ok();
+    assert!(shown.contains("\nGeneration: 1 token\n"), "{shown}");
+    let draft = ["--draft-model", "tiny", "--num-draft-tokens", "2", "--prompt", TEXT, "-m", "9"];
+    let shown = bench.run(&[&["generate", "--model", "tiny"], &draft[..]].concat()).ok();
+    let drafts = shown.lines().find(|line| line.starts_with("Drafts: ")).expect(&shown);
+    assert!(drafts.contains(" of ") && drafts.contains(" accepted ("), "{drafts}");
+}
+
+#[test]
+fn what_a_small_cache_forgets_is_warned_of() {
+    let bench = Bench::new();
+    let ran = bench.run(&["generate", "--model", "tiny", "--prompt", TEXT, "-m", "2", "--max-kv-size", "8"]);
+    assert_eq!(ran.code, Some(0));
+    let expected = "warning: the prompt has 18 tokens and `--max-kv-size` is 8: the model will not see all of it\n";
+    assert_eq!(ran.stderr, expected);
+}
+
+#[test]
+fn keys_that_cannot_be_quantized_are_refused_before_the_first_token() {
+    let bench = Bench::new();
+    let args = ["generate", "--model", "tiny", "--kv-bits", "8", "--kv-group-size", "64", "--quantized-kv-start", "40"];
+    let ran = bench.run(&args);
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.stderr.contains("64") && ran.stderr.contains("hint: "), "{ran:?}");
+    assert!(!ran.stdout.contains(char::is_alphabetic), "no text comes before it: {ran:?}");
+}
+
+/// Short names and defaults of the settings.
+#[test]
+fn settings_name_models_and_defaults() {
+    let bench = Bench::new();
+    let expected = bench.text(&["-p", TEXT, "-m", "6"]);
+    let settings = bench.path("home/.config/mlxlm/config.toml");
+    std::fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    let text = "[models]\nsmall = \"tiny\"\n[defaults]\nmodel = \"small\"\nverbose = false\nmax-tokens = 6\n";
+    std::fs::write(&settings, text).unwrap();
+    assert_eq!(bench.run(&["generate", "-p", TEXT]).ok(), expected, "defaults are taken");
+    assert_ne!(bench.run(&["generate", "-p", TEXT, "-m", "2"]).ok(), expected, "what is given wins");
+    std::fs::write(&settings, "[defaults]\ntemperature = 1\n").unwrap();
+    let ran = bench.run(&["generate", "-p", TEXT]);
+    let (message, _) = ran.refused(2);
+    assert!(message.ends_with("config.toml`: `defaults.temperature`: there is no option `--temperature`"), "{message}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_that_memory_has_no_room_for_is_warned_of_or_refused() {
+    let bench = Bench::new();
+    // A file with a hole takes no room on the disk, and is refused for its content if anybody reads it.
+    let file = std::fs::File::create(bench.path("tiny/model.safetensors")).unwrap();
+    if file.set_len(1 << 42).is_err() {
+        return;
+    }
+    let ran = bench.run(&["--strict-memory", "generate", "--model", "tiny"]);
+    let (message, hint) = ran.refused(1);
+    assert!(message.starts_with("`tiny` needs about 4.4 TB of memory") && hint.contains("convert -q"), "{ran:?}");
+    let ran = bench.run(&["generate", "--model", "tiny"]);
+    assert!(ran.stderr.starts_with("warning: `tiny` needs about 4.4 TB of memory"), "{ran:?}");
+    assert!(ran.refused(1).0.contains("safetensors"), "{ran:?}");
 }
 
 #[test]
@@ -111,6 +177,34 @@ fn the_template_is_filled_or_left_out() {
 }
 
 #[test]
+fn a_prompt_that_brings_its_start_token_gets_no_second() {
+    let bench = Bench::new();
+    let path = bench.path("tiny/tokenizer.json");
+    let mut tokenizer: serde_json::Value = mlxlm_core::io::read_json(&path).unwrap();
+    let start = json!({"SpecialToken": {"id": "<|bos|>", "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "single": [start, text], "pair": [],
+        "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [0], "tokens": ["<|bos|>"]}}});
+    mlxlm_core::io::write_json(path, &tokenizer).unwrap();
+    let plain = |prompt: &str| {
+        let args = ["generate", "--model", "tiny", "--ignore-chat-template", "--prompt", prompt, "-m", "4"];
+        bench.run(&args).ok().lines().find(|line| line.starts_with("Prompt: ")).map(without_numbers).unwrap()
+    };
+    assert_eq!(plain("hello"), "Prompt: 4 tokens, N tokens-per-sec");
+    assert_eq!(plain("<|bos|>hello"), plain("hello"));
+}
+
+#[test]
+fn an_empty_template_counts_as_none() {
+    let bench = Bench::new();
+    let plain = bench.text(&["--ignore-chat-template", "--prompt", TEXT, "-m", "8"]);
+    mlxlm_core::io::write(bench.path("tiny/tokenizer_config.json"), r#"{"chat_template": ""}"#).unwrap();
+    let ran = bench.run(&["generate", "--model", "tiny", "--verbose", "false", "--prompt", TEXT, "-m", "8"]);
+    assert_eq!((ran.code, ran.stdout), (Some(0), plain));
+    assert_eq!(ran.stderr, "warning: the model has no chat template: the prompt is taken as it is\n");
+}
+
+#[test]
 fn values_reach_the_template() {
     let bench = Bench::new();
     let template = "{{ mood | default('calm') }}: {{ messages[0].content }}";
@@ -132,10 +226,13 @@ fn small_steps_through_the_prompt_change_nothing() {
 fn a_bounded_cache_forgets_and_goes_on() {
     let bench = Bench::new();
     let long = "the quick brown fox jumps over the lazy dog ".repeat(3);
-    let bounded = |size: &str| bench.text(&["--prompt", &long, "-m", "12", "--max-kv-size", size]);
+    let bounded = |size: &str| bench.shown(&["--prompt", &long, "-m", "12", "--max-kv-size", size]);
     let all = bench.text(&["--prompt", &long, "-m", "12"]);
-    assert_eq!(bounded("400"), all);
-    assert_ne!(bounded("16"), all);
+    assert_eq!(bounded("400").ok(), all);
+    let short = bounded("16");
+    assert_ne!(short.stdout, all);
+    let warning = "warning: the prompt has 90 tokens and `--max-kv-size` is 16: the model will not see all of it\n";
+    assert_eq!((short.code, short.stderr.as_str()), (Some(0), warning));
 }
 
 #[test]
@@ -161,6 +258,16 @@ fn a_draft_model_changes_no_text() {
         let drafted = bench.text(&["--prompt", TEXT, "-m", "24", "--draft-model", draft, "--num-draft-tokens", "4"]);
         assert_eq!(drafted, plain, "{draft}");
     }
+}
+
+#[test]
+fn more_proposals_than_one_pass_reads_are_warned_of() {
+    let bench = Bench::new();
+    let args = ["generate", "--model", "tiny", "--verbose", "false", "--draft-model", "tiny", "-m", "4"];
+    let many = bench.run(&[&args[..], &["--num-draft-tokens", "18446744073709551615"]].concat());
+    let expected = "warning: `--num-draft-tokens` is 18446744073709551615; at most 63 tokens are proposed at once\n";
+    assert_eq!((many.code, many.stderr.as_str()), (Some(0), expected));
+    assert_eq!(many.stdout, bench.text(&["-m", "4"]));
 }
 
 #[test]

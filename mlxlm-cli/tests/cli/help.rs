@@ -2,8 +2,32 @@
 
 use crate::bench::Bench;
 
-const COMMANDS: [&str; 8] =
-    ["generate", "chat", "convert", "cache_prompt", "benchmark", "manage", "models", "completions"];
+const COMMANDS: [&str; 24] = [
+    "generate",
+    "chat",
+    "check",
+    "convert",
+    "quantize",
+    "awq",
+    "gptq",
+    "dwq",
+    "dynamic_quant",
+    "upload",
+    "merge",
+    "perplexity",
+    "evaluate",
+    "adapter",
+    "lora",
+    "fuse",
+    "cache_prompt",
+    "benchmark",
+    "server",
+    "manage",
+    "models",
+    "list",
+    "show",
+    "completions",
+];
 
 #[test]
 fn help_lists_the_commands() {
@@ -22,8 +46,87 @@ fn each_command_lists_its_options() {
 }
 
 #[test]
-fn the_version_is_that_of_the_crate() {
-    assert_eq!(Bench::empty().run(&["--version"]).ok(), concat!("mlxlm ", env!("CARGO_PKG_VERSION"), "\n"));
+fn the_version_says_all_that_a_report_needs() {
+    for option in ["--version", "-V"] {
+        let version = Bench::empty().run(&[option]).ok();
+        let lines: Vec<&str> = version.lines().collect();
+        assert!(lines[0].starts_with(concat!("mlxlm ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
+        assert!(lines[1].starts_with("MLX 0.") && lines[1].ends_with(", compatible with mlx-lm 0.32.2"), "{version}");
+        assert!(lines[2].contains("kernels"), "{version}");
+    }
+}
+
+#[test]
+fn the_program_alone_prints_its_help() {
+    let bench = Bench::empty();
+    assert_eq!(bench.run::<&str>(&[]).ok(), bench.run(&["--help"]).ok());
+}
+
+/// A link named like a program of Python mlx-lm is that program.
+#[cfg(unix)]
+#[test]
+fn programs_of_mlx_lm_can_be_links() {
+    let bench = Bench::new();
+    let program = bench.path("mlx_lm.generate");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mlxlm"), &program).unwrap();
+    let mut command = std::process::Command::new(program);
+    command.current_dir(bench.path("")).env("HOME", bench.path("home")).env("HF_HUB_OFFLINE", "1");
+    command.args(["--model", "tiny", "--verbose", "False", "--prompt", "hello", "--max-tokens", "5"]);
+    let ran = crate::bench::Ran::from(command.output().unwrap());
+    assert_eq!(ran.ok(), bench.text(&["-p", "hello", "-m", "5"]));
+}
+
+#[test]
+fn the_command_of_mlx_lm_that_is_missing_is_named() {
+    let ran = Bench::empty().run(&["share", "--path", "x"]);
+    let (message, hint) = ran.refused(2);
+    assert_eq!(message, "`mlxlm share` is not supported: it copies models between machines");
+    assert!(hint.contains("mlxlm upload"), "{hint}");
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let bench = Bench::empty();
+    assert_eq!(bench.run(&["man", "pages"]).ok(), "");
+    for name in COMMANDS.map(|command| format!("mlxlm-{command}")).iter().map(String::as_str).chain(["mlxlm"]) {
+        let page = std::fs::read_to_string(bench.path(format!("pages/{name}.1"))).unwrap();
+        assert!(page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{page}");
+    }
+}
+
+#[test]
+fn models_are_listed_and_shown() {
+    let bench = Bench::new();
+    let list = bench.run(&["list"]).ok();
+    assert!(list.lines().any(|line| line.starts_with("demo ") && line.contains("built in")), "{list}");
+    assert_eq!(bench.run(&["list", "--names"]).ok(), "demo\ndemo-draft\n");
+    let shown = bench.run(&["show", "tiny"]).ok();
+    for line in ["model type     llama", "context        512 tokens", "chat template  yes"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&bench.run(&["show", "tiny", "--json"]).ok()).unwrap();
+    assert_eq!(json["bits_per_weight"].as_f64().unwrap().round(), 32.0);
+    assert_eq!(json["context_length"], 512);
+    assert!(json["memory_bytes"]["512"].as_u64().unwrap() > json["weight_bytes"].as_u64().unwrap());
+}
+
+/// What bash makes of `mlxlm generate --model de`.
+#[cfg(target_os = "linux")]
+#[test]
+fn models_are_completed_by_name() {
+    let bench = Bench::empty();
+    std::fs::write(bench.path("mlxlm.bash"), bench.run(&["completions", "bash"]).ok()).unwrap();
+    let script = "source mlxlm.bash; COMP_WORDS=(mlxlm generate --model de); COMP_CWORD=3; \
+                  _mlxlm mlxlm de --model; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let folder = std::path::Path::new(env!("CARGO_BIN_EXE_mlxlm")).parent().unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", script]).current_dir(bench.path("")).env("HOME", bench.path("home")).env("PATH", path);
+    let ran = crate::bench::Ran::from(command.output().unwrap());
+    assert_eq!(ran.stdout, "demo\ndemo-draft\n", "{ran:?}");
+    for shell in ["zsh", "fish"] {
+        assert!(bench.run(&["completions", shell]).ok().contains("mlxlm list --names"), "{shell}");
+    }
 }
 
 #[test]
@@ -41,11 +144,14 @@ fn models_lists_every_architecture_with_its_aliases() {
     let list = Bench::empty().run(&["models"]).ok();
     assert_eq!(list.lines().count(), mlxlm_models::arch::ARCHITECTURES.len());
     for name in mlxlm_models::arch::ARCHITECTURES.iter().flat_map(|arch| arch.names) {
-        assert!(list.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *name), "{name}: {list}");
+        assert!(
+            list.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').any(|word| word == *name),
+            "{name}: {list}"
+        );
     }
 }
 
-/// `mlxlm … | head -c 1`: the reader goes away, and nobody is told.
+/// `mlxlm … | head -c 1`: the reader goes away, which is no error.
 #[cfg(unix)]
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {

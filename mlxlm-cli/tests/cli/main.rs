@@ -8,14 +8,33 @@ mod bench;
 mod benchmark;
 mod cache_prompt;
 mod chat;
+#[cfg(target_os = "linux")]
+mod chat_terminal;
+mod check;
 mod convert;
+mod decoding;
 mod demo;
+mod evaluate;
 mod generate;
+mod gguf;
 mod help;
 mod hub;
-mod manage;
 /// The hub of the tests of mlxlm-core.
 #[allow(dead_code, reason = "faults are tested there")]
 #[path = "../../../mlxlm-core/tests/hub/server.rs"]
+mod hub_server;
+#[cfg(target_os = "linux")]
+mod leaving;
+#[cfg(target_os = "linux")]
+mod little_memory;
+mod lora;
+mod manage;
+mod merge;
+mod models;
+mod perplexity;
+#[cfg(target_os = "linux")]
+mod pty;
+mod quant;
+#[cfg(unix)]
 mod server;
 mod tiny;

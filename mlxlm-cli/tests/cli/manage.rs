@@ -41,6 +41,18 @@ fn scan_lists_what_the_pattern_finds() {
 }
 
 #[test]
+fn names_of_folders_are_shown_with_care() {
+    let bench = Bench::empty();
+    cache(&bench, &["org/\x1b[31mred\x07"]);
+    for shown in
+        [manage(&bench, &["--scan", "--pattern", ""], ""), manage(&bench, &["--delete", "--pattern", "\x1b"], "y\n")]
+    {
+        let shown = shown.ok();
+        assert!(shown.contains(r"org/\u{1b}[31mred\u{7}") && !shown.contains('\x1b'), "{shown}");
+    }
+}
+
+#[test]
 fn a_cache_that_is_not_there_is_empty() {
     let shown = manage(&Bench::empty(), &["--scan"], "").ok();
     assert_eq!(shown.lines().count(), 3, "{shown}");

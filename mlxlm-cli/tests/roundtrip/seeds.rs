@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mlxlm_core::io;
-use mlxlm_core::nn::{Leaf, parameters};
+use mlxlm_core::nn::{LeafMut, parameters};
 use mlxlm_core::weights::recipe::{Draw, Drawn};
 use mlxlm_core::weights::{AdapterConfig, FineTuneType, LoraParameters, save_model};
 use mlxlm_models::{LoadOptions, ModelConfig, build_random, load_model};
@@ -46,11 +46,11 @@ fn config(model: &str) -> Value {
 /// successor be itself.
 fn draw(model: &str, name: &str) -> Draw {
     match (name, model) {
-        (name, "gemma2") if name.contains("norm") => Draw::Normal(0.0, 0.1),
-        (name, _) if name.contains("norm") => Draw::Normal(1.0, 0.1),
-        ("model.embed_tokens.weight", "gemma2" | "qwen3") => Draw::Normal(0.0, 0.02),
-        ("model.embed_tokens.weight", _) => Draw::Normal(0.0, 1.0),
-        _ => Draw::FanIn(1.5),
+        (name, "gemma2") if name.contains("norm") => Draw::normal(0.0, 0.1),
+        (name, _) if name.contains("norm") => Draw::normal(1.0, 0.1),
+        ("model.embed_tokens.weight", "gemma2" | "qwen3") => Draw::normal(0.0, 0.02),
+        ("model.embed_tokens.weight", _) => Draw::normal(0.0, 1.0),
+        _ => Draw::fan_in(1.5),
     }
 }
 
@@ -59,7 +59,7 @@ pub fn make(model: &str, folder: &Path) {
     io::create_dir_all(folder).unwrap();
     add_tokenizer(folder);
     io::write_json(folder.join("config.json"), &config(model)).unwrap();
-    let (mut built, _) = build_random(&ModelConfig::new(config(model)).unwrap(), 0).unwrap();
+    let mut built = build_random(&ModelConfig::new(config(model)).unwrap(), 0).unwrap().model;
     let drawn = |(name, array): (String, mlxlm_core::Array)| {
         let drawn = Drawn { shape: array.shape().to_vec(), draw: draw(model, &name), name };
         (drawn.name.clone(), drawn.array(SEED, 0))
@@ -79,14 +79,14 @@ pub fn add_tokenizer(folder: &Path) {
 pub fn make_adapter(model: &Path, folder: &Path) {
     let parameters = LoraParameters { rank: 4, scale: 4.0, dropout: 0.0, keys: None };
     let lora = Lora { num_layers: 2, parameters: parameters.clone(), dora: false, seed: SEED };
-    let (mut model, ..) = load_model(model, &LoadOptions::default()).unwrap();
+    let mut model = load_model(model, &LoadOptions::default()).unwrap().0.model;
     lora.adapt(&mut *model).unwrap();
-    model.walk("", &mut |path, leaf| {
-        if let Leaf::Linear(leaf) = leaf
+    model.walk_mut("", &mut |path, leaf| {
+        if let LeafMut::Linear(leaf) = leaf
             && let Some(adapter) = &mut leaf.adapter
         {
             let name = format!("{path}.lora_b");
-            adapter.b = Drawn { name, shape: adapter.b.shape().to_vec(), draw: Draw::Normal(0.0, 0.1) }.array(SEED, 0);
+            adapter.b = Drawn { name, shape: adapter.b.shape().to_vec(), draw: Draw::normal(0.0, 0.1) }.array(SEED, 0);
         }
     });
     let trained = Trainable::collect(&mut *model, |name, _| is_adapter_parameter(name));

@@ -45,17 +45,9 @@ impl Work {
         }
         let temporary = tempfile::tempdir().unwrap();
         let work = Self { root: temporary.path().to_owned(), temporary: Some(temporary) };
-        work.copy(&golden("mlx_lm_0.32.2"), &work.path("theirs"));
+        copy(&golden("mlx_lm_0.32.2"), &work.path("theirs"));
         seeds::add_tokenizer(&work.path("theirs/llama-q4"));
         work
-    }
-
-    fn copy(&self, from: &Path, to: &Path) {
-        io::create_dir_all(to).unwrap();
-        for path in io::read_dir(from).unwrap() {
-            let target = to.join(path.file_name().unwrap());
-            if path.is_dir() { self.copy(&path, &target) } else { io::copy(&path, target).unwrap() }
-        }
     }
 
     /// A path in the folder.
@@ -102,4 +94,12 @@ impl Work {
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn copy(from: &Path, to: &Path) {
+    io::create_dir_all(to).unwrap();
+    for path in io::read_dir(from).unwrap() {
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &target) } else { io::copy(&path, target).unwrap() }
+    }
 }

@@ -5,24 +5,35 @@
 
 mod activation;
 mod attention;
+mod conv;
+mod hadamard;
 mod linear;
 mod loss;
 mod norm;
 pub mod plain;
+mod recurrent;
 mod rope;
 mod softmax;
 #[cfg(test)]
 pub(crate) mod testing;
 mod vocabulary;
+mod write;
 
-pub use activation::{geglu, geglu_approx, swiglu};
-pub use attention::{Attention, Causal, Chunk, Ring, Sight, Stored, attend, attends_by_rule};
+pub use activation::{Activation, activate, gated, precise_swiglu, swiglu};
+pub use attention::{
+    Attention, Causal, Chunk, Ring, Row, RowsAttention, Sight, Stored, attend, attend_latent, attend_latent_rows,
+    attend_rows, attends_by_rule,
+};
+pub use conv::short_conv;
+pub use hadamard::hadamard;
 pub use linear::{gather_linear, linear, linear_biased};
 pub use loss::cross_entropy;
-pub use norm::{add_rms_norm, layer_norm, rms_norm};
+pub use norm::{add_rms_norm, group_rms_norm, l2_norm, layer_norm, rms_norm};
+pub use recurrent::{Scan, Wkv7, decay_attention, gated_delta, selective_scan, ssm_scan, wkv7};
 pub use rope::{rope, rope_dynamic};
 pub use softmax::softmax;
 pub use vocabulary::{argmax, categorical, logsumexp, min_p, top_k, top_p};
+pub use write::write_rows;
 
 /// Returns from the function what a kernel gives, if that takes the call: `by_kernel!(crate::kernels::…(…))`, of a call that
 /// gives `Result<Option<Array>, Exception>`.

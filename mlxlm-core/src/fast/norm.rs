@@ -35,6 +35,42 @@ pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: 
     plain::layer_norm(x, weight, bias, eps)
 }
 
+/// [`rms_norm`] of each of `groups` equal parts of a row, times the weight of the whole row (`MambaRMSNormGated` of
+/// `mlx_lm/models/nemotron_h.py`).
+///
+/// # Shapes
+/// - `x`: `[…, D]`, `weight`: `[D]`, result: `[…, D]`
+///
+/// # Errors
+/// If rows cannot be cut into so many parts.
+#[track_caller]
+pub fn group_rms_norm(x: &Array, weight: &Array, groups: i32, eps: f32) -> Result<Array, Exception> {
+    if x.ndim() == 0 || groups <= 0 || x.dim(-1) % groups != 0 {
+        return Err(Exception::custom(format!("rows of {:?} cannot be cut into {groups} groups", x.shape())));
+    }
+    if groups == 1 {
+        return rms_norm(x, Some(weight), eps);
+    }
+    let mut shape = x.shape().to_vec();
+    let dims = shape.pop().unwrap_or(0);
+    shape.extend([groups, dims / groups]);
+    rms_norm(&x.reshape(&shape)?, None, eps)?.reshape(x.shape())?.multiply(weight)
+}
+
+/// `x / √(Σ x² + eps)`: rows of length one. By way of [`rms_norm`], whose `eps` is that of the mean of squares.
+///
+/// # Shapes
+/// - `x`: `[…, D]`, and the same comes back
+#[track_caller]
+pub fn l2_norm(x: &Array, eps: f32) -> Result<Array, Exception> {
+    if x.ndim() == 0 {
+        return Err(Exception::custom("a number has no length: rows [..., D] are needed"));
+    }
+    let dims = x.dim(-1) as f32;
+    let normed = rms_norm(x, None, eps / dims)?;
+    normed.multiply(Array::from_f32(dims.sqrt().recip()).as_dtype(normed.dtype())?)
+}
+
 #[cfg(test)]
 mod tests {
     use mlx_rs::ops::indexing::TryIndexOp;
@@ -74,6 +110,39 @@ mod tests {
             assert!(sum.eq_values(x.add(&y).unwrap()).unwrap(), "{dtype:?}");
             assert!(normed.eq_values(rms_norm(&sum, Some(&w), 1e-5).unwrap()).unwrap(), "{dtype:?}");
         }
+    }
+
+    #[test]
+    fn groups_of_a_row_are_normed_by_themselves() {
+        let inputs = [normal(&[5, 7, 40], 1), normal(&[40], 2)];
+        let by_hand = |x: &[Array]| {
+            let parts = x[0].reshape(&[5, 7, 4, 10])?;
+            let mean = parts.square()?.mean_axes(&[-1], true)?.add(Array::from_f32(1e-5))?;
+            parts.multiply(mean.rsqrt()?)?.reshape(&[5, 7, 40])?.multiply(&x[1])
+        };
+        check(&inputs, |x| group_rms_norm(&x[0], &x[1], 4, 1e-5), by_hand);
+        let one = group_rms_norm(&inputs[0], &inputs[1], 1, 1e-5).unwrap();
+        assert!(same_bits(&one, &rms_norm(&inputs[0], Some(&inputs[1]), 1e-5).unwrap()));
+        for groups in [0, -1, 3] {
+            let error = group_rms_norm(&inputs[0], &inputs[1], groups, 1e-5).unwrap_err().to_string();
+            assert!(error.contains(&format!("{groups} groups")), "{error}");
+        }
+    }
+
+    #[test]
+    fn rows_get_the_length_of_one() {
+        let by_hand = |eps: f32| {
+            move |x: &[Array]| {
+                let squares = x[0].square()?.sum_axis(-1, true)?.add(Array::from_f32(eps))?;
+                x[0].multiply(squares.rsqrt()?)
+            }
+        };
+        for eps in [1e-6, 2.0] {
+            check(&[normal(&[5, 7, 40], 1)], |x| l2_norm(&x[0], eps), by_hand(eps));
+        }
+        let zero = ops::zeros::<f32>(&[2, 8]).unwrap();
+        assert!(same_bits(&l2_norm(&zero, 1e-14).unwrap(), &zero));
+        assert!(l2_norm(&Array::from_f32(1.0), 1e-6).is_err());
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub fn min_p(x: &Array, fraction: f64, at_least: usize) -> Result<Array, Excepti
 
 /// One entry of each row, drawn from the softmax of `scale · logits`; of a row with an entry that is not a number, it is any.
 ///
+/// Whatever the type, the distances to the largest entry are scaled in f32, so that no finite, positive scale makes a distribution
+/// into noise: with the largest scale the largest entry is drawn, with the smallest any entry above minus infinity.
+///
 /// A key draws the same by the kernel, which takes one row, and by MLX, unless its number falls within rounding of the border
 /// between two entries.
 ///
@@ -173,6 +176,39 @@ mod tests {
             // Most of these entries are as small as the rounding of sums of f32.
             let count = (0..100).filter(same).count();
             assert!(count >= 90, "{dtype:?}: {count} of 100 draws are the same");
+        }
+    }
+
+    #[test]
+    fn every_scale_draws_what_it_should() {
+        let inf = f32::INFINITY;
+        let x = Array::from_slice(&[-2.0, -1.0, -1.25, -inf, -9.0], &[1, 5]);
+        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+            let x = x.as_dtype(dtype).unwrap();
+            for seed in 0..20 {
+                let key = random::key(seed).unwrap();
+                for draw in [categorical, plain::categorical] {
+                    let drawn = |scale| draw(&x, scale, &key).unwrap().try_as_slice::<u32>().unwrap()[0];
+                    for cold in [1e5, 1e20, f32::MAX] {
+                        assert_eq!(drawn(cold), 1, "{dtype:?}, {cold}");
+                    }
+                    for hot in [1e-20, f32::MIN_POSITIVE] {
+                        assert_ne!(drawn(hot), 3, "{dtype:?}, {hot}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_stays_however_small_the_share_is() {
+        let inf = f32::INFINITY;
+        let x = Array::from_slice(&[-2000.0_f32, -1000.0, -1001.0, -inf], &[1, 4]);
+        for share in [f64::MIN_POSITIVE, 1e-60, 1e-30, 0.5] {
+            for filter in [top_p, plain::top_p] {
+                let kept = filter(&x, share).unwrap();
+                assert_eq!(kept.try_as_slice::<f32>().unwrap(), [-inf, -1000.0, -inf, -inf], "{share}");
+            }
         }
     }
 

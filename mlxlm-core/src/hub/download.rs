@@ -1,17 +1,14 @@
 //! One file from the hub into the cache: resumed where it was left, checked, then renamed into place.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
-
 use super::HubError;
+use super::hash::Hasher;
 use super::layout::RepoCache;
-use super::listing::{Entry, Hash};
+use super::listing::Entry;
 use super::progress::{Event, Progress};
 use super::wire::{ATTEMPTS, Wire, root_cause};
 use crate::{Error, Result, io};
@@ -29,11 +26,11 @@ pub(super) struct Download<'a> {
 impl Download<'_> {
     /// Makes sure that the snapshot has this file.
     pub(super) fn fetch(&self, entry: &Entry) -> Result<()> {
-        if self.cache.has(self.commit, entry) {
+        if self.cache.has(self.commit, entry, self.progress) {
             return Ok(());
         }
         let _guard = self.cache.lock(entry, self.progress)?;
-        if !self.cache.has_blob(entry) {
+        if !self.cache.has_blob(entry, self.progress) {
             let partial = self.cache.partial(entry);
             if let Some(blobs) = partial.parent() {
                 io::create_dir_all(blobs)?;
@@ -44,10 +41,12 @@ impl Download<'_> {
                 Err(Error::Hub(HubError::WrongContent { .. })) if resumed => self.fill(entry, &partial)?,
                 other => other?,
             }
-            io::rename(&partial, self.cache.blob(entry))?;
+            let blob = self.cache.blob(entry);
+            io::rename(&partial, &blob)?;
+            self.cache.note_sound(&blob, &entry.hash);
         }
         self.cache.link(self.commit, entry)?;
-        self.tell(entry, entry.size_bytes);
+        self.report(entry, entry.size_bytes);
         Ok(())
     }
 
@@ -56,7 +55,7 @@ impl Download<'_> {
         let mut partial = Partial::open(path, entry)?;
         let mut failures = 0;
         while partial.size_bytes < entry.size_bytes {
-            self.tell(entry, partial.size_bytes);
+            self.report(entry, partial.size_bytes);
             let before = partial.size_bytes;
             let Some(cause) = self.append(entry, &mut partial)? else { continue };
             failures = if partial.size_bytes > before { 1 } else { failures + 1 };
@@ -69,8 +68,9 @@ impl Download<'_> {
                 }
                 .into());
             }
-            self.progress.tell(Event::Retry { file: &entry.path, cause: &cause });
-            self.wire.pause(failures);
+            let pause = self.wire.pause(failures);
+            self.progress.report(Event::Retry { file: &entry.path, cause: &cause, pause });
+            std::thread::sleep(pause);
         }
         partial.check(entry)
     }
@@ -91,7 +91,7 @@ impl Download<'_> {
                 Ok(0) => break,
                 Ok(read) => {
                     partial.push(&piece[..read])?;
-                    self.tell(entry, partial.size_bytes.min(entry.size_bytes));
+                    self.report(entry, partial.size_bytes.min(entry.size_bytes));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Ok(Some(root_cause(&error))),
@@ -101,8 +101,8 @@ impl Download<'_> {
         Ok(short.then(|| "the connection was closed".to_owned()))
     }
 
-    fn tell(&self, entry: &Entry, done_bytes: u64) {
-        self.progress.tell(Event::File { file: &entry.path, done_bytes, total_bytes: entry.size_bytes });
+    fn report(&self, entry: &Entry, done_bytes: u64) {
+        self.progress.report(Event::File { file: &entry.path, done_bytes, total_bytes: entry.size_bytes });
     }
 
     fn stopped(&self) -> bool {
@@ -118,70 +118,32 @@ struct Partial {
     hasher: Hasher,
 }
 
-enum Hasher {
-    Git(Sha1),
-    Sha256(Sha256),
-}
-
-impl Hasher {
-    fn new(entry: &Entry) -> Self {
-        match entry.hash {
-            Hash::Git(_) => Self::Git(Sha1::new().chain_update(format!("blob {}\0", entry.size_bytes))),
-            Hash::Sha256(_) => Self::Sha256(Sha256::new()),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Git(sha) => sha.update(bytes),
-            Self::Sha256(sha) => sha.update(bytes),
-        }
-    }
-
-    fn hex(&self) -> String {
-        let digest = match self {
-            Self::Git(sha) => sha.clone().finalize().to_vec(),
-            Self::Sha256(sha) => sha.clone().finalize().to_vec(),
-        };
-        digest.iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-    }
-}
-
 impl Partial {
     /// Opens what an earlier attempt left, or a new file.
     fn open(path: &Path, entry: &Entry) -> Result<Self> {
         let file = File::options().create(true).read(true).append(true).open(path);
         let file = file.map_err(|source| Error::Io { action: "create", path: path.to_owned(), source })?;
-        let mut partial = Self { path: path.to_owned(), file, size_bytes: 0, hasher: Hasher::new(entry) };
+        let mut partial =
+            Self { path: path.to_owned(), file, size_bytes: 0, hasher: Hasher::new(&entry.hash, entry.size_bytes) };
         partial.read_back(entry)?;
         Ok(partial)
     }
 
     /// Hashes what is there. More than the whole file is of no use.
     fn read_back(&mut self, entry: &Entry) -> Result<()> {
-        const PIECE_BYTES: usize = 1 << 20;
-        let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            let read = self.file.read(&mut piece).map_err(|source| self.failed("read", source))?;
-            if read == 0 {
-                break;
-            }
-            self.hasher.update(&piece[..read]);
-            self.size_bytes += read as u64;
-            if self.size_bytes > entry.size_bytes {
-                return self.clear(entry);
-            }
+        let found_bytes = self.file.metadata().map_err(|source| self.failed("read", source))?.len();
+        if found_bytes > entry.size_bytes {
+            return self.clear(entry);
         }
-        Ok(())
+        let size_bytes = &mut self.size_bytes;
+        let read = self.hasher.update_all(&mut self.file, &mut |bytes| *size_bytes += bytes);
+        read.map_err(|source| self.failed("read", source))
     }
 
     fn clear(&mut self, entry: &Entry) -> Result<()> {
         self.file.set_len(0).map_err(|source| self.failed("write", source))?;
         self.size_bytes = 0;
-        self.hasher = Hasher::new(entry);
+        self.hasher = Hasher::new(&entry.hash, entry.size_bytes);
         Ok(())
     }
 

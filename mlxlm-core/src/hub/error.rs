@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::Hint;
+use crate::error::listed;
 
 /// What can go wrong between a model's name and the folder that holds it, or on the way back up.
 ///
@@ -110,7 +111,7 @@ pub enum HubError {
     },
 
     /// Too many requests in too short a time.
-    #[error("{endpoint} asks to slow down")]
+    #[error("rate limit reached at {endpoint}")]
     RateLimited {
         /// The hub that was asked.
         endpoint: String,
@@ -129,12 +130,12 @@ pub enum HubError {
         cache: PathBuf,
     },
 
-    /// The cache holds a part of the model, and the rest cannot be fetched now.
-    #[error("`{path}` is incomplete: {} missing", list(missing), path = path.display())]
+    /// The cache holds a part of the model, or a damaged one, and the rest cannot be fetched now.
+    #[error("`{path}` is incomplete: {} missing or damaged", listed(missing, 3), path = path.display())]
     Incomplete {
         /// The snapshot folder.
         path: PathBuf,
-        /// What a loader would miss.
+        /// What a loader would miss, or find damaged.
         missing: Vec<String>,
     },
 
@@ -191,6 +192,24 @@ pub enum HubError {
         note: String,
     },
 
+    /// The disk has too little room for what is to be fetched.
+    #[error(
+        "`{repo}` needs {:.1} GB, and {:.1} GB are free at `{cache}`",
+        *needed_bytes as f64 / 1e9,
+        *free_bytes as f64 / 1e9,
+        cache = cache.display()
+    )]
+    NoRoom {
+        /// The repository.
+        repo: String,
+        /// The folder of the cache.
+        cache: PathBuf,
+        /// Bytes that are not in the cache yet.
+        needed_bytes: u64,
+        /// Bytes that the disk has left.
+        free_bytes: u64,
+    },
+
     /// A download broke off again and again.
     #[error("download of `{file}` broke off at {got_bytes} of {expected_bytes} bytes: {cause}")]
     Interrupted {
@@ -230,16 +249,6 @@ pub enum HubError {
         /// The library's own words.
         cause: String,
     },
-}
-
-/// The first few names, and how many more there are.
-fn list(names: &[String]) -> String {
-    const SHOWN: usize = 3;
-    let text = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => text,
-        more => format!("{text} and {more} more"),
-    }
 }
 
 /// `: words`, or nothing where there are none.
@@ -293,22 +302,11 @@ impl Hint for HubError {
             Self::Malformed { .. } => "check that HF_ENDPOINT is a Hugging Face hub; a proxy's login page gives this too".into(),
             Self::UnsafePath { .. } => "do not use this repository, and tell the hub about it".into(),
             Self::NotAModel { .. } => "give a repository with config.json and model*.safetensors".into(),
+            Self::NoRoom { .. } => "`mlxlm manage` deletes models; HF_HUB_CACHE names a cache on another disk".into(),
             Self::Interrupted { .. } => "run again to go on from there".into(),
             Self::WrongContent { .. } => "run again; if it stays so, a proxy changes what passes through it".into(),
             Self::NothingToUpload { .. } => "give the folder of a converted model".into(),
             Self::FileNotFound { .. } | Self::Server { .. } | Self::Client { .. } => return None,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_lists_are_cut() {
-        let names: Vec<String> = (1..=5).map(|n| n.to_string()).collect();
-        assert_eq!(list(&names[..1]), "`1`");
-        assert_eq!(list(&names), "`1`, `2`, `3` and 2 more");
     }
 }

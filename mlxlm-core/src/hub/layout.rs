@@ -7,6 +7,7 @@
 //!                           trees/<commit>.json         the whole listing; read here, written by Python alone
 //! <cache>/CACHEDIR.TAG                                  for backup tools
 //! <cache>/.locks/models--org--name/<hash>.lock          held (flock) while a blob is written
+//!                                  <hash>.checked       size and time of the blob when its hash was last computed
 //! ```
 //!
 //! Unusual: a `trees` file makes Python's client treat a snapshot without the `*.py` files, which are never fetched
@@ -17,11 +18,11 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
-
+use super::hash::Hash;
 use super::listing::{self, Entry};
 use super::progress::{Event, Progress};
 use super::repo_id::{RepoId, is_commit};
+use crate::index::Index;
 use crate::{Error, Result, io};
 
 /// One repository's part of the cache.
@@ -68,6 +69,18 @@ impl RepoCache {
         is_commit(&commit).then_some(commit)
     }
 
+    /// The commit whose snapshot was changed last, of a cache that does not say which one a branch means (one that was
+    /// copied without its `refs`, say).
+    pub(super) fn newest_commit(&self) -> Option<String> {
+        let snapshots = io::read_dir(self.root.join("snapshots")).ok()?;
+        let dated = snapshots.iter().filter_map(|path| {
+            let commit = path.file_name()?.to_str().filter(|name| is_commit(name))?;
+            let found = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
+            Some((found.modified().ok()?, commit))
+        });
+        dated.max().map(|(_, commit)| commit.to_owned())
+    }
+
     pub(super) fn remember(&self, revision: &str, commit: &str) -> Result<()> {
         if self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -79,29 +92,28 @@ impl RepoCache {
 
     /// The listing of a commit, where Python's client left one.
     pub(super) fn listing(&self, commit: &str) -> Option<Vec<Entry>> {
-        let tree: Value = io::read_json(self.root.join("trees").join(format!("{commit}.json"))).ok()?;
-        if tree.get("format_version") != Some(&Value::from(1)) {
-            return None;
-        }
-        let entry = |(path, file): (&String, &Value)| {
-            let mut item =
-                serde_json::json!({"type": "file", "path": path, "oid": file["blob_id"], "size": file["size"]});
-            if let Some(sha256) = file.get("lfs_sha256") {
-                item["lfs"] = serde_json::json!({"oid": sha256, "size": file["lfs_size"]});
-            }
-            listing::from_tree(&item).ok().flatten()
-        };
-        tree.get("files")?.as_object()?.iter().map(entry).collect()
+        let tree: listing::Tree = io::read_json(self.root.join("trees").join(format!("{commit}.json"))).ok()?;
+        tree.entries()
     }
 
-    /// Whether the snapshot has this file, whole.
-    pub(super) fn has(&self, commit: &str, entry: &Entry) -> bool {
-        is_whole(&self.snapshot(commit).join(&entry.path), entry)
+    /// Whether the snapshot has this file, whole and sound.
+    pub(super) fn has(&self, commit: &str, entry: &Entry, progress: &Progress) -> bool {
+        self.is_whole(&self.snapshot(commit).join(&entry.path), entry, progress)
     }
 
     /// Whether the bytes are there, be it for another commit.
-    pub(super) fn has_blob(&self, entry: &Entry) -> bool {
-        is_whole(&self.blob(entry), entry)
+    pub(super) fn has_blob(&self, entry: &Entry, progress: &Progress) -> bool {
+        self.is_whole(&self.blob(entry), entry, progress)
+    }
+
+    fn is_whole(&self, path: &Path, entry: &Entry, progress: &Progress) -> bool {
+        let size = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == entry.size_bytes);
+        size && self.is_sound(path, &entry.hash, &entry.path, progress)
+    }
+
+    /// Where it is noted that a blob was checked.
+    pub(super) fn stamp(&self, hash: &Hash) -> PathBuf {
+        self.locks.join(format!("{}.checked", hash.as_str()))
     }
 
     /// Makes the snapshot's name for a blob.
@@ -110,15 +122,7 @@ impl RepoCache {
         make_parent(&pointer)?;
         let up = "../".repeat(2 + entry.path.split('/').count() - 1);
         let target = format!("{up}blobs/{}", entry.hash.as_str());
-        // Made under another name and renamed, so that no reader finds a gap.
-        let temporary = pointer.with_file_name(format!(".{}.{}.tmp", entry.hash.as_str(), std::process::id()));
-        let _ = fs::remove_file(&temporary);
-        std::os::unix::fs::symlink(target, &temporary).map_err(|source| Error::Io {
-            action: "link",
-            path: pointer.clone(),
-            source,
-        })?;
-        io::rename(temporary, pointer)
+        io::link(Path::new(&target), &pointer)
     }
 
     /// Waits until no other process writes this blob, and keeps others from it until the guard is dropped.
@@ -130,14 +134,14 @@ impl RepoCache {
         make_parent(&path)?;
         let file = File::options().create(true).append(true).open(&path);
         let file = file.map_err(|source| Error::Io { action: "create", path, source })?;
-        let mut told = false;
+        let mut reported = false;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(file)),
                 Err(TryLockError::WouldBlock) => {
-                    if !told {
-                        progress.tell(Event::Waiting { file: &entry.path });
-                        told = true;
+                    if !reported {
+                        progress.report(Event::Waiting { file: &entry.path });
+                        reported = true;
                     }
                     std::thread::sleep(POLL);
                 }
@@ -146,24 +150,34 @@ impl RepoCache {
         }
     }
 
-    /// What a loader would miss in a snapshot of this cache; nothing if the model is whole.
+    /// What a loader would miss in a snapshot of this cache, or find damaged; nothing if the model is whole.
     ///
     /// With a listing this is exact. Without one it is judged by what every model has: config.json and all weights.
-    pub(super) fn missing(&self, commit: &str) -> Vec<String> {
+    pub(super) fn missing(&self, commit: &str, progress: &Progress) -> Vec<String> {
         let folder = self.snapshot(commit);
         match self.listing(commit) {
             Some(entries) => {
                 let index = io::read_json(folder.join(listing::INDEX)).ok();
-                let needed = listing::needed(&entries, index.as_ref());
-                needed.into_iter().filter(|entry| !self.has(commit, entry)).map(|entry| entry.path.clone()).collect()
+                let needed = listing::needed(&entries, index.as_ref()).into_iter();
+                needed.filter(|entry| !self.has(commit, entry, progress)).map(|entry| entry.path.clone()).collect()
             }
-            None => missing_of_model(&folder),
+            None => {
+                let mut missing = missing_of_model(&folder);
+                missing.extend(self.damaged(&folder, progress));
+                missing
+            }
         }
     }
-}
 
-fn is_whole(path: &Path, entry: &Entry) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == entry.size_bytes)
+    /// The files of a snapshot whose blobs are not those that their names say.
+    fn damaged(&self, folder: &Path, progress: &Progress) -> Vec<String> {
+        let name = |path: PathBuf| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            let hash = Hash::of_name(fs::read_link(&path).ok()?.file_name()?.to_str()?)?;
+            (path.is_file() && !self.is_sound(&path, &hash, &name, progress)).then_some(name)
+        };
+        io::read_dir(folder).unwrap_or_default().into_iter().filter_map(name).collect()
+    }
 }
 
 fn make_parent(file: &Path) -> Result<()> {
@@ -181,8 +195,8 @@ fn missing_of_model(folder: &Path) -> Vec<String> {
     if there(ONE_FILE) {
         return missing;
     }
-    let index = io::read_json(folder.join(listing::INDEX)).ok();
-    let mut shards = index.as_ref().map(listing::shards).unwrap_or_default();
+    let index: Option<Index> = io::read_json(folder.join(listing::INDEX)).ok();
+    let mut shards = index.unwrap_or_default().shards;
     if shards.is_empty() {
         shards = siblings(folder);
     }
@@ -240,6 +254,21 @@ mod tests {
         let others = ["model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"];
         check_missing(&[config, first], &others);
         check_missing(&[config, ("model-extra.safetensors", "")], &[]);
+    }
+
+    #[test]
+    fn without_refs_the_newest_snapshot_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = RepoCache::new(folder.path(), &RepoId::parse("org/name").unwrap());
+        assert_eq!(cache.newest_commit(), None);
+        for (commit, age_s) in [("0a", 30), ("0b", 10), ("0c", 20)] {
+            let commit = commit.repeat(20);
+            io::create_dir_all(cache.snapshot(&commit)).unwrap();
+            let time = std::time::SystemTime::now() - Duration::from_secs(age_s);
+            File::open(cache.snapshot(&commit)).unwrap().set_modified(time).unwrap();
+        }
+        io::create_dir_all(cache.snapshot("no-commit")).unwrap();
+        assert_eq!(cache.newest_commit(), Some("0b".repeat(20)));
     }
 
     #[test]

@@ -2,11 +2,15 @@
 //!
 //! Every path and hash of a listing is checked here, since both become names of files in the cache.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{DeserializeSeed, Error as _, SeqAccess, Visitor};
+
+use super::hash::Hash;
+use crate::index::Index;
 
 /// A file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,23 +21,6 @@ pub(super) struct Entry {
     pub hash: Hash,
 }
 
-/// The hash of a file, which is also its name among the cache's blobs, and its `ETag` on the hub.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Hash {
-    /// SHA-1 over git's blob header and the contents: files that git itself holds.
-    Git(String),
-    /// SHA-256 of the contents: large files.
-    Sha256(String),
-}
-
-impl Hash {
-    pub(super) fn as_str(&self) -> &str {
-        match self {
-            Self::Git(hex) | Self::Sha256(hex) => hex,
-        }
-    }
-}
-
 /// Why a listing cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BadEntry {
@@ -42,6 +29,9 @@ pub(super) enum BadEntry {
     /// A field is missing or of the wrong kind.
     Shape(String),
 }
+
+/// The most files that a repository may list; the largest have some ten thousand.
+const MOST_ENTRIES: usize = 1_000_000;
 
 /// One element of the answer of `/api/models/{repo}/tree/{commit}`.
 #[derive(Deserialize)]
@@ -60,17 +50,91 @@ struct LargeFile {
     size: u64,
 }
 
-/// The file that one element of a `tree` answer describes, or none for a folder.
-pub(super) fn from_tree(item: &Value) -> Result<Option<Entry>, BadEntry> {
-    let item = TreeItem::deserialize(item).map_err(|error| BadEntry::Shape(error.to_string()))?;
-    if item.r#type != "file" {
-        return Ok(None);
+impl TreeItem {
+    /// The file that it describes, or none for a folder.
+    fn entry(self) -> Result<Option<Entry>, BadEntry> {
+        if self.r#type != "file" {
+            return Ok(None);
+        }
+        let (size_bytes, hash) = match self.lfs {
+            Some(large) => (large.size, Hash::Sha256(large.oid)),
+            None => (self.size, Hash::Git(self.oid)),
+        };
+        Entry { path: self.path, size_bytes, hash }.checked().map(Some)
     }
-    let (size_bytes, hash) = match item.lfs {
-        Some(large) => (large.size, Hash::Sha256(large.oid)),
-        None => (item.size, Hash::Git(item.oid)),
-    };
-    Entry { path: item.path, size_bytes, hash }.checked().map(Some)
+}
+
+/// A listing that is read element by element, so that only what is kept of it lies in memory. Its pages follow one
+/// another.
+#[derive(Default)]
+pub(super) struct Listing {
+    /// The files so far.
+    pub entries: Vec<Entry>,
+    /// Why it cannot be used, if that is not a fault of the JSON.
+    pub bad: Option<BadEntry>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Listing {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Listing {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of files")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element::<TreeItem>()? {
+            match item.entry() {
+                Ok(entry) => self.entries.extend(entry),
+                Err(bad) => self.bad = Some(bad),
+            }
+            if self.entries.len() > MOST_ENTRIES {
+                self.bad = Some(BadEntry::Shape(format!("the listing has more than {MOST_ENTRIES} files")));
+            }
+            if self.bad.is_some() {
+                return Err(A::Error::custom("the listing cannot be used"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The listing that Python's client keeps, `trees/<commit>.json`.
+#[derive(Deserialize)]
+pub(super) struct Tree {
+    format_version: u64,
+    files: BTreeMap<String, TreeFile>,
+}
+
+#[derive(Deserialize)]
+struct TreeFile {
+    blob_id: String,
+    #[serde(default)]
+    size: u64,
+    lfs_sha256: Option<String>,
+    #[serde(default)]
+    lfs_size: u64,
+}
+
+impl Tree {
+    /// The files, or none if they are not listed in a way that is known.
+    pub(super) fn entries(self) -> Option<Vec<Entry>> {
+        let entry = |(path, file): (String, TreeFile)| {
+            let (size_bytes, hash) = match file.lfs_sha256 {
+                Some(sha256) => (file.lfs_size, Hash::Sha256(sha256)),
+                None => (file.size, Hash::Git(file.blob_id)),
+            };
+            Entry { path, size_bytes, hash }.checked().ok()
+        };
+        (self.format_version == 1).then_some(self.files)?.into_iter().map(entry).collect()
+    }
 }
 
 impl Entry {
@@ -78,13 +142,8 @@ impl Entry {
         if !is_inside(&self.path) {
             return Err(BadEntry::Path(self.path));
         }
-        let digits = match &self.hash {
-            Hash::Git(_) => 40,
-            Hash::Sha256(_) => 64,
-        };
-        let hash = self.hash.as_str();
-        if hash.len() != digits || !hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-            return Err(BadEntry::Shape(format!("`{hash}` is not the hash of `{}`", self.path)));
+        if !self.hash.is_sound() {
+            return Err(BadEntry::Shape(format!("`{}` is not the hash of `{}`", self.hash.as_str(), self.path)));
         }
         Ok(self)
     }
@@ -92,7 +151,11 @@ impl Entry {
 
 /// Whether a path of the listing stays below the folder that it is joined to.
 fn is_inside(path: &str) -> bool {
-    let plain = !path.is_empty() && !path.contains(['\\', '\0']) && !path.chars().any(char::is_control);
+    const LONGEST_BYTES: usize = 1024;
+    let plain = !path.is_empty()
+        && path.len() <= LONGEST_BYTES
+        && !path.contains(['\\', '\0'])
+        && !path.chars().any(char::is_control);
     plain
         && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
         && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
@@ -125,25 +188,16 @@ pub(super) fn is_weights(path: &str) -> bool {
     !path.contains('/') && path.starts_with("model") && path.ends_with(".safetensors")
 }
 
-/// The shards that an index names, or none where it is not an index.
-pub(super) fn shards(index: &Value) -> BTreeSet<String> {
-    let names = index.get("weight_map").and_then(Value::as_object).into_iter().flat_map(|map| map.values());
-    names.filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
 /// The files that a model needs, with the shards of its index alone where the repository holds all of these.
 ///
 /// An index whose shards are not there is stale (the weights were merged later), and all weight files count.
-pub(super) fn needed<'a>(entries: &'a [Entry], index: Option<&Value>) -> Vec<&'a Entry> {
-    let shards = index.map(shards).unwrap_or_default();
-    let listed = |name: &String| entries.iter().any(|entry| entry.path == *name);
-    let trusted = !shards.is_empty() && shards.iter().all(listed);
-    let keep = |entry: &&Entry| {
-        if trusted && entry.path.ends_with(".safetensors") {
-            shards.contains(&entry.path)
-        } else {
-            is_wanted(&entry.path)
-        }
+pub(super) fn needed<'a>(entries: &'a [Entry], index: Option<&Index>) -> Vec<&'a Entry> {
+    let listed: HashSet<&str> = entries.iter().map(|entry| entry.path.as_str()).collect();
+    let shards = index.map(|index| &index.shards).filter(|shards| !shards.is_empty());
+    let trusted = shards.filter(|shards| shards.iter().all(|name| listed.contains(name.as_str())));
+    let keep = |entry: &&Entry| match trusted {
+        Some(shards) if entry.path.ends_with(".safetensors") => shards.contains(&entry.path),
+        _ => is_wanted(&entry.path),
     };
     entries.iter().filter(keep).collect()
 }
@@ -151,7 +205,7 @@ pub(super) fn needed<'a>(entries: &'a [Entry], index: Option<&Value>) -> Vec<&'a
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn file(path: &str) -> Entry {
         let hash = Hash::Git("0".repeat(40));
@@ -160,6 +214,8 @@ mod tests {
 
     fn check_needed(paths: &[&str], index: Option<Value>, expected: &[&str]) {
         let entries: Vec<Entry> = paths.iter().map(|path| file(path)).collect();
+        // What is no index counts as none.
+        let index: Option<Index> = index.and_then(|index| serde_json::from_value(index).ok());
         let got: Vec<&str> = needed(&entries, index.as_ref()).iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(got, expected);
     }
@@ -215,6 +271,17 @@ mod tests {
         }
     }
 
+    /// What one element of a listing says.
+    fn from_tree(item: &Value) -> Result<Option<Entry>, BadEntry> {
+        let mut listing = Listing::default();
+        let read = listing.deserialize(&mut serde_json::Deserializer::from_str(&json!([item]).to_string()));
+        match (listing.bad.take(), read) {
+            (Some(bad), _) => Err(bad),
+            (None, Err(error)) => Err(BadEntry::Shape(error.to_string())),
+            (None, Ok(())) => Ok(listing.entries.pop()),
+        }
+    }
+
     #[test]
     fn entries_are_checked() {
         let good = json!({"type": "file", "path": "a/b.json", "oid": "0".repeat(40), "size": 3});
@@ -228,7 +295,10 @@ mod tests {
         for bad in [json!({"type": "file"}), json!(3), json!({"type": "file", "path": "a", "oid": "../x", "size": 1})] {
             assert!(matches!(from_tree(&bad), Err(BadEntry::Shape(_))), "{bad}");
         }
-        for path in ["../x.json", "/etc/x.json", "a/../../x.json", "a//b", "", ".", "a\\b.json", "a\0.json", "a/./b"] {
+        let long = "a".repeat(1025);
+        for path in
+            ["../x.json", "/etc/x.json", "a/../../x.json", "a//b", "", ".", "a\\b.json", "a\0.json", "a/./b", &long]
+        {
             let bad = json!({"type": "file", "path": path, "oid": "0".repeat(40), "size": 1});
             assert_eq!(from_tree(&bad), Err(BadEntry::Path(path.into())));
         }

@@ -98,9 +98,9 @@ impl Hub {
             .filter_map(|blob| shared_blob(cache, blob))
             .collect();
         // Gone in one step for everybody else, whatever happens to the removal of its many files.
-        let doomed = cache.join(format!(".deleted-{name}-{}", std::process::id()));
-        io::rename(&repo.path, &doomed)?;
-        io::remove_dir_all(&doomed)?;
+        let (doomed, _lock) = io::scratch(cache)?;
+        io::rename(&repo.path, doomed.path().join(name))?;
+        io::remove_dir_all(doomed.path())?;
         shared.iter().try_for_each(|blob| remove_unused(cache, blob))
     }
 }

@@ -10,7 +10,8 @@
 //! # Ok::<(), mlxlm_core::Error>(())
 //! ```
 //!
-//! - Downloads resume, are checked against the hub's hashes, and appear by rename. The folders are those of Python's
+//! - Downloads resume, are checked against the hub's hashes, and appear by rename; what was damaged since is fetched
+//!   again. The folders are those of Python's
 //!   `huggingface_hub`, so that both share what either has fetched.
 //! - Only what a model needs is fetched, and never Python code.
 //! - Source: mlx-lm 0.32.2 `utils.py` (`_download`, `upload_to_hub`, `create_model_card`) and `manage.py`;
@@ -18,6 +19,7 @@
 
 mod download;
 mod error;
+mod hash;
 mod layout;
 mod listing;
 mod manage;
@@ -26,6 +28,7 @@ mod options;
 mod progress;
 mod repo_id;
 mod snapshot;
+mod soundness;
 mod upload;
 mod wire;
 
@@ -80,6 +83,24 @@ impl Hub {
         self.snapshot(model, revision, progress, |snapshot| snapshot.model())
     }
 
+    /// As [`Hub::resolve`], but `accept` sees the folder when `config.json` is in it and nothing else need be: if it says no, nothing more
+    /// is fetched, and none comes back. A folder of one's own, and a model that is in the cache whole, are seen as they are.
+    ///
+    /// # Errors
+    /// As [`Hub::resolve`].
+    pub fn resolve_if(
+        &self,
+        model: &str,
+        revision: Option<&str>,
+        progress: &Progress,
+        accept: &mut (dyn FnMut(&Path) -> bool + Send),
+    ) -> Result<Option<PathBuf>> {
+        if let Some(folder) = local(model)? {
+            return Ok(accept(&folder).then_some(folder));
+        }
+        self.snapshot(model, revision, progress, |snapshot| snapshot.model_if(accept))
+    }
+
     /// A single file of a model (say `README.md`), or none where it has no such file.
     ///
     /// # Errors
@@ -97,6 +118,21 @@ impl Hub {
         self.snapshot(model, revision, progress, |snapshot| snapshot.file(path))
     }
 
+    /// The folder of a dataset of the hub with the files that `choose` picks, by the paths of all files and the text of
+    /// `README.md`, and which they are. They are downloaded as far as they are not there.
+    ///
+    /// # Errors
+    /// As [`Hub::resolve`].
+    pub fn dataset(
+        &self,
+        dataset: &str,
+        revision: Option<&str>,
+        progress: &Progress,
+        choose: &(dyn Fn(&[&str], Option<&str>) -> Vec<String> + Sync),
+    ) -> Result<(PathBuf, Vec<String>)> {
+        self.snapshot_of(&RepoId::dataset(dataset)?, revision, progress, |snapshot| snapshot.chosen(choose))
+    }
+
     fn snapshot<T: Send>(
         &self,
         model: &str,
@@ -104,7 +140,16 @@ impl Hub {
         progress: &Progress,
         work: impl FnOnce(&Snapshot<'_>) -> Result<T> + Send,
     ) -> Result<T> {
-        let repo = &RepoId::parse(model)?;
+        self.snapshot_of(&RepoId::parse(model)?, revision, progress, work)
+    }
+
+    fn snapshot_of<T: Send>(
+        &self,
+        repo: &RepoId,
+        revision: Option<&str>,
+        progress: &Progress,
+        work: impl FnOnce(&Snapshot<'_>) -> Result<T> + Send,
+    ) -> Result<T> {
         let revision = revision.unwrap_or(DEFAULT_REVISION);
         repo_id::check_revision(revision)?;
         on_own_thread(|| work(&Snapshot { options: &self.options, repo, revision, progress }))

@@ -55,7 +55,9 @@ impl HubOptions {
 
     /// Reads the environment, and the token file.
     pub fn from_env() -> Result<Self> {
-        Self::from_lookup(&|name| std::env::var(name).ok())
+        // Who has no HOME has a home folder all the same, by the system's list of users.
+        let home = || std::env::home_dir()?.into_os_string().into_string().ok();
+        Self::from_lookup(&|name| std::env::var(name).ok().or_else(|| home().filter(|_| name == "HOME")))
     }
 
     /// As [`HubOptions::from_env`], from any source of variables.

@@ -1,7 +1,8 @@
-//! Progress of a transfer, told to whoever draws it: this crate prints nothing.
+//! Progress of a transfer, reported to whoever draws it: this crate prints nothing.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What happens during a download or an upload.
 ///
@@ -27,10 +28,26 @@ pub enum Event<'a> {
         /// Bytes of the whole file.
         total_bytes: u64,
     },
+    /// A file of the cache is compared with its hash, because nobody has done so yet or because it was changed since.
+    Check {
+        /// The path within the repository.
+        file: &'a str,
+        /// Bytes that were read.
+        done_bytes: u64,
+        /// Bytes of the whole file.
+        total_bytes: u64,
+    },
     /// Another process downloads this file; its work is waited for.
     Waiting {
         /// The path within the repository.
         file: &'a str,
+    },
+    /// An answer of the hub comes slowly. This event is repeated as long as it does.
+    Slow {
+        /// What is asked for, as in "the list of files".
+        what: &'a str,
+        /// How long it has been waited for.
+        waited: Duration,
     },
     /// A request failed in a way that may pass, and is tried again.
     Retry {
@@ -38,34 +55,36 @@ pub enum Event<'a> {
         file: &'a str,
         /// Why.
         cause: &'a str,
+        /// How long the hub is left alone before.
+        pause: Duration,
     },
-    /// The hub cannot be asked; the copy in the cache is taken, which may be an old one.
+    /// The copy in the cache is taken, which may be an old one.
     FromCache {
         /// The repository.
         repo: &'a str,
-        /// Why the hub could not be asked.
+        /// Why, as in "the hub cannot be reached".
         cause: &'a str,
     },
     /// All is there.
     Done,
 }
 
-/// Whom to tell: a function that is called with each [`Event`], from several threads.
+/// To whom it is reported: a function that is called with each [`Event`], from several threads.
 #[derive(Clone)]
 pub struct Progress(Arc<dyn Fn(&Event<'_>) + Send + Sync>);
 
 impl Progress {
-    /// Tells `watcher`, which must return soon, because the transfer waits for it.
+    /// Reports to `watcher`, which must return soon, because the transfer waits for it.
     pub fn new(watcher: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         Self(Arc::new(watcher))
     }
 
-    /// Tells nobody.
+    /// Reports to nobody.
     pub fn none() -> Self {
         Self::new(|_| ())
     }
 
-    pub(super) fn tell(&self, event: Event<'_>) {
+    pub(super) fn report(&self, event: Event<'_>) {
         (self.0)(&event);
     }
 }

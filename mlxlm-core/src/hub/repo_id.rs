@@ -5,33 +5,58 @@ use std::fmt;
 
 use super::HubError;
 
-/// The id of a model repository: `org/name`, or `name` alone for the oldest ones.
+/// What a repository holds. The hub keeps both kinds apart: a model and a dataset may have the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum RepoKind {
+    Model,
+    Dataset,
+}
+
+impl RepoKind {
+    /// Its name in addresses and folders.
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+}
+
+/// The id of a repository of a model or a dataset: `org/name`, or `name` alone for the oldest ones.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RepoId(String);
+pub struct RepoId {
+    name: String,
+    pub(super) kind: RepoKind,
+}
 
 impl RepoId {
-    /// The id, if `name` obeys the hub's rules.
+    /// The id of a model, if `name` obeys the hub's rules.
     pub fn parse(name: &str) -> Result<Self, HubError> {
         match broken_rule(name) {
-            None => Ok(Self(name.to_owned())),
+            None => Ok(Self { name: name.to_owned(), kind: RepoKind::Model }),
             Some(reason) => Err(HubError::NotAName { name: name.to_owned(), reason }),
         }
     }
 
+    /// The id of a dataset, if `name` obeys the hub's rules.
+    pub fn dataset(name: &str) -> Result<Self, HubError> {
+        Ok(Self { kind: RepoKind::Dataset, ..Self::parse(name)? })
+    }
+
     /// The id as written.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 
     /// The folder of this repository in the cache.
     pub(super) fn folder_name(&self) -> String {
-        format!("models--{}", self.0.replace('/', "--"))
+        format!("{}--{}", self.kind.plural(), self.name.replace('/', "--"))
     }
 }
 
 impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
@@ -94,6 +119,7 @@ mod tests {
             assert_eq!(RepoId::parse(id).is_ok(), id != "org/.x", "{id}");
         }
         assert_eq!(RepoId::parse("org/name").unwrap().folder_name(), "models--org--name");
+        assert_eq!(RepoId::dataset("org/name").unwrap().folder_name(), "datasets--org--name");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::progress::{Progress as ClientProgress, ProgressEvent, ProgressHandler, UploadEvent};
 use hf_hub::repository::CommitOperation;
-use hf_hub::{HFClient, HFError, RepoTypeModel, split_id};
+use hf_hub::{HFClient, HFClientSync, HFError, RepoTypeModel, split_id};
 
 use super::model_card::ModelCard;
 use super::progress::{Event, Progress};
@@ -33,6 +33,41 @@ pub struct Upload<'a> {
 }
 
 impl Hub {
+    /// Checks, before the work whose result is to be uploaded, that an upload to `repo` may succeed: that the hub may be
+    /// asked, and knows the token.
+    ///
+    /// # Errors
+    /// [`HubError`], if the name or the token does not do, or the hub cannot be reached.
+    pub fn check_upload(&self, repo: &str) -> Result<()> {
+        let repo = RepoId::parse(repo)?;
+        let token = self.upload_token(&repo)?;
+        let failed = |error| from_client(error, repo.as_str(), &self.options.endpoint, Path::new("."));
+        match self.client(token).map_err(failed)?.whoami().send() {
+            Err(error @ (HFError::AuthRequired { .. } | HFError::Request { .. })) => Err(failed(error)),
+            // What else a hub says to this question decides nothing: the upload itself will say.
+            _ => Ok(()),
+        }
+    }
+
+    fn upload_token(&self, repo: &RepoId) -> Result<&str, HubError> {
+        let options = &self.options;
+        if options.offline {
+            let (cache, revision) = (options.cache.clone(), DEFAULT_REVISION.to_owned());
+            return Err(HubError::Offline { repo: repo.to_string(), revision, cache });
+        }
+        options.token.as_deref().ok_or_else(|| HubError::NoToken { repo: repo.to_string() })
+    }
+
+    fn client(&self, token: &str) -> Result<HFClientSync, HFError> {
+        HFClient::builder()
+            .endpoint(&self.options.endpoint)
+            .cache_dir(&self.options.cache)
+            .token(token)
+            .user_agent(USER_AGENT)
+            .retry_base_delay(self.options.retry_delay)
+            .build_sync()
+    }
+
     /// Uploads a folder, and returns the address of the repository.
     ///
     /// Files of the repository that the folder lacks stay there. Git's own folder, caches and temporary files of the
@@ -43,25 +78,14 @@ impl Hub {
     pub fn upload_folder(&self, upload: &Upload<'_>, progress: &Progress) -> Result<String> {
         let options = &self.options;
         let repo = RepoId::parse(upload.repo)?;
-        if options.offline {
-            let (cache, revision) = (options.cache.clone(), DEFAULT_REVISION.to_owned());
-            return Err(HubError::Offline { repo: repo.to_string(), revision, cache }.into());
-        }
-        let Some(token) = &options.token else { return Err(HubError::NoToken { repo: repo.to_string() }.into()) };
+        let token = self.upload_token(&repo)?;
         let files = files_of(upload.folder)?;
         if files.is_empty() {
             return Err(HubError::NothingToUpload { folder: upload.folder.to_owned() }.into());
         }
 
         let failed = |error| from_client(error, repo.as_str(), &options.endpoint, upload.folder);
-        let client = HFClient::builder()
-            .endpoint(&options.endpoint)
-            .cache_dir(&options.cache)
-            .token(token)
-            .user_agent(USER_AGENT)
-            .retry_base_delay(options.retry_delay)
-            .build_sync()
-            .map_err(failed)?;
+        let client = self.client(token).map_err(failed)?;
         let made = client
             .create_repository()
             .repo_id(repo.as_str())
@@ -80,7 +104,7 @@ impl Hub {
             .create_commit()
             .operations(operations(upload.folder, &files, &repo)?)
             .commit_message(upload.message)
-            .progress(ClientProgress::new(Told { progress: progress.clone(), repo: repo.to_string() }))
+            .progress(ClientProgress::new(Reported { progress: progress.clone(), repo: repo.to_string() }))
             .send()
             .map_err(failed)?;
         Ok(format!("{}/{repo}", options.endpoint))
@@ -104,10 +128,11 @@ fn operations(folder: &Path, files: &[String], repo: &RepoId) -> Result<Vec<Comm
     Ok(operations)
 }
 
-/// The files below a folder, as paths with `/`, sorted. Links to files count as files; links to folders are not followed.
-fn files_of(folder: &Path) -> Result<Vec<String>> {
+/// The files below a folder, as paths with `/`, sorted. Links to files of the folder count as files, and links out of it are
+/// refused; links to folders are not followed.
+fn files_of(top: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    let mut folders = vec![(folder.to_owned(), String::new())];
+    let mut folders = vec![(top.to_owned(), String::new())];
     while let Some((folder, prefix)) = folders.pop() {
         for path in io::read_dir(&folder)? {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
@@ -117,11 +142,11 @@ fn files_of(folder: &Path) -> Result<Vec<String>> {
             if is_left_out(name) {
                 continue;
             }
-            if path.is_file() {
-                found.push(format!("{prefix}{name}"));
+            let within = format!("{prefix}{name}");
+            if io::own_file(top, &within)?.is_some() {
+                found.push(within);
             } else if path.is_dir() && !path.is_symlink() {
-                let prefix = format!("{prefix}{name}/");
-                folders.push((path, prefix));
+                folders.push((path, format!("{within}/")));
             }
         }
     }
@@ -130,29 +155,28 @@ fn files_of(folder: &Path) -> Result<Vec<String>> {
 }
 
 fn is_left_out(name: &str) -> bool {
-    [".git", ".cache", ".DS_Store", "__pycache__"].contains(&name)
-        || name.strip_prefix(".mlxlm-").is_some_and(|rest| rest.strip_suffix(".tmp").is_some())
+    [".git", ".cache", ".DS_Store", "__pycache__"].contains(&name) || io::is_temporary(name)
 }
 
 /// Passes hf-hub's events on.
-struct Told {
+struct Reported {
     progress: Progress,
     repo: String,
 }
 
-impl ProgressHandler for Told {
+impl ProgressHandler for Reported {
     fn on_progress(&self, event: &ProgressEvent) {
         match event {
             ProgressEvent::Upload(UploadEvent::Start { total_files, total_bytes }) => {
-                self.progress.tell(Event::Start { repo: &self.repo, files: *total_files, total_bytes: *total_bytes });
+                self.progress.report(Event::Start { repo: &self.repo, files: *total_files, total_bytes: *total_bytes });
             }
             ProgressEvent::Upload(UploadEvent::Progress { files, .. }) => {
                 for file in files {
                     let (done_bytes, total_bytes) = (file.bytes_completed, file.total_bytes);
-                    self.progress.tell(Event::File { file: &file.filename, done_bytes, total_bytes });
+                    self.progress.report(Event::File { file: &file.filename, done_bytes, total_bytes });
                 }
             }
-            ProgressEvent::Upload(UploadEvent::Complete) => self.progress.tell(Event::Done),
+            ProgressEvent::Upload(UploadEvent::Complete) => self.progress.report(Event::Done),
             _ => {}
         }
     }
@@ -197,5 +221,8 @@ mod tests {
         std::os::unix::fs::symlink("a.json", at("link.json")).unwrap();
         std::os::unix::fs::symlink(".", at("loop")).unwrap();
         assert_eq!(files_of(folder.path()).unwrap(), [".gitattributes", "a.json", "link.json", "sub/b.json"]);
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        std::os::unix::fs::symlink(secret.path(), at("sub/c.json")).unwrap();
+        assert!(files_of(folder.path()).unwrap_err().to_string().contains("sub/c.json` is a link to"));
     }
 }

@@ -4,19 +4,22 @@
 //! `sha256`), and its downloads start anew each time, store the body of an error as if it were the file, and check
 //! neither size nor hash. The endpoints and headers are those that `huggingface_hub` 2.4 uses.
 
-use std::io::Read;
+use std::io::{BufReader, Read, Take};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{StatusCode, Url};
+use serde::Deserialize;
+use serde::de::DeserializeSeed;
 use serde_json::Value;
+use serde_json::de::IoRead;
 
-use super::listing::{self, BadEntry, Entry};
+use super::listing::{BadEntry, Entry, Listing};
 use super::options::HubOptions;
 use super::progress::{Event, Progress};
-use super::repo_id::{RepoId, is_commit};
+use super::repo_id::{RepoId, RepoKind, is_commit};
 use super::{HubError, USER_AGENT};
 
 /// How often a request is sent before it counts as failed.
@@ -62,26 +65,39 @@ impl<'a> Wire<'a> {
 
     /// The commit that a branch or tag means now.
     pub(super) fn commit(&self, revision: &str) -> Result<String, HubError> {
-        let url = self.url(&["api", "models"], &["revision", revision])?;
-        let info = self.json(self.get(&url, 0, About::Revision(revision))?)?.0;
-        let commit = info.get("sha").and_then(Value::as_str).unwrap_or_default();
-        if is_commit(commit) { Ok(commit.to_owned()) } else { Err(self.malformed("it names no commit")) }
+        /// The part of the answer that is read.
+        #[derive(Deserialize)]
+        struct Info {
+            #[serde(default)]
+            sha: String,
+        }
+        let url = self.url(&["api", self.repo.kind.plural()], &["revision", revision])?;
+        let response = self.get(&url, 0, About::Revision(revision))?;
+        let mut info = None;
+        self.read_json(response, "the repository's commit", |json| {
+            info = Some(Info::deserialize(json)?);
+            Ok(())
+        })?;
+        let commit = info.map(|info| info.sha).filter(|sha| is_commit(sha));
+        commit.ok_or_else(|| self.malformed("it names no commit"))
     }
 
     /// All files of a commit.
     pub(super) fn listing(&self, commit: &str) -> Result<Vec<Entry>, HubError> {
         const MOST_PAGES: usize = 1000;
-        let mut url = self.url(&["api", "models"], &["tree", commit])?;
+        let mut url = self.url(&["api", self.repo.kind.plural()], &["tree", commit])?;
         url.query_pairs_mut().append_pair("recursive", "true");
-        let mut entries = Vec::new();
+        let mut listing = Listing::default();
         for _ in 0..MOST_PAGES {
-            let (page, next) = self.json(self.get(&url, 0, About::Listing)?)?;
-            let items = page.as_array().ok_or_else(|| self.malformed("the listing is no list"))?;
-            for item in items {
-                entries.extend(listing::from_tree(item).map_err(|bad| self.bad_entry(bad))?);
+            let response = self.get(&url, 0, About::Listing)?;
+            let next = text(response.headers(), "link").and_then(|link| next_page(&link, response.url()));
+            let read = self.read_json(response, "the list of files", |json| listing.deserialize(json));
+            if let Some(bad) = listing.bad.take() {
+                return Err(self.bad_entry(bad));
             }
+            read?;
             match next {
-                None => return Ok(entries),
+                None => return Ok(listing.entries),
                 // The token goes along, so it must not go elsewhere.
                 Some(next) if next.origin() == url.origin() => url = next,
                 Some(_) => return Err(self.malformed("the listing goes on at another host")),
@@ -94,7 +110,11 @@ impl<'a> Wire<'a> {
     pub(super) fn bytes(&self, commit: &str, file: &str, from: u64) -> Result<(u64, Response), HubError> {
         let mut path = vec!["resolve", commit];
         path.extend(file.split('/'));
-        let url = self.url(&[], &path)?;
+        let before: &[&str] = match self.repo.kind {
+            RepoKind::Model => &[],
+            RepoKind::Dataset => &["datasets"],
+        };
+        let url = self.url(before, &path)?;
         let response = self.get(&url, from, About::File(file))?;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Ok((0, response));
@@ -108,8 +128,8 @@ impl<'a> Wire<'a> {
     }
 
     /// The pause before the next attempt, after `failures` of them.
-    pub(super) fn pause(&self, failures: u32) {
-        thread::sleep(self.options.retry_delay * 2_u32.saturating_pow(failures.saturating_sub(1)));
+    pub(super) fn pause(&self, failures: u32) -> Duration {
+        self.options.retry_delay * 2_u32.saturating_pow(failures.saturating_sub(1))
     }
 
     /// Sends a request until it succeeds or fails for good.
@@ -134,28 +154,39 @@ impl<'a> Wire<'a> {
             if !again || failures == ATTEMPTS {
                 return Err(error);
             }
-            self.progress.tell(Event::Retry { file, cause: &error.to_string() });
-            match error {
+            let pause = match error {
                 HubError::RateLimited { retry_after_s: Some(seconds), .. } => {
                     const LONGEST_S: u64 = 60;
-                    thread::sleep(Duration::from_secs(seconds.min(LONGEST_S)));
+                    Duration::from_secs(seconds.min(LONGEST_S))
                 }
                 _ => self.pause(failures),
-            }
+            };
+            self.progress.report(Event::Retry { file, cause: &error.to_string(), pause });
+            thread::sleep(pause);
         }
     }
 
-    /// The body as JSON, and the address of the page that follows.
-    fn json(&self, response: Response) -> Result<(Value, Option<Url>), HubError> {
+    /// Reads a body of JSON as it comes. `what` it is goes into the events of a slow server.
+    fn read_json(
+        &self,
+        response: Response,
+        what: &str,
+        read: impl FnOnce(&mut serde_json::Deserializer<IoRead<BufReader<Take<Patient<'_>>>>>) -> serde_json::Result<()>,
+    ) -> Result<(), HubError> {
         const MOST_BYTES: u64 = 64 << 20;
-        let next = text(response.headers(), "link").and_then(|link| next_page(&link, response.url()));
-        let mut body = Vec::new();
-        response
-            .take(MOST_BYTES)
-            .read_to_end(&mut body)
-            .map_err(|error| HubError::Unreachable { endpoint: self.endpoint(), cause: root_cause(&error) })?;
-        let value = serde_json::from_slice(&body).map_err(|error| self.malformed(&error.to_string()))?;
-        Ok((value, next))
+        let body = Patient { response, progress: self.progress, what, begun: Instant::now(), reported: Instant::now() };
+        let mut json = serde_json::Deserializer::from_reader(BufReader::new(body.take(MOST_BYTES)));
+        let done = read(&mut json).and_then(|()| json.end());
+        done.map_err(|error| {
+            if error.is_io() {
+                return HubError::Unreachable { endpoint: self.endpoint(), cause: root_cause(&error) };
+            }
+            self.malformed(&if error.is_eof() {
+                format!("{error} (of {MOST_BYTES} bytes at most)")
+            } else {
+                error.to_string()
+            })
+        })
     }
 
     /// `{endpoint}/{before}/{repo}/{after}`; each part of `before` and `after` is one segment, whatever it holds.
@@ -226,6 +257,26 @@ impl<'a> Wire<'a> {
 
     fn endpoint(&self) -> String {
         self.options.endpoint.clone()
+    }
+}
+
+/// The body of an answer, with an event now and then if it takes long.
+struct Patient<'a> {
+    response: Response,
+    progress: &'a Progress,
+    what: &'a str,
+    begun: Instant,
+    reported: Instant,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        const EVERY: Duration = Duration::from_secs(5);
+        if self.reported.elapsed() >= EVERY {
+            self.reported = Instant::now();
+            self.progress.report(Event::Slow { what: self.what, waited: self.begun.elapsed() });
+        }
+        self.response.read(into)
     }
 }
 

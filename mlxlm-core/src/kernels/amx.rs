@@ -3,7 +3,7 @@
 //! The compiler knows nothing of tiles and never uses them, so between [`Tiles::configure`] and its drop they keep what these
 //! functions put there, like memory that only this thread sees.
 //!
-//! Tests run kernels of tiles on every machine that has AVX-512: where there is no AMX, they take [`emulated`] tiles.
+//! Tests run kernels of tiles on every machine that has AVX-512: where there is no AMX, they take `emulated` tiles.
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};

@@ -215,7 +215,7 @@ mod tests {
         let mut c = [f32::NAN; 4];
         // SAFETY: the matrices are 2 × 3, 3 × 2 and 2 × 2.
         unsafe {
-            cblas_sgemm(102, NO_TRANS, NO_TRANS, 2, 2, 3, 1.0, at.as_ptr(), 2, bt.as_ptr(), 3, 0.0, c.as_mut_ptr(), 2)
+            cblas_sgemm(102, NO_TRANS, NO_TRANS, 2, 2, 3, 1.0, at.as_ptr(), 2, bt.as_ptr(), 3, 0.0, c.as_mut_ptr(), 2);
         };
         assert_eq!(c, [4.0, 10.0, 5.0, 11.0]);
     }

@@ -118,6 +118,15 @@ impl Results {
         Self { dtype: view.dtype, len: view.len(), data: Shared(view.as_mut_bytes().as_mut_ptr()) }
     }
 
+    /// One of so many parts of equal length.
+    pub(crate) fn part_of(&self, part: usize, parts: usize) -> Self {
+        assert!(part < parts && self.len % parts == 0);
+        let (len, size) = (self.len / parts, if self.dtype == Dtype::Float32 { 4 } else { 2 });
+        // SAFETY: the part is inside the output.
+        let data = unsafe { self.data.get().add(part * len * size) };
+        Self { len, data: Shared(data), ..*self }
+    }
+
     /// Lets `fill` write the results `from..to` as f32: in place if they are f32, else by way of `room`.
     ///
     /// # Safety

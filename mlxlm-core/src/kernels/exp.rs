@@ -55,8 +55,8 @@ pub(crate) fn exp_lanes(x: __m512) -> __m512 {
 }
 
 /// Coefficients of `(tanh x - x) / x^3` in `x^2` for `|x| < 0.625`, highest power first (as in Cephes' `tanhf`).
-const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8];
-const TANH_SMALL: f32 = 0.625;
+pub(super) const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8];
+pub(super) const TANH_SMALL: f32 = 0.625;
 
 /// `tanh x` within some units of the last place.
 fn tanh(x: f32) -> f32 {

@@ -50,6 +50,12 @@ impl Heads {
         Self { shape, strides: [head * shape[1] as isize, head, row], dtype, data: copy.as_ptr().cast() }
     }
 
+    /// One row of the batch, as a batch of its own.
+    pub(crate) fn of_batch(&self, b: usize) -> Self {
+        let [_, h, l, d] = self.shape;
+        Self { shape: [1, h, l, d], data: self.at([b, 0, 0]), ..*self }
+    }
+
     pub(crate) fn dtype(&self) -> Dtype {
         self.dtype
     }

@@ -15,6 +15,9 @@
 )]
 #![allow(clippy::cast_ptr_alignment, reason = "arrays are aligned for their type, which is known at run time only")]
 
+/// Rows up to which a row's result does not depend on how many there are: one and 64 others.
+pub(crate) const INVARIANT_ROWS: usize = 65;
+
 mod amx;
 mod attention;
 pub mod blas;
@@ -23,6 +26,7 @@ mod convert;
 pub(crate) mod dense;
 mod exp;
 pub(crate) mod float;
+mod float8;
 mod gemm;
 mod heads;
 mod isa;
@@ -30,12 +34,16 @@ mod mixed;
 pub mod pool;
 mod primitive;
 mod quantized;
+pub(crate) mod recurrent;
 mod scratch;
+mod write;
 
-pub(crate) use attention::attend;
+pub(crate) use attention::{attend, attend_latent, attend_latent_rows, attend_rows};
+pub(crate) use float8::widen_float8;
 pub use isa::{ISA_VAR, Isa, IsaError};
 pub(crate) use primitive::on_cpu;
 pub(crate) use quantized::{
     arrange, gather_panels_matmul, gather_quantized_matmul, panels_matmul, panels_matmuls, panels_rows,
     quantized_matmul, quantized_rows,
 };
+pub(crate) use write::write_rows;

@@ -1,14 +1,17 @@
 // The one C++ class behind all our operations: a primitive of MLX's graph that hands everything to Rust.
 // The Rust side is `primitive.rs`; the declarations of both must agree.
 
+#include <algorithm>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "mlx/backend/common/utils.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/c/error.h"
 #include "mlx/c/private/array.h"
@@ -51,8 +54,8 @@ namespace {
 struct Place {
   explicit Place(const mx::array& a)
       : data(const_cast<char*>(a.data<char>())),
-        shape(a.shape().begin(), a.shape().end()),
-        strides(a.strides().begin(), a.strides().end()),
+        shape(a.shape()),
+        strides(a.strides()),
         dtype(static_cast<int32_t>(a.dtype().val())) {}
 
   mlxlm_view view() const {
@@ -60,13 +63,14 @@ struct Place {
   }
 
   void* data;
-  std::vector<int32_t> shape;
-  std::vector<int64_t> strides;
+  mx::Shape shape;
+  mx::Strides strides;
   int32_t dtype;
 };
 
 std::vector<mlxlm_view> views(const std::vector<Place>& places) {
   std::vector<mlxlm_view> all;
+  all.reserve(places.size());
   for (const auto& place : places) {
     all.push_back(place.view());
   }
@@ -151,26 +155,8 @@ class RustOp : public mx::Primitive {
   RustOp(mx::Stream stream, std::shared_ptr<void> op) : mx::Primitive(stream), op_(std::move(op)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    std::vector<Place> in(inputs.begin(), inputs.end());
-    std::vector<Place> out;
-    size_t bytes = 0;
-    for (auto& array : outputs) {
-      bytes += array.nbytes();
-    }
-    // A task that is thrown away gives back what it took, too.
-    auto room = Ahead::take(stream(), bytes);
-    for (auto& array : outputs) {
-      array.set_data(mx::allocator::malloc(array.nbytes()));
-      out.emplace_back(array);
-    }
-    // The scheduler keeps the arrays alive until the task has run, and the task keeps the operation alive.
-    mx::cpu::get_command_encoder(stream()).dispatch([op = op_, room = std::move(room), in = std::move(in), out = std::move(out)] {
-      auto from = views(in);
-      auto to = views(out);
-      if (mlxlm_op_run(op.get(), from.data(), from.size(), to.data(), to.size()) != 0) {
-        throw std::runtime_error(std::string("the kernel of `") + mlxlm_op_name(op.get()) + "` failed");
-      }
-    });
+    // MLX keeps an operation's outputs for those who wait for them.
+    compute(inputs, outputs, false);
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -197,9 +183,108 @@ class RustOp : public mx::Primitive {
     return mlxlm_op_equals(op_.get(), static_cast<const RustOp&>(other).op_.get());
   }
 
+ protected:
+  // Has the outputs computed, which get memory if they have none yet; their memory is kept until that is done if need be.
+  void compute(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs, bool keep) {
+    size_t bytes = 0;
+    for (const auto& array : outputs) {
+      bytes += array.data_shared_ptr() ? 0 : array.nbytes();
+    }
+    // A task that is thrown away gives back what it took, too.
+    auto room = Ahead::take(stream(), bytes);
+    for (auto& array : outputs) {
+      if (!array.data_shared_ptr()) {
+        // Throws where there is no memory, see `allocator.cpp`.
+        array.set_data(mx::allocator::malloc(array.nbytes()));
+      }
+    }
+    std::vector<std::shared_ptr<mx::array::Data>> kept;
+    for (size_t i = 0; keep && i < outputs.size(); i++) {
+      kept.push_back(outputs[i].data_shared_ptr());
+    }
+    std::vector<Place> in(inputs.begin(), inputs.end());
+    std::vector<Place> out(outputs.begin(), outputs.end());
+    // The scheduler keeps the arrays alive until the task has run, and the task keeps the operation alive.
+    mx::cpu::get_command_encoder(stream()).dispatch(
+        [op = op_, room = std::move(room), in = std::move(in), out = std::move(out), kept = std::move(kept)] {
+          auto from = views(in);
+          auto to = views(out);
+          if (mlxlm_op_run(op.get(), from.data(), from.size(), to.data(), to.size()) != 0) {
+            throw std::runtime_error(std::string("the kernel of `") + mlxlm_op_name(op.get()) + "` failed");
+          }
+        });
+  }
+
  private:
   std::shared_ptr<void> op_;
 };
+
+// Results of a `RewriteOp`, until a `Given` puts them into the graph.
+using Results = std::vector<std::optional<mx::array>>;
+
+// An operation each of whose results has the shape of one of the first inputs, and lies in its memory if nobody else has that.
+//
+// MLX knows that by the one reference that the operation's output has to its input; but of several outputs each refers to all
+// inputs. So the operation itself has one output, without content, and what hands the results out follows behind it.
+class RewriteOp : public RustOp {
+ public:
+  RewriteOp(mx::Stream stream, std::shared_ptr<void> op, std::shared_ptr<Results> results)
+      : RustOp(stream, std::move(op)), results_(std::move(results)) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    std::vector<mx::array> results;
+    results.reserve(results_->size());
+    for (size_t i = 0; i < results_->size(); i++) {
+      results.emplace_back(inputs[i].shape(), inputs[i].dtype(), nullptr, std::vector<mx::array>{});
+      if (inputs[i].flags().row_contiguous && mx::is_donatable(inputs[i], results[i])) {
+        results[i].copy_shared_buffer(inputs[i]);
+      }
+    }
+    outputs[0].set_data(mx::allocator::malloc(outputs[0].nbytes()));
+    compute(inputs, results, true);
+    for (size_t i = 0; i < results.size(); i++) {
+      (*results_)[i] = std::move(results[i]);
+    }
+  }
+
+  bool is_equivalent(const mx::Primitive&) const override {
+    return false;
+  }
+
+ private:
+  std::shared_ptr<Results> results_;
+};
+
+// Hands out some of the results of a `RewriteOp`.
+class Given : public mx::Primitive {
+ public:
+  Given(mx::Stream stream, std::shared_ptr<Results> results, size_t first)
+      : mx::Primitive(stream), results_(std::move(results)), first_(first) {}
+
+  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>& outputs) override {
+    for (size_t i = 0; i < outputs.size(); i++) {
+      auto& result = (*results_)[first_ + i];
+      outputs[i].copy_shared_buffer(result.value());
+      // Who has the output next may write to it.
+      result.reset();
+    }
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+    throw std::runtime_error("results of an operation of ours are on the CPU only");
+  }
+
+  const char* name() const override {
+    return "Given";
+  }
+
+ private:
+  std::shared_ptr<Results> results_;
+  size_t first_;
+};
+
+// Results that one `Given` hands out. Each refers to all others of them, so the work grows with the square of this.
+constexpr size_t TOGETHER = 8;
 
 } // namespace
 
@@ -217,6 +302,7 @@ extern "C" int mlxlm_apply(
   try {
     auto primitive = std::make_shared<RustOp>(mlx_stream_get_(stream), std::shared_ptr<void>(op, mlxlm_op_free));
     std::vector<mx::array> in;
+    in.reserve(n_inputs);
     for (size_t i = 0; i < n_inputs; i++) {
       in.push_back(mlx_array_get_(inputs[i]));
     }
@@ -231,8 +317,66 @@ extern "C" int mlxlm_apply(
     return 0;
   } catch (const std::exception& e) {
     mlx_error("%s", e.what());
-    return 1;
+  } catch (...) {
+    mlx_error("an operation of ours could not be put into the graph");
   }
+  return 1;
+}
+
+// As `mlxlm_apply`, of an operation whose results have the shapes and types of its first `n_outputs` inputs, and their memory where
+// nobody else has that.
+extern "C" int mlxlm_apply_over(
+    mlx_vector_array* results,
+    void* op,
+    const mlx_array* inputs,
+    size_t n_inputs,
+    size_t n_outputs,
+    mlx_stream stream) {
+  try {
+    std::shared_ptr<void> owned(op, mlxlm_op_free);
+    auto on = mlx_stream_get_(stream);
+    std::vector<mx::array> in;
+    in.reserve(n_inputs);
+    for (size_t i = 0; i < n_inputs; i++) {
+      in.push_back(mlx_array_get_(inputs[i]));
+    }
+    std::vector<mx::Shape> shapes;
+    std::vector<mx::Dtype> dtypes;
+    for (size_t i = 0; i < n_outputs; i++) {
+      shapes.push_back(in.at(i).shape());
+      dtypes.push_back(in.at(i).dtype());
+    }
+    auto given = std::make_shared<Results>(n_outputs);
+    auto rewrite = std::make_shared<RewriteOp>(on, std::move(owned), given);
+    mx::array done(mx::Shape{1}, mx::uint8, std::move(rewrite), std::move(in));
+    std::vector<mx::array> out;
+    for (size_t first = 0; first < n_outputs; first += TOGETHER) {
+      auto last = std::min(first + TOGETHER, n_outputs);
+      auto some = mx::array::make_arrays(
+          {shapes.begin() + first, shapes.begin() + last},
+          {dtypes.begin() + first, dtypes.begin() + last},
+          std::make_shared<Given>(on, given, first),
+          {done});
+      out.insert(out.end(), some.begin(), some.end());
+    }
+    mlx_vector_array_set_(*results, std::move(out));
+    return 0;
+  } catch (const std::exception& e) {
+    mlx_error("%s", e.what());
+  } catch (...) {
+    mlx_error("an operation of ours could not be put into the graph");
+  }
+  return 1;
+}
+
+// Whether any of some arrays is one that a gradient is taken through.
+extern "C" bool mlxlm_is_traced(const mlx_array* arrays, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    if (arrays[i].ctx && mlx_array_get_(arrays[i]).is_tracer()) {
+      return true;
+    }
+  }
+  return false;
 }
 
 // Whether a stream's work is done by the CPU.

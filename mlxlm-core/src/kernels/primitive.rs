@@ -43,6 +43,9 @@ pub(crate) struct View<'a> {
     data: *const u8,
 }
 
+// SAFETY: elements are only read, and MLX keeps them while the task runs.
+unsafe impl Sync for View<'_> {}
+
 /// An output in memory, row-contiguous.
 #[derive(Debug)]
 pub(crate) struct ViewMut<'a> {
@@ -72,6 +75,16 @@ impl<'a> View<'a> {
     pub(crate) fn as_ptr<T: Element>(&self) -> *const T {
         assert_eq!(self.dtype, T::DTYPE, "a view is read as another type");
         self.data.cast()
+    }
+
+    /// The first byte of the first element.
+    pub(crate) fn bytes(&self) -> *const u8 {
+        self.data
+    }
+
+    /// Bytes of an element.
+    pub(crate) fn item_size(&self) -> usize {
+        size_of_dtype(self.dtype)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -128,6 +141,11 @@ impl<'a> View<'a> {
 }
 
 impl ViewMut<'_> {
+    /// Whether it lies in the memory of an input of [`apply_over`], whose contents it has until something is written.
+    pub(crate) fn is_over(&self, input: &View<'_>) -> bool {
+        std::ptr::eq(self.data, input.data)
+    }
+
     pub(crate) fn len(&self) -> usize {
         elements(self.shape)
     }
@@ -191,6 +209,29 @@ pub(crate) fn apply(
     })
 }
 
+/// [`apply`] for an operation whose results have the shapes and types of the first `count` inputs. A result lies in the memory of its
+/// input ([`ViewMut::is_over`]) if that is row-contiguous and nobody else has it when the operation is dispatched: no handle, no
+/// other input, and no operation that is still to read it.
+///
+/// The operation has no gradient; what [`is_traced`] must not come here.
+#[track_caller]
+pub(crate) fn apply_over(operation: impl Operation, inputs: &[&Array], count: usize) -> Result<Vec<Array>, Exception> {
+    let boxed: Box<dyn Operation> = Box::new(operation);
+    let handles: Vec<_> = inputs.iter().map(|array| array.as_ptr()).collect();
+    raw::try_arrays(|results, stream| {
+        let op = Box::into_raw(Box::new(boxed)).cast();
+        // SAFETY: all handles are alive, there are as many as given, and the callee takes the box over.
+        unsafe { mlxlm_apply_over(results, op, handles.as_ptr(), handles.len(), count, stream) }
+    })
+}
+
+/// Whether a gradient is being taken through any of the arrays.
+pub(crate) fn is_traced(arrays: &[&Array]) -> bool {
+    let handles: Vec<_> = arrays.iter().map(|array| array.as_ptr()).collect();
+    // SAFETY: all handles are alive, and there are as many as given.
+    unsafe { mlxlm_is_traced(handles.as_ptr(), handles.len()) }
+}
+
 /// [`apply`] for an operation with one result.
 #[track_caller]
 pub(crate) fn apply_one(
@@ -221,6 +262,15 @@ unsafe extern "C" {
         n_outputs: usize,
         stream: mlx_sys::mlx_stream,
     ) -> c_int;
+    fn mlxlm_apply_over(
+        results: *mut mlx_sys::mlx_vector_array,
+        op: *mut c_void,
+        inputs: *const mlx_sys::mlx_array,
+        n_inputs: usize,
+        n_outputs: usize,
+        stream: mlx_sys::mlx_stream,
+    ) -> c_int;
+    fn mlxlm_is_traced(arrays: *const mlx_sys::mlx_array, count: usize) -> bool;
     fn mlxlm_stream_is_cpu(stream: mlx_sys::mlx_stream) -> bool;
 }
 
@@ -322,9 +372,9 @@ unsafe extern "C" fn mlxlm_op_vjp(
                 n => std::slice::from_raw_parts(argnums, n).iter().map(|&i| i as usize).collect(),
             };
             let at = Gradient {
-                primals: elements_of(primals),
-                cotangents: elements_of(cotangents),
-                outputs: elements_of(outputs),
+                primals: raw::arrays_of(primals),
+                cotangents: raw::arrays_of(cotangents),
+                outputs: raw::arrays_of(outputs),
                 argnums,
             };
             let result = operation(op).vjp(&at)?;
@@ -335,18 +385,6 @@ unsafe extern "C" fn mlxlm_op_vjp(
         }
     };
     c_int::from(!matches!(catch_unwind(AssertUnwindSafe(differentiate)), Ok(Ok(true))))
-}
-
-unsafe fn elements_of(vector: mlx_sys::mlx_vector_array) -> Vec<Array> {
-    // SAFETY: the caller vouches for the vector; each element taken from it is a handle of its own.
-    unsafe {
-        let take = |i| {
-            let mut array = mlx_sys::mlx_array_new();
-            mlx_sys::mlx_vector_array_get(&raw mut array, vector, i);
-            Array::from_ptr(array)
-        };
-        (0..mlx_sys::mlx_vector_array_size(vector)).map(take).collect()
-    }
 }
 
 #[unsafe(no_mangle)]
@@ -437,6 +475,24 @@ mod tests {
         let loss = |x: &Array| scale(x, 1.0, true)?.sum(None);
         let failed = transforms::grad(loss)(&x).unwrap_err();
         assert!(failed.to_string().contains("`Scale` has no gradient for this"), "{failed}");
+    }
+
+    #[test]
+    fn a_failure_that_nobody_reads_is_gone_after_waiting() {
+        let x = Array::from_slice(&[1.0_f32, 2.0], &[2]);
+        for _ in 0..3 {
+            transforms::async_eval([&scale(&x, 1.0, true).unwrap()]).unwrap();
+            let message = crate::device::synchronize().unwrap_err().to_string();
+            assert!(message.contains("the kernel of `Scale` failed"), "{message}");
+            assert!(crate::device::synchronize().is_ok());
+            // As after a request that failed: the next one hears nothing of it.
+            let y = scale(&x, 2.0, false).unwrap();
+            y.eval().unwrap();
+            assert_eq!(y.try_as_slice::<f32>().unwrap(), [2.0, 4.0]);
+            scale(&x, 1.0, true).unwrap().eval().unwrap_err();
+            drop(crate::device::synchronize());
+            assert_eq!(scale(&x, 3.0, false).unwrap().sum(None).unwrap().try_as_slice::<f32>().unwrap(), [9.0]);
+        }
     }
 
     #[test]

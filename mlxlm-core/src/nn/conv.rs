@@ -32,7 +32,11 @@ impl Conv1d {
         self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.add(bias))
     }
 
-    pub(super) fn parameters(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+    pub(super) fn parameters(&self) -> Vec<(&'static str, &Array)> {
+        [("weight", &self.weight)].into_iter().chain(self.bias.iter().map(|bias| ("bias", bias))).collect()
+    }
+
+    pub(super) fn parameters_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
         visit("weight", &mut self.weight);
         if let Some(bias) = &mut self.bias {
             visit("bias", bias);

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::{LowRankAdapter, Matrix};
+use super::{LowRankAdapter, Matrix, Rotation, Worth};
 use crate::Result;
 use crate::weights::{Init, Weights};
 
@@ -14,6 +14,10 @@ pub struct Embedding {
     pub weight: Matrix,
     /// What a fine-tune adds.
     pub adapter: Option<LowRankAdapter>,
+    /// What was folded into the rows, and is taken back when they are looked up.
+    pub rotation: Option<Rotation>,
+    /// How it is cut, and how far it may be packed.
+    pub worth: Worth,
 }
 
 impl Embedding {
@@ -23,6 +27,8 @@ impl Embedding {
         Ok(Self {
             weight: Matrix::load(w, &[count, dims], init)?,
             adapter: w.low_rank(|r| [vec![count, r], vec![r, dims], vec![count]]).map(LowRankAdapter::new),
+            rotation: Rotation::load(w, dims)?,
+            worth: w.worth(),
         })
     }
 
@@ -31,6 +37,7 @@ impl Embedding {
     #[track_caller]
     pub fn forward(&self, ids: &Array) -> Result<Array, Exception> {
         let y = self.weight.rows(ids)?;
+        let y = self.rotation.as_ref().map_or(Ok(y.clone()), |rotation| rotation.back(&y))?;
         let Some(adapter) = &self.adapter else { return Ok(y) };
         let z = adapter.a.take_axis(ids, 0)?.matmul(&adapter.b)?;
         let out = y.add(adapter.scaled(&adapter.drop(&z)?, &y)?)?;
@@ -47,7 +54,10 @@ impl Embedding {
     /// - `x`: `[…, D]`, result: `[…, V]`
     #[track_caller]
     pub fn as_linear(&self, x: &Array) -> Result<Array, Exception> {
-        let y = self.weight.project(x)?;
+        let y = match &self.rotation {
+            Some(rotation) => self.weight.project(&rotation.forward(x)?)?,
+            None => self.weight.project(x)?,
+        };
         let Some(adapter) = &self.adapter else { return Ok(y) };
         let z = adapter.drop(x)?.matmul(adapter.b.t())?.matmul(adapter.a.t())?;
         let out = y.add(adapter.scaled(&z, x)?)?;
@@ -57,10 +67,11 @@ impl Embedding {
         }
     }
 
-    /// `W + scale * A B`, `[V, D]`.
+    /// `W + scale * A B`, `[V, D]`, as the rows are stored: rotated or not.
     fn adapted_weight(&self, adapter: &LowRankAdapter) -> Result<Array, Exception> {
         let weight = self.weight.dense()?;
-        weight.add(adapter.scaled(&adapter.a.matmul(&adapter.b)?, &weight)?)
+        let more = adapter.scaled(&adapter.a.matmul(&adapter.b)?, &weight)?;
+        weight.add(self.rotation.as_ref().map_or(Ok(more.clone()), |rotation| rotation.forward(&more))?)
     }
 
     /// Puts the adapter into the table, which keeps its form.
@@ -73,15 +84,23 @@ impl Embedding {
         self.weight.replace(weight)
     }
 
-    pub(super) fn parameters(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+    pub(super) fn parameters_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
         self.weight.parameters(visit);
-        self.others(visit);
+        self.others_mut(visit);
     }
 
     /// All parameters but those of the matrix.
-    pub(super) fn others(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+    pub(super) fn others(&self) -> Vec<(&'static str, &Array)> {
+        let signs = self.rotation.iter().map(|rotation| ("signs", &rotation.signs));
+        signs.chain(self.adapter.iter().flat_map(LowRankAdapter::parameters)).collect()
+    }
+
+    pub(super) fn others_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+        if let Some(rotation) = &mut self.rotation {
+            visit("signs", &mut rotation.signs);
+        }
         if let Some(adapter) = &mut self.adapter {
-            adapter.parameters(visit);
+            adapter.parameters_mut(visit);
         }
     }
 }

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::{LowRankAdapter, Matrix};
+use super::{LowRankAdapter, Matrix, Worth, watch};
 use crate::Result;
 use crate::weights::{Init, Weights};
 
@@ -16,6 +16,8 @@ pub struct ExpertLinear {
     pub bias: Option<Array>,
     /// What a fine-tune adds; LoRA only.
     pub adapter: Option<LowRankAdapter>,
+    /// How it is cut, and how far it may be packed.
+    pub worth: Worth,
 }
 
 impl ExpertLinear {
@@ -28,13 +30,25 @@ impl ExpertLinear {
             adapter: w
                 .low_rank(|r| [vec![experts, r, input], vec![experts, output, r], vec![experts, output]])
                 .map(LowRankAdapter::new),
+            worth: w.worth(),
         })
+    }
+
+    /// As [`Self::load`], with a bias for each expert if `biased`.
+    pub fn load_biased(w: &Weights, experts: i32, output: i32, input: i32, biased: bool) -> Result<Self> {
+        let bias = biased.then(|| w.parameter("bias", &[experts, output], Init::Zeros)).transpose()?;
+        Ok(Self { bias, ..Self::load(w, experts, output, input)? })
     }
 
     /// # Shapes
     /// - `x`: `[…, 1, in]`, `indices`: `[…]` of `u32`, ascending if `sorted`; result: `[…, 1, out]`
     #[track_caller]
     pub fn forward(&self, x: &Array, indices: &Array, sorted: bool) -> Result<Array, Exception> {
+        watch::heard(self, x, Some(indices), self.mapped(x, indices, sorted)?)
+    }
+
+    #[track_caller]
+    fn mapped(&self, x: &Array, indices: &Array, sorted: bool) -> Result<Array, Exception> {
         let mut y = self.weight.project_chosen(x, indices, sorted)?;
         if let Some(adapter) = &self.adapter {
             let z = Matrix::Dense(adapter.a.clone()).project_chosen(&adapter.drop(x)?, indices, sorted)?;
@@ -55,18 +69,23 @@ impl ExpertLinear {
         self.weight.replace(weight.add(addition)?)
     }
 
-    pub(super) fn parameters(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+    pub(super) fn parameters_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
         self.weight.parameters(visit);
-        self.others(visit);
+        self.others_mut(visit);
     }
 
     /// All parameters but those of the matrix.
-    pub(super) fn others(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+    pub(super) fn others(&self) -> Vec<(&'static str, &Array)> {
+        let bias = self.bias.iter().map(|bias| ("bias", bias));
+        bias.chain(self.adapter.iter().flat_map(LowRankAdapter::parameters)).collect()
+    }
+
+    pub(super) fn others_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
         if let Some(bias) = &mut self.bias {
             visit("bias", bias);
         }
         if let Some(adapter) = &mut self.adapter {
-            adapter.parameters(visit);
+            adapter.parameters_mut(visit);
         }
     }
 }

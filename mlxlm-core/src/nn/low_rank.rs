@@ -20,19 +20,17 @@ pub struct LowRankAdapter {
     pub scale: f32,
     /// Share of the inputs that are dropped while training.
     pub dropout: f32,
-    /// Whether inputs are dropped now.
-    pub training: bool,
 }
 
 impl LowRankAdapter {
     pub(super) fn new((LowRank { a, b, m }, parameters): (LowRank, LoraParameters)) -> Self {
-        Self { a, b, m, scale: parameters.scale, dropout: parameters.dropout, training: false }
+        Self { a, b, m, scale: parameters.scale, dropout: parameters.dropout }
     }
 
     /// Drops a share of the inputs while training, and scales the rest so that the mean stays.
     #[track_caller]
     pub(super) fn drop(&self, x: &Array) -> Result<Array, Exception> {
-        if !self.training || self.dropout == 0.0 {
+        if !super::is_training() || self.dropout == 0.0 {
             return Ok(x.clone());
         }
         let keep = 1.0 - self.dropout;
@@ -54,7 +52,12 @@ impl LowRankAdapter {
         m.divide(mlx_rs::stop_gradient(&norm)?)?.as_dtype(y.dtype())?.multiply(y)
     }
 
-    pub(super) fn parameters(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
+    pub(super) fn parameters(&self) -> Vec<(&'static str, &Array)> {
+        let factors = [("lora_a", &self.a), ("lora_b", &self.b)];
+        factors.into_iter().chain(self.m.iter().map(|m| ("m", m))).collect()
+    }
+
+    pub(super) fn parameters_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Array)) {
         visit("lora_a", &mut self.a);
         visit("lora_b", &mut self.b);
         if let Some(m) = &mut self.m {

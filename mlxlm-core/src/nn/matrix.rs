@@ -54,6 +54,34 @@ impl Matrix {
         }
     }
 
+    /// `x @ self.T` for each matrix of a stack, or `x @ self` without `transpose`.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, H, L, in]`, or `[B, 1, L, in]` for all, result: `[B, H, L, out]`; without `transpose`, `x` has rows of `out`
+    #[track_caller]
+    pub fn project_stack(&self, x: &Array, transpose: bool) -> Result<Array, Exception> {
+        match self {
+            Self::Dense(stack) if transpose => x.matmul(stack.swap_axes(-1, -2)?),
+            Self::Dense(stack) => x.matmul(stack),
+            Self::Packed(packed, scheme) => quant::quantized_matmul(x, packed, *scheme, transpose),
+            Self::Panels(panels) => quant::quantized_matmul(x, &panels.restore()?, panels.scheme(), transpose),
+        }
+    }
+
+    /// The matrices of a stack as one, whose outputs are those of all, one behind the other.
+    pub fn flattened(&self) -> Result<Self, Exception> {
+        let flat = |array: &Array| array.flatten(0, -2);
+        let packed = |packed: &Packed| {
+            let biases = packed.biases.as_ref().map(flat).transpose()?;
+            Ok::<_, Exception>(Packed { weight: flat(&packed.weight)?, scales: flat(&packed.scales)?, biases })
+        };
+        Ok(match self {
+            Self::Dense(stack) => Self::Dense(flat(stack)?),
+            Self::Packed(stack, scheme) => Self::Packed(packed(stack)?, *scheme),
+            Self::Panels(panels) => Self::Packed(packed(&panels.restore()?)?, panels.scheme()),
+        })
+    }
+
     /// The rows with these numbers, dense.
     ///
     /// # Shapes
@@ -77,16 +105,19 @@ impl Matrix {
         }
     }
 
-    /// Puts a packed matrix into the order in which the CPU's kernels read it fastest, and a dense one as it is, into the memory
-    /// of `arena`.
+    /// Puts a packed matrix in the order in which the CPU's kernels read it fastest, and whatever has no such order as it is, into
+    /// the memory of `arena`.
     pub(super) fn arrange(&mut self, arena: &mut Arena) -> Result<(), Exception> {
         match self {
             Self::Dense(weight) => *weight = arena.copy(weight)?,
-            Self::Packed(packed, scheme) => {
-                if let Some(panels) = Panels::arrange(packed, *scheme, arena)? {
-                    *self = Self::Panels(panels);
+            Self::Packed(packed, scheme) => match Panels::arrange(packed, *scheme, arena)? {
+                Some(panels) => *self = Self::Panels(panels),
+                None => {
+                    for part in [&mut packed.weight, &mut packed.scales].into_iter().chain(&mut packed.biases) {
+                        *part = arena.copy(part)?;
+                    }
                 }
-            }
+            },
             Self::Panels(_) => {}
         }
         Ok(())

@@ -112,6 +112,15 @@ impl Scheme {
         weights % self.group_size == 0
     }
 
+    /// Whether a matrix of this shape, or a stack of them, can be packed: the group must divide its rows, and MLX packs
+    /// nvfp4 two groups at a time over all rows.
+    pub fn takes(self, shape: &[i32]) -> bool {
+        const AT_A_TIME: i32 = 32;
+        let count = |n: i32, &dim: &i32| n * (dim % AT_A_TIME) % AT_A_TIME;
+        let pairs = self.group_size % AT_A_TIME == 0 || shape.iter().fold(1, count) == 0;
+        pairs && shape.len() > 1 && shape.last().is_some_and(|&row| self.divides(row))
+    }
+
     /// The scheme that the shapes of a packed weight imply, as mlx-lm 0.32.2 reads it: `None` if there is none.
     ///
     /// `weight` and `scales` are `[…, out, columns]`; `input` is the unpacked row length.

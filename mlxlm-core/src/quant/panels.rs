@@ -63,7 +63,7 @@ impl Panels {
                 arrange_all(&layout, source, lines);
             }
         })?;
-        let lines = room.into_array(&[(stacked * each) as i32], Dtype::Uint32);
+        let lines = room.into_array(&[(stacked * each) as i32], Dtype::Uint32)?;
         Ok(Some(Self { lines, experts, layout }))
     }
 

@@ -1,101 +1,112 @@
 //! The `tokenizers` crate behind the few calls that the rest of `text` makes.
 //!
 //! Unusual:
-//! - A tokenizer is foreign data for a library that was written for friendly data: sizes and ids are checked first, and
-//!   its panics become errors. (Its regular expressions are Oniguruma's, as in Python; the other engine that the library
-//!   can use would give up 10 times sooner, with a panic too.)
+//! - A tokenizer is foreign data for a library that was written for friendly data: it is checked first (`vet.rs`,
+//!   `growth.rs`), and the library runs under guard (`guard.rs`). (Its regular expressions are Oniguruma's, as in Python;
+//!   the other engine that the library can use would give up 10 times sooner.)
+//! - Decoding is done here (`decoding`), so that a text is the same streamed and at once.
 //! - Tokens are looked up by id one by one, so that no table as long as the largest id is ever built.
 //! - Truncation and padding that a `tokenizer.json` may ask for are for batches of an encoder, and are left off, as in
 //!   the reference.
 
 use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::Value;
 use tokenizers::AddedToken;
 use tokenizers::processors::template::TemplateProcessing;
 
+use crate::text::decoding::Decoding;
+use crate::text::growth::Growth;
+use crate::text::guard::{guarded, timed};
 use crate::text::llama::LlamaClass;
-use crate::text::{DetokenizerKind, TextError, sentencepiece};
+use crate::text::vet::{self, Outline};
+use crate::text::{TextError, sentencepiece};
 use crate::{Result, io};
 
 /// The largest `tokenizer.json` that is read; real ones stay below 50 MB.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Ids live in MLX arrays of `i32`.
-const MAX_ID: u64 = i32::MAX as u64;
+/// The longest text that is tokenized; the library takes some hundred bytes of memory for each character.
+const MAX_TEXT_BYTES: usize = 16 << 20;
+
+/// What becomes of decoded text whose spaces are cleaned up, in this order.
+const CLOSED_SPACES: [(&str, &str); 10] = [
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+];
+
+/// How a new line is written in a vocabulary that marks them (`NewlineTokenizer` of the reference).
+const NEWLINE_MARK: &str = "<n>";
 
 /// A loaded `tokenizer.json` or `tokenizer.model`.
 pub(crate) struct Codec {
-    backend: tokenizers::Tokenizer,
-    /// New lines are written `<n>` in this vocabulary (`NewlineTokenizer` of the reference).
+    backend: Arc<tokenizers::Tokenizer>,
+    decoding: Decoding,
+    growth: Arc<Growth>,
     newline_marks: bool,
-    /// Spaces before punctuation go away when text is decoded.
-    clean_up_spaces: bool,
     /// Whether the vocabulary is one of bytes, as in GPT-2.
     pub(crate) byte_level: bool,
     /// Tokens that the file names itself.
     pub(crate) named_tokens: Vec<(&'static str, String)>,
 }
 
-/// What is needed of `tokenizer.json` besides what the `tokenizers` crate reads itself.
-#[derive(Deserialize)]
-struct Outline {
-    #[serde(default)]
-    added_tokens: Vec<Added>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(default)]
-    decoder: Value,
-}
-
-#[derive(Deserialize)]
-struct Added {
-    id: u64,
-}
-
-impl Outline {
-    /// Whether one of the steps is that of a vocabulary of bytes.
-    fn is_byte_level(&self) -> bool {
-        let steps = [&self.normalizer, &self.pre_tokenizer, &self.post_processor, &self.decoder];
-        steps.iter().any(|step| step.to_string().contains("\"ByteLevel\""))
-    }
-}
-
 impl Codec {
-    /// Reads a `tokenizer.json`, and tells which streaming detokenizer its decoder asks for.
-    pub(crate) fn open(path: &Path) -> Result<(Self, DetokenizerKind)> {
+    /// Reads a `tokenizer.json`.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        Ok(Self::from_json(path, read_limited(path, MAX_BYTES)?)?)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`; `path` is where they come from, for errors.
+    pub(crate) fn from_json(path: &Path, bytes: Vec<u8>) -> Result<Self, TextError> {
         let bad = |reason: String| TextError::BadTokenizer { path: path.to_owned(), reason };
-        let bytes = read_limited(path, MAX_BYTES)?;
         let outline: Outline = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-        if let Some(token) = outline.added_tokens.iter().find(|token| token.id > MAX_ID) {
-            return Err(bad(format!("the id {} of an added token is above {MAX_ID}", token.id)).into());
-        }
-        let mut backend = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(bad)?;
+        outline.check().map_err(bad)?;
+        let length = bytes.len();
+        let byte_level = outline.is_byte_level();
+        let load = move || {
+            let (normalizer, added) = outline.into_normalizer()?;
+            let growth = Growth::of(normalizer.as_ref())?;
+            added.iter().try_for_each(|token| growth.check(token))?;
+            tokenizers::Tokenizer::from_bytes(&bytes)
+        };
+        let mut backend = timed(length, load).map_err(bad)?;
         let pad_token = backend.get_padding().map(|padding| ("pad_token", padding.pad_token.clone()));
         backend.with_padding(None);
         backend.with_truncation(None).map_err(|error| bad(error.to_string()))?;
-        let codec = Self::new(backend, outline.is_byte_level(), pad_token.into_iter().collect());
-        Ok((codec, DetokenizerKind::of(&outline.decoder)))
+        Self::new(backend, byte_level, pad_token.into_iter().collect()).map_err(bad)
     }
 
     /// Reads a `tokenizer.model` of sentencepiece.
-    pub(crate) fn open_sentencepiece(path: &Path) -> Result<(Self, DetokenizerKind)> {
+    pub(crate) fn open_sentencepiece(path: &Path) -> Result<Self> {
         let bytes = read_limited(path, MAX_BYTES)?;
-        let (backend, names) = guarded(|| sentencepiece::tokenizer(&bytes))
-            .map_err(|reason| TextError::BadTokenizer { path: path.to_owned(), reason })?;
-        let decoder = backend.get_decoder().map(serde_json::to_value).and_then(Result::ok).unwrap_or_default();
-        Ok((Self::new(backend, false, names), DetokenizerKind::of(&decoder)))
+        let built = timed(bytes.len(), move || sentencepiece::tokenizer(&bytes))
+            .and_then(|(backend, names)| Self::new(backend, false, names));
+        Ok(built.map_err(|reason| TextError::BadTokenizer { path: path.to_owned(), reason })?)
     }
 
-    fn new(backend: tokenizers::Tokenizer, byte_level: bool, named_tokens: Vec<(&'static str, String)>) -> Self {
-        Self { backend, newline_marks: false, clean_up_spaces: false, byte_level, named_tokens }
+    fn new(
+        backend: tokenizers::Tokenizer,
+        byte_level: bool,
+        named_tokens: Vec<(&'static str, String)>,
+    ) -> Result<Self, String> {
+        let (decoding, growth) =
+            guarded(|| Ok((Decoding::new(backend.get_decoder())?, Growth::of(backend.get_normalizer())?)))?;
+        let (backend, growth) = (Arc::new(backend), Arc::new(growth));
+        Ok(Self { backend, decoding, growth, newline_marks: false, byte_level, named_tokens })
+    }
+
+    /// The library's tokenizer, while no text is being tokenized.
+    fn backend_mut(&mut self) -> Result<&mut tokenizers::Tokenizer, TextError> {
+        Arc::get_mut(&mut self.backend).ok_or_else(|| TextError::Failed("it is in use".into()))
     }
 
     /// Puts a start and an end token around texts.
@@ -109,29 +120,45 @@ impl Codec {
             .special_tokens(tokens)
             .build()
             .map_err(|error| TextError::Failed(error.to_string()))?;
-        self.backend.with_post_processor(Some(template));
+        self.backend_mut()?.with_post_processor(Some(template));
         Ok(())
     }
 
     /// Takes `\n` for `<n>` and back.
     pub(crate) fn use_newline_marks(&mut self) {
         self.newline_marks = true;
+        self.decoding.then_replace(&[(NEWLINE_MARK, "\n")]);
     }
 
     /// Removes spaces before punctuation from decoded text. The reference does not do so for BPE, whose text it would
     /// spoil.
     pub(crate) fn clean_up_spaces(&mut self) {
-        self.clean_up_spaces = !matches!(self.backend.get_model(), tokenizers::ModelWrapper::BPE(_));
+        if !matches!(self.backend.get_model(), tokenizers::ModelWrapper::BPE(_)) {
+            self.decoding.then_replace(&CLOSED_SPACES);
+        }
     }
 
     /// Makes of it what transformers' class makes of it.
     pub(crate) fn rebuild_as(&mut self, class: LlamaClass) -> Result<(), TextError> {
-        class.rebuild(&mut self.backend).map_err(|error| TextError::Failed(error.to_string()))
+        let backend = self.backend_mut()?;
+        class.rebuild(backend).map_err(|error| TextError::Failed(error.to_string()))?;
+        let built = Decoding::new(backend.get_decoder())
+            .and_then(|decoding| Ok((decoding, Growth::of(backend.get_normalizer())?)));
+        let (decoding, growth) = built.map_err(|error| TextError::Failed(error.to_string()))?;
+        (self.decoding, self.growth) = (decoding, Arc::new(growth));
+        Ok(())
     }
 
     /// Adds tokens that `tokenizer.json` does not have with the same properties.
     pub(crate) fn add_tokens(&mut self, tokens: &[AddedToken]) -> Result<(), TextError> {
-        guarded(|| Ok(self.backend.add_tokens(tokens))).map(drop).map_err(TextError::Failed)
+        tokens.iter().try_for_each(|token| vet::check_added_token(&token.content)).map_err(TextError::Failed)?;
+        let growth = Arc::clone(&self.growth);
+        let backend = self.backend_mut()?;
+        let add = || {
+            tokens.iter().try_for_each(|token| growth.check(&token.content))?;
+            Ok(backend.add_tokens(tokens))
+        };
+        guarded(add).map(drop).map_err(TextError::Failed)
     }
 
     /// The tokens that are matched before the text is split, in no particular order.
@@ -152,45 +179,59 @@ impl Codec {
         self.backend.id_to_token(id)
     }
 
+    /// The token of an id as the decoder gets it, and whether it is an added one.
+    pub(crate) fn spelled(&self, id: u32) -> Option<(String, bool)> {
+        match self.backend.get_added_vocabulary().simple_id_to_token(id) {
+            Some(token) => Some((token, true)),
+            None => self.backend.id_to_token(id).map(|token| (token, false)),
+        }
+    }
+
+    /// Whether decoding without special tokens leaves a token out.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        let added = self.backend.get_added_vocabulary();
+        added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
+    }
+
+    /// The bytes that a token adds between two others.
+    pub(crate) fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let (token, added) = self.spelled(id)?;
+        self.decoding.between(token, added)
+    }
+
     pub(crate) fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
-        let marked = if self.newline_marks { text.replace('\n', "<n>") } else { text.to_owned() };
-        let encoding = guarded(|| self.backend.encode_fast(marked, add_special_tokens)).map_err(TextError::Failed)?;
-        Ok(encoding.get_ids().to_vec())
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(TextError::TextTooLong { bytes: text.len(), limit_bytes: MAX_TEXT_BYTES });
+        }
+        let text = if self.newline_marks { text.replace('\n', NEWLINE_MARK) } else { text.to_owned() };
+        let (backend, growth) = (Arc::clone(&self.backend), Arc::clone(&self.growth));
+        let bytes = text.len();
+        let run = move || {
+            growth.check(&text)?;
+            Ok(backend.encode_fast(text, add_special_tokens)?.get_ids().to_vec())
+        };
+        timed(bytes, run).map_err(TextError::Failed)
+    }
+
+    /// A decoder for a new text.
+    pub(crate) fn decoding(&self) -> Decoding {
+        self.decoding.clone()
     }
 
     /// The text of ids; ids that are no tokens are left out, as in the reference.
     pub(crate) fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
-        let mut text = guarded(|| self.backend.decode(ids, skip_special_tokens)).map_err(TextError::Failed)?;
-        if self.clean_up_spaces {
-            for (spaced, closed) in [
-                (" .", "."),
-                (" ?", "?"),
-                (" !", "!"),
-                (" ,", ","),
-                (" ' ", "'"),
-                (" n't", "n't"),
-                (" 'm", "'m"),
-                (" 's", "'s"),
-                (" 've", "'ve"),
-                (" 're", "'re"),
-            ] {
-                text = text.replace(spaced, closed);
+        let special = |token: &str| self.backend.get_added_vocabulary().is_special_token(token);
+        let (mut decoding, mut text) = (self.decoding(), String::new());
+        for (token, added) in ids.iter().filter_map(|id| self.spelled(*id)) {
+            if !(skip_special_tokens && special(&token)) {
+                decoding.add(token, added, &mut text);
             }
         }
-        Ok(if self.newline_marks { text.replace("<n>", "\n") } else { text })
-    }
-}
-
-/// Runs the library, which panics where a regular expression takes too long or tables contradict each other; what it
-/// says of that, or of an error, comes back.
-fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
-            (Some(message), _) => message.clone(),
-            (None, Some(message)) => (*message).to_owned(),
-            (None, None) => "its tables contradict each other".into(),
-        }),
+        decoding.finish(&mut text);
+        match decoding.failure() {
+            Some(reason) => Err(TextError::Failed(reason.to_owned())),
+            None => Ok(text),
+        }
     }
 }
 
@@ -217,7 +258,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         io::write(&path, text).unwrap();
-        Codec::open(&path).map(|(codec, _)| codec)
+        Codec::open(&path)
     }
 
     fn word_level(added: &str, rest: &str) -> String {
@@ -293,5 +334,72 @@ mod tests {
         let error = codec.encode(&("a".repeat(40) + "b"), false).unwrap_err();
         assert_eq!(error.to_string(), "the tokenizer failed: Onig: Regex search error: retry-limit-in-match over");
         assert!(codec.encode("a b", false).is_ok(), "it can be used after that");
+    }
+
+    #[test]
+    fn a_tokenizer_without_a_decoder_puts_spaces_between_tokens() {
+        let codec = codec(&word_level("", "")).unwrap();
+        assert_eq!(codec.decode(&[], false).unwrap(), "");
+        assert_eq!(codec.decode(&[7, 0, 7], false).unwrap(), "b a b");
+    }
+
+    #[test]
+    fn spaces_before_punctuation_are_closed() {
+        let text = r#"{"model":{"type":"WordLevel","vocab":{"I":0,"'m":1,"no":2,",":3,"'":4,"?":5},"unk_token":"I"}}"#;
+        let mut codec = codec(text).unwrap();
+        codec.clean_up_spaces();
+        assert_eq!(codec.decode(&[0, 1, 2, 3, 2, 4, 2, 5], false).unwrap(), "I'm no, no'no?");
+    }
+
+    #[test]
+    fn a_text_that_takes_too_long_is_an_error() {
+        let regex = "(?:(?:a|a){17}[^a!]|a)";
+        let step = format!(r#""normalizer":{{"type":"Replace","pattern":{{"Regex":"{regex}"}},"content":"x"}},"#);
+        let codec = codec(&word_level("", &step)).unwrap();
+        let error = codec.encode(&"a".repeat(20_000), false).unwrap_err().to_string();
+        assert!(error.contains("it was stopped after 5 seconds"), "{error}");
+    }
+
+    #[test]
+    fn tables_that_contradict_each_other_are_an_error() {
+        let prefix =
+            r###"{"model":{"type":"BPE","continuing_subword_prefix":"##","vocab":{"a":0,"b":1},"merges":["a b"]}}"###;
+        let replace = r#""normalizer":{"type":"Replace","pattern":{"String":""},"content":"x"},"#;
+        let charsmap = r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"/////wAA"},"#;
+        let long = format!(r#"{{"id":8,"content":"{}","special":true}}"#, "x".repeat(5000));
+        for (text, reason) in [
+            (prefix.to_owned(), "its tables contradict each other"),
+            (word_level("", replace), "a step replaces the empty text"),
+            (word_level("", charsmap), "says that 4294967295 follow"),
+            (word_level(&long, ""), "an added token has 5000 bytes"),
+        ] {
+            let error = codec(&text).err().unwrap().to_string();
+            assert!(error.contains(reason), "{error}, expected {reason}");
+        }
+    }
+
+    #[test]
+    fn an_added_token_that_explodes_is_an_error() {
+        let step = format!(r#"{{"type":"Replace","pattern":{{"String":"x"}},"content":"{}"}}"#, "x".repeat(1000));
+        let steps = format!(r#""normalizer":{{"type":"Sequence","normalizers":[{}]}},"#, vec![step; 4].join(","));
+        let token = r#"{"id":8,"content":"xxx","special":false,"single_word":false,"lstrip":false,"rstrip":false,"normalized":true}"#;
+        let error = codec(&word_level(token, &steps)).err().unwrap().to_string();
+        assert!(error.contains("its normalizer makes 3000 bytes of a text of 3"), "{error}");
+        let mut codec = codec(&word_level("", &steps)).unwrap();
+        let error = codec.add_tokens(&[AddedToken::from("xxx", false)]).unwrap_err().to_string();
+        assert!(error.contains("its normalizer makes 3000 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_text_that_explodes_or_is_too_long_is_an_error() {
+        let long = "x".repeat(100);
+        let steps = vec![format!(r#"{{"type":"Replace","pattern":{{"String":"x"}},"content":"{long}"}}"#); 8].join(",");
+        let codec =
+            codec(&word_level("", &format!(r#""normalizer":{{"type":"Sequence","normalizers":[{steps}]}},"#))).unwrap();
+        let error = codec.encode(&"x".repeat(1000), false).unwrap_err().to_string();
+        assert_eq!(error, "the tokenizer failed: its normalizer makes 100000 bytes of a text of 1000");
+        assert_eq!(codec.encode("a b", false).unwrap(), [0, 7]);
+        let error = codec.encode(&"a".repeat(MAX_TEXT_BYTES + 1), false).unwrap_err();
+        assert!(matches!(error, TextError::TextTooLong { .. }), "{error}");
     }
 }

@@ -48,10 +48,7 @@ impl Config {
     pub(crate) fn read(folder: &Path, overrides: &Map<String, Value>) -> Result<Self> {
         let mut file = Fields::read(folder.join("tokenizer_config.json"))?;
         file.fields.extend(overrides.clone());
-        let mut config = Self::default();
-        if file.fields.get("added_tokens_decoder").is_some_and(|tokens| !tokens.is_null()) {
-            config.added_tokens = file.added_tokens_decoder()?;
-        } else {
+        if !file.has("added_tokens_decoder") {
             let older = Fields::read(folder.join("special_tokens_map.json"))?;
             for (key, value) in older.fields {
                 if !overrides.contains_key(&key) {
@@ -59,20 +56,34 @@ impl Config {
                 }
             }
         }
-        config.read_special_tokens(&file)?;
+        let mut config = Self::of(&file)?;
         if config.added_tokens.is_empty() {
             config.added_tokens = config.older_added_tokens(folder.join("added_tokens.json"))?;
         }
+        if !overrides.contains_key("chat_template") {
+            config.templates = read_templates(folder, config.templates)?;
+        }
+        Ok(config)
+    }
+
+    /// The settings in the content of a `tokenizer_config.json`; `path` is where it comes from, for errors.
+    pub(crate) fn from_fields(path: &Path, fields: &Map<String, Value>) -> Result<Self, TextError> {
+        Self::of(&Fields { path: path.to_owned(), fields: fields.clone() })
+    }
+
+    fn of(file: &Fields) -> Result<Self, TextError> {
+        let mut config = Self::default();
+        if file.has("added_tokens_decoder") {
+            config.added_tokens = file.added_tokens_decoder()?;
+        }
+        config.read_special_tokens(file)?;
         config.tokenizer_class = file.string("tokenizer_class")?;
         config.chat_template_type = file.string("chat_template_type")?;
         config.llama = LlamaClass::of(&file.fields);
         let flag = |key: &str| file.fields.get(key).and_then(Value::as_bool) == Some(true);
         config.add_bos_eos = (flag("add_bos_token"), flag("add_eos_token"));
         config.clean_up_spaces = flag("clean_up_tokenization_spaces");
-        config.templates = match overrides.get("chat_template") {
-            Some(_) => file.templates()?,
-            None => read_templates(folder, &file)?,
-        };
+        config.templates = file.templates()?;
         Ok(config)
     }
 
@@ -102,7 +113,7 @@ impl Config {
         }
         let key = ["extra_special_tokens", "additional_special_tokens"]
             .into_iter()
-            .find(|key| file.fields.get(*key).is_some_and(|value| !value.is_null() && *value != Value::Array(vec![])));
+            .find(|key| file.has(key) && file.fields[*key] != Value::Array(vec![]));
         let Some(key) = key else { return Ok(()) };
         match &file.fields[key] {
             Value::Array(tokens) => {
@@ -138,12 +149,15 @@ impl Config {
     }
 }
 
-/// The `eos_token_id` of the model: that of `generation_config.json`, else that of `config.json`, a number or a list.
+/// The `eos_token_id` of the model, a number or a list: that of `generation_config.json`, else that of `config.json`. One
+/// that names no token (null, an empty list, negative numbers) counts as absent.
 pub(crate) fn read_eos_token_ids(folder: &Path) -> Result<Vec<u32>> {
     for name in ["generation_config.json", "config.json"] {
         let file = Fields::read(folder.join(name))?;
-        if let Some(value) = file.fields.get("eos_token_id").filter(|value| !value.is_null()) {
-            return token_ids(value).ok_or_else(|| file.bad("eos_token_id", "a token id or a list of them").into());
+        let Some(value) = file.fields.get("eos_token_id") else { continue };
+        let ids = token_ids(value).ok_or_else(|| file.bad("eos_token_id", "a token id or a list of them"))?;
+        if !ids.is_empty() {
+            return Ok(ids);
         }
     }
     Ok(Vec::new())
@@ -154,18 +168,20 @@ pub(crate) fn read_model_type(folder: &Path) -> Result<Option<String>> {
     Ok(Fields::read(folder.join("config.json"))?.string("model_type")?)
 }
 
-/// A token id, or a list of them.
-pub(crate) fn token_ids(value: &Value) -> Option<Vec<u32>> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::Array(ids) => ids.iter().map(id).collect(),
-        single => id(single).map(|id| vec![id]),
-    }
+/// What an `eos_token_id` names: a token id, or a list of them. Null and negative numbers name no token and are left
+/// out; `None` where something else is not a token id.
+pub fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    let values = match value {
+        Value::Array(values) => values.as_slice(),
+        single => std::slice::from_ref(single),
+    };
+    let names_one = |value: &&Value| !value.is_null() && value.as_i64().is_none_or(|id| id >= 0);
+    values.iter().filter(names_one).map(|value| u32::try_from(value.as_u64()?).ok()).collect()
 }
 
-/// Templates in files of their own go before those in `tokenizer_config.json`, and these before `chat_template.json`,
-/// which transformers reads for processors only.
-fn read_templates(folder: &Path, file: &Fields) -> Result<Vec<(String, String)>> {
+/// Templates in files of their own go before those in `tokenizer_config.json` (`configured`), and these before
+/// `chat_template.json`, which transformers reads for processors only.
+fn read_templates(folder: &Path, configured: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
     let mut templates = Vec::new();
     let default = folder.join("chat_template.jinja");
     if default.is_file() {
@@ -178,13 +194,19 @@ fn read_templates(folder: &Path, file: &Fields) -> Result<Vec<(String, String)>>
             templates.push((name, io::read_to_string(&path)?));
         }
     }
+    templates.retain(has_text);
     if templates.is_empty() {
-        templates = file.templates()?;
+        templates = configured;
     }
     if templates.is_empty() {
         templates = Fields::read(folder.join("chat_template.json"))?.templates()?;
     }
     Ok(templates)
+}
+
+/// Whether a template, as name and source, has any text; one that has none counts as absent.
+pub(crate) fn has_text((_, source): &(String, String)) -> bool {
+    !source.trim().is_empty()
 }
 
 /// A JSON object with the path it came from.
@@ -198,6 +220,11 @@ impl Fields {
     fn read(path: PathBuf) -> Result<Self> {
         let fields = if path.is_file() { io::read_json(&path)? } else { Map::new() };
         Ok(Self { path, fields })
+    }
+
+    /// Whether there is a value under the key, other than null.
+    fn has(&self, key: &str) -> bool {
+        self.fields.get(key).is_some_and(|value| !value.is_null())
     }
 
     fn bad(&self, key: &str, expected: &'static str) -> TextError {
@@ -234,6 +261,12 @@ impl Fields {
 
     /// `chat_template`: a source, or a list of named sources.
     fn templates(&self) -> Result<Vec<(String, String)>, TextError> {
+        let mut templates = self.all_templates()?;
+        templates.retain(has_text);
+        Ok(templates)
+    }
+
+    fn all_templates(&self) -> Result<Vec<(String, String)>, TextError> {
         let key = "chat_template";
         let bad = || self.bad(key, "a template or a list of templates with `name` and `template`");
         match self.fields.get(key) {

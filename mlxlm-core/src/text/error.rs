@@ -54,6 +54,24 @@ pub enum TextError {
     #[error("the tokenizer failed: {0}")]
     Failed(String),
 
+    /// A text is longer than is tokenized.
+    #[error("the text has {bytes} bytes, more than the {limit_bytes} that are tokenized at once")]
+    TextTooLong {
+        /// The length of the text.
+        bytes: usize,
+        /// The longest text that is taken.
+        limit_bytes: usize,
+    },
+
+    /// A text is far longer than the model can read.
+    #[error("the prompt has more than {tokens} tokens, and the model reads at most {limit}")]
+    TooManyTokens {
+        /// The tokens of the beginning that was looked at.
+        tokens: usize,
+        /// The context length of the model.
+        limit: usize,
+    },
+
     /// The model has no chat template.
     #[error("this model has no chat template")]
     NoChatTemplate,
@@ -118,6 +136,7 @@ impl Hint for TextError {
             Self::TooLarge { .. } | Self::BadTokenizer { .. } => {
                 "download the file again, it may be cut or not be a tokenizer"
             }
+            Self::TextTooLong { .. } | Self::TooManyTokens { .. } => "give a shorter text",
             Self::UnknownToken(_) => "give the token exactly as the vocabulary has it, or its id",
             Self::NoChatTemplate => {
                 "use a chat model, give a template, or send the prompt as it is with `--ignore-chat-template`"

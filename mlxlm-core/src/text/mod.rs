@@ -3,6 +3,7 @@
 //! - [`Tokenizer`] is loaded from a model folder and does all of it: `encode`, `decode`, the ids that end a text, the
 //!   thinking tokens of the model, and its chat template.
 //! - [`Detokenizer`] turns ids into text one by one and never cuts a character.
+//! - [`GgufTokenizer`] makes one of the metadata of a GGUF file.
 //! - [`ChatTemplate`] renders messages as Python's `transformers` does, under limits, since templates come with the
 //!   model and are foreign code.
 //!
@@ -27,16 +28,25 @@
 mod chat_template;
 mod codec;
 mod config;
+mod decoding;
 mod detokenizer;
 mod error;
+#[cfg(feature = "mlx")]
+mod gguf;
+mod growth;
+mod guard;
 mod llama;
 mod python;
 mod sentencepiece;
 mod thinking;
 mod tokenizer;
+mod vet;
 
 pub use chat_template::{ChatTemplate, TemplateOptions};
-pub use detokenizer::{Detokenizer, DetokenizerKind};
+pub use config::token_ids;
+pub use detokenizer::Detokenizer;
 pub use error::TextError;
+#[cfg(feature = "mlx")]
+pub use gguf::GgufTokenizer;
 pub use thinking::Thinking;
 pub use tokenizer::{Tokenizer, TokenizerOptions};

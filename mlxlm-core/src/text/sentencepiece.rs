@@ -16,6 +16,8 @@ use tokenizers::normalizers::{Precompiled, Replace, Sequence};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, Tokenizer, decoders};
 
+use crate::text::vet;
+
 /// The longest piece that is looked at for merges, in bytes; trained ones have some dozen characters.
 const MAX_PIECE_BYTES: usize = 512;
 
@@ -151,27 +153,19 @@ impl<'b> Proto<'b> {
         }
     }
 
-    /// The merges of a BPE model, which are not in the file: a piece can be merged from every two that make it up, and
-    /// the pieces are in the order of their merging.
+    /// The merges of a BPE model; the pieces are in the order of their merging.
     fn merges(&self, ids: &HashMap<&str, u32>) -> tokenizers::Result<Merges> {
-        let mut merges = Vec::new();
-        for piece in self.pieces.iter().filter(|piece| piece.kind == 1) {
-            if piece.text.len() > MAX_PIECE_BYTES {
-                return Err(format!("a piece has {} bytes", piece.text.len()).into());
-            }
-            for (at, _) in piece.text.char_indices().skip(1) {
-                let (left, right) = piece.text.split_at(at);
-                if ids.contains_key(left) && ids.contains_key(right) {
-                    merges.push((left.to_owned(), right.to_owned()));
-                }
-            }
+        let normal = || self.pieces.iter().filter(|piece| piece.kind == 1).map(|piece| piece.text.as_str());
+        match normal().find(|piece| piece.len() > MAX_PIECE_BYTES) {
+            Some(piece) => Err(format!("a piece has {} bytes", piece.len()).into()),
+            None => Ok(merges(normal(), |piece| ids.contains_key(piece))),
         }
-        Ok(merges)
     }
 
     fn normalizers(&self) -> tokenizers::Result<Vec<NormalizerWrapper>> {
         let mut steps: Vec<NormalizerWrapper> = Vec::new();
         if !self.charsmap.is_empty() {
+            vet::check_charsmap(self.charsmap, self.charsmap.len())?;
             steps.push(Precompiled::from(self.charsmap).map_err(|error| error.to_string())?.into());
         }
         if self.remove_extra_whitespaces {
@@ -179,6 +173,18 @@ impl<'b> Proto<'b> {
         }
         Ok(steps)
     }
+}
+
+/// The merges of a BPE model, where they are not in the file: a piece can be merged from every two that make it up. `pieces`
+/// come in the order of their merging; none is merged from others if it is longer than any real one.
+pub(crate) fn merges<'p>(pieces: impl IntoIterator<Item = &'p str>, is_known: impl Fn(&str) -> bool) -> Merges {
+    let mut merges = Vec::new();
+    for piece in pieces.into_iter().filter(|piece| piece.len() <= MAX_PIECE_BYTES) {
+        let splits = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
+        let known = splits.filter(|(left, right)| is_known(left) && is_known(right));
+        merges.extend(known.map(|(left, right)| (left.to_owned(), right.to_owned())));
+    }
+    merges
 }
 
 impl Piece {

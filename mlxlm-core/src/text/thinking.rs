@@ -1,4 +1,4 @@
-//! Which tokens enclose a model's thinking, told from its vocabulary.
+//! Which tokens enclose a model's thinking, found in its vocabulary.
 //!
 //! Reference: `_infer_thinking` and the `find_think_*` methods of `mlx_lm/tokenizer_utils.py` 0.32.2.
 

@@ -1,9 +1,13 @@
-//! The folder of a fine-tune: `adapter_config.json` beside `adapters.safetensors`, as mlx-lm's trainer writes it.
+//! The folder of a fine-tune: `adapter_config.json` beside `adapters.safetensors`, as mlx-lm's trainer writes it, or a PEFT
+//! adapter.
 
 use std::path::Path;
 
+use mlx_rs::ops;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::peft;
 use super::{SafetensorsFile, Tensors, WeightsError};
 use crate::{Result, io};
 
@@ -58,8 +62,25 @@ pub(super) struct Adapter {
 
 impl Adapter {
     pub(super) fn open(folder: &Path) -> Result<Self> {
+        let adapter = Self::read(folder)?;
+        let is_full = adapter.config.fine_tune_type == FineTuneType::Full;
+        for (name, array) in adapter.tensors.iter().filter(|_| !is_full) {
+            if array.dtype().is_float() && !ops::all(&array.is_finite()?, None)?.try_item_exact::<bool>()? {
+                let why = format!("`{name}` has values that are no finite numbers: the training failed");
+                return Err(WeightsError::Adapter { path: folder.to_owned(), why }.into());
+            }
+        }
+        Ok(adapter)
+    }
+
+    fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("adapter_config.json");
-        let config: AdapterConfig = io::read_json(&path)?;
+        let config: Value = io::read_json(&path)?;
+        if peft::is_peft(&config) {
+            return peft::open(folder, config);
+        }
+        let config: AdapterConfig =
+            serde_json::from_value(config).map_err(|source| crate::Error::Json { path: path.clone(), source })?;
         let wrong = |why: &str| WeightsError::Adapter { path: path.clone(), why: why.to_owned() };
         match &config.lora_parameters {
             Some(p) if config.fine_tune_type != FineTuneType::Full => {

@@ -3,16 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
-
-use super::{SafetensorsFile, Tensors, WeightsError};
+use super::{SafetensorsFile, SmallFloat, Tensors, WeightsError};
+use crate::index::Index;
 use crate::{Result, io};
-
-/// The part of `model.safetensors.index.json` that is read.
-#[derive(Debug, Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
 
 /// The tensors of a folder, as they lie on disk.
 #[derive(Debug)]
@@ -21,24 +14,48 @@ pub struct Checkpoint {
     pub tensors: Tensors,
     /// Their size in bytes.
     pub bytes: u64,
+    /// Which of them are floats that MLX has no type for, so that their arrays are bytes.
+    pub small_floats: BTreeMap<String, SmallFloat>,
+}
+
+impl From<Tensors> for Checkpoint {
+    /// Tensors that are in memory, of MLX's own types.
+    fn from(tensors: Tensors) -> Self {
+        let bytes = tensors.values().map(|array| array.nbytes() as u64).sum();
+        Self { tensors, bytes, small_floats: BTreeMap::new() }
+    }
 }
 
 impl Checkpoint {
     /// Maps all weight files of `folder`.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(folder, &[])
+    }
+
+    /// As [`open`](Self::open), and the files `more` where the folder has them.
+    pub fn open_with(folder: impl AsRef<Path>, more: &[&str]) -> Result<Self> {
         let folder = folder.as_ref();
         let mut tensors = Tensors::new();
-        let mut from: BTreeMap<String, PathBuf> = BTreeMap::new();
-        for path in weight_files(folder)? {
-            for (name, array) in SafetensorsFile::open(&path)?.arrays()? {
-                if let Some(first) = from.insert(name.clone(), path.clone()) {
-                    return Err(WeightsError::Duplicate { name, first, second: path }.into());
+        let mut files = weight_files(folder)?;
+        for path in more.iter().map(|name| folder.join(name)).filter(|path| path.is_file()) {
+            if !files.contains(&path) {
+                files.push(path);
+            }
+        }
+        let mut from: BTreeMap<String, &Path> = BTreeMap::new();
+        let mut small_floats = BTreeMap::new();
+        for path in &files {
+            let file = SafetensorsFile::open(path)?;
+            for (name, array) in file.arrays()? {
+                small_floats.extend(file.small_float(&name).map(|kind| (name.clone(), kind)));
+                if let Some(first) = from.insert(name.clone(), path) {
+                    let (first, second) = (first.to_owned(), path.clone());
+                    return Err(WeightsError::Duplicate { name, first, second }.into());
                 }
                 tensors.insert(name, array);
             }
         }
-        let bytes = tensors.values().map(|array| array.nbytes() as u64).sum();
-        Ok(Self { tensors, bytes })
+        Ok(Self { small_floats, ..Self::from(tensors) })
     }
 }
 
@@ -62,18 +79,19 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// The files that the index names. An index that only names absent files beside a whole `model.safetensors` is stale,
 /// as some conversions leave it, and the file is taken.
 fn indexed_files(folder: &Path, index: &Path, files: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let shards: BTreeSet<String> = io::read_json::<Index>(index)?.weight_map.into_values().collect();
+    let shards: BTreeSet<String> = io::read_json::<Index>(index)?.shards;
     let refuse = |shard: &str, why| WeightsError::Shard { index: index.to_owned(), shard: shard.to_owned(), why };
     for shard in &shards {
         if !matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
             return Err(refuse(shard, "which is not a file name").into());
         }
     }
-    let present: Vec<PathBuf> = shards.iter().map(|shard| folder.join(shard)).filter(|path| path.is_file()).collect();
+    // What is there and is no file is refused when it is opened.
+    let present: Vec<PathBuf> = shards.iter().map(|shard| folder.join(shard)).filter(|path| path.exists()).collect();
     if present.is_empty() && matches!(files, [only] if only.ends_with("model.safetensors")) {
         return Ok(files.to_vec());
     }
-    match shards.iter().find(|shard| !folder.join(shard).is_file()) {
+    match shards.iter().find(|shard| !folder.join(shard).exists()) {
         Some(missing) => Err(refuse(missing, "which is not in the folder").into()),
         None if shards.is_empty() => Err(WeightsError::NoWeights { folder: folder.to_owned() }.into()),
         None => Ok(present),

@@ -1,9 +1,11 @@
-//! What can be wrong with a checkpoint, told all at once.
+//! What can be wrong with a checkpoint, reported all at once.
 
 use std::fmt;
 use std::path::PathBuf;
 
+use super::gguf::GgufError;
 use crate::Hint;
+use crate::error::{LISTED, listed};
 
 /// What can be wrong with the weights of a model.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,12 @@ pub enum WeightsError {
         /// What is wrong with it.
         why: String,
     },
+    /// The weights were packed by another tool, in a way that cannot be loaded.
+    #[error(transparent)]
+    Foreign(#[from] super::foreign::ForeignError),
+    /// A GGUF file cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// The tensors are not those of the model.
     #[error("the weights do not fit the model:{}", list(.0))]
     Mismatch(Vec<Problem>),
@@ -104,7 +112,7 @@ impl fmt::Display for Problem {
             Self::Missing { name, near } => {
                 write!(f, "`{name}` is missing")?;
                 if !near.is_empty() {
-                    write!(f, " (near: `{}`)", near.join("`, `"))?;
+                    write!(f, " (near: {})", listed(near, LISTED))?;
                 }
                 Ok(())
             }
@@ -114,9 +122,6 @@ impl fmt::Display for Problem {
         }
     }
 }
-
-/// At most this many problems are listed one by one.
-const LISTED: usize = 12;
 
 fn list(problems: &[Problem]) -> String {
     let more = problems.len().checked_sub(LISTED).filter(|&more| more > 0);
@@ -136,7 +141,9 @@ impl Hint for WeightsError {
             Self::Shard { .. } => "fetch the model again; a shard may not have been downloaded".into(),
             Self::Duplicate { .. } => "remove the file that does not belong to the model".into(),
             Self::Quantization { .. } => return None,
-            Self::Adapter { .. } => "the folder must hold adapter_config.json and adapters.safetensors".into(),
+            Self::Foreign(error) => return error.hint(),
+            Self::Gguf(error) => return error.hint(),
+            Self::Adapter { .. } => "the folder must hold adapter_config.json and adapters.safetensors, or adapter_model.safetensors of PEFT".into(),
             Self::Mismatch(problems) => match problems.first() {
                 Some(Problem::Shape { .. }) => "config.json and the weights are of different models".into(),
                 _ => "is config.json that of these weights, and `model_type` right".into(),

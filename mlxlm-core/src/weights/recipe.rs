@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
 use super::Tensors;
@@ -35,10 +35,16 @@ pub struct Drawn {
     pub draw: Draw,
 }
 
-/// A distribution; in JSON a list whose first item is the name.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+/// A distribution; in JSON a list whose first item is the name, and for some whose last is the type.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "Vec<serde_json::Value>")]
-pub enum Draw {
+pub struct Draw {
+    kind: Kind,
+    dtype: Dtype,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
     /// `mean + deviation * n`, `n` standard normal.
     Normal(f64, f64),
     /// Between two bounds.
@@ -47,6 +53,28 @@ pub enum Draw {
     Const(f64),
     /// Normal with the deviation `gain / √in`, kept between 0.02 and 0.25.
     FanIn(f64),
+    /// -1 or 1.
+    Sign,
+    /// The logarithm of a uniform one.
+    LogUniform(f64, f64),
+    /// What softplus makes uniform.
+    InverseSoftplus(f64, f64),
+    /// Whole numbers from the first to below the second.
+    Integers(u64, u64),
+    /// Four ternary digits a byte; the first quarter of a `[4, …]` draw in the lowest two bits.
+    Trits,
+}
+
+impl Draw {
+    /// `mean + deviation * n`, `n` standard normal, in `f32`.
+    pub const fn normal(mean: f64, deviation: f64) -> Self {
+        Self { kind: Kind::Normal(mean, deviation), dtype: Dtype::Float32 }
+    }
+
+    /// Normal with the deviation `gain / √in`, kept between 0.02 and 0.25, in `f32`.
+    pub const fn fan_in(gain: f64) -> Self {
+        Self { kind: Kind::FanIn(gain), dtype: Dtype::Float32 }
+    }
 }
 
 impl TryFrom<Vec<serde_json::Value>> for Draw {
@@ -54,13 +82,28 @@ impl TryFrom<Vec<serde_json::Value>> for Draw {
 
     fn try_from(list: Vec<serde_json::Value>) -> Result<Self, String> {
         let numbers: Vec<f64> = list.iter().filter_map(serde_json::Value::as_f64).collect();
-        match (list.first().and_then(serde_json::Value::as_str), &numbers[..]) {
-            (Some("normal"), &[mean, deviation]) => Ok(Self::Normal(mean, deviation)),
-            (Some("uniform"), &[low, high]) => Ok(Self::Uniform(low, high)),
-            (Some("const"), &[value]) => Ok(Self::Const(value)),
-            (Some("fan_in"), &[gain]) => Ok(Self::FanIn(gain)),
-            _ => Err(format!("{list:?} is no draw")),
-        }
+        let words: Vec<&str> = list.iter().filter_map(serde_json::Value::as_str).collect();
+        let kind = match (words.first(), &numbers[..]) {
+            (Some(&"normal"), &[mean, deviation]) => Kind::Normal(mean, deviation),
+            (Some(&"uniform"), &[low, high]) => Kind::Uniform(low, high),
+            (Some(&"const"), &[value]) => Kind::Const(value),
+            (Some(&"fan_in"), &[gain]) => Kind::FanIn(gain),
+            (Some(&"sign"), []) => Kind::Sign,
+            (Some(&"log_uniform"), &[low, high]) => Kind::LogUniform(low, high),
+            (Some(&"inv_softplus"), &[low, high]) => Kind::InverseSoftplus(low, high),
+            (Some(&"randint"), &[low, high]) if low < high => Kind::Integers(low as u64, high as u64),
+            (Some(&"trits"), []) => Kind::Trits,
+            _ => return Err(format!("{list:?} is no draw")),
+        };
+        let dtype = match (kind, words.get(1)) {
+            (Kind::Trits, _) | (_, Some(&"uint8")) => Dtype::Uint8,
+            (_, None) => Dtype::Float32,
+            (_, Some(&"f16")) => Dtype::Float16,
+            (_, Some(&"uint32")) => Dtype::Uint32,
+            (_, Some(&"int32")) => Dtype::Int32,
+            (_, Some(name)) => return Err(format!("`{name}` is no type of a draw")),
+        };
+        Ok(Self { kind, dtype })
     }
 }
 
@@ -70,26 +113,50 @@ impl Recipe {
         io::read_json(path)
     }
 
-    /// The tensors, in `f32`.
+    /// The tensors.
     pub fn tensors(&self) -> Tensors {
         self.tensors.iter().map(|drawn| (drawn.name.clone(), drawn.array(self.seed, self.salt))).collect()
     }
 }
 
 impl Drawn {
-    /// The tensor, in `f32`.
+    /// The tensor, in `f32` unless the draw names another type.
     pub fn array(&self, seed: u64, salt: u64) -> Array {
         let mut rng = HashRng::new(seed, &self.name, salt);
-        let count = self.shape.iter().map(|&n| n as usize).product();
+        let count: usize = self.shape.iter().map(|&n| n as usize).product();
         let fan = if self.shape.len() > 1 { self.shape.last().map_or(1, |&n| n) } else { 1 };
-        let mut value = || match self.draw {
-            Draw::Normal(mean, deviation) => mean + deviation * rng.normal(),
-            Draw::Uniform(low, high) => low + (high - low) * rng.uniform(),
-            Draw::Const(value) => value,
-            Draw::FanIn(gain) => rng.normal() * (gain / f64::from(fan).sqrt()).clamp(0.02, 0.25),
+        if let Kind::Integers(low, high) = self.draw.kind {
+            let values: Vec<u32> = (0..count).map(|_| (low + rng.draw() % (high - low)) as u32).collect();
+            return self.typed(&Array::from_slice(&values, &self.shape));
+        }
+        if self.draw.kind == Kind::Trits {
+            let trits: Vec<u8> = (0..4 * count).map(|_| (rng.draw() % 3) as u8).collect();
+            let byte = |i: usize| (0..4).fold(0, |byte, quarter| byte | trits[quarter * count + i] << (2 * quarter));
+            let bytes: Vec<u8> = (0..count).map(byte).collect();
+            return Array::from_slice(&bytes, &self.shape);
+        }
+        let mut value = || match self.draw.kind {
+            Kind::Normal(mean, deviation) => mean + deviation * rng.normal(),
+            Kind::Uniform(low, high) => low + (high - low) * rng.uniform(),
+            Kind::Const(value) => value,
+            Kind::FanIn(gain) => rng.normal() * (gain / f64::from(fan).sqrt()).clamp(0.02, 0.25),
+            Kind::Sign => {
+                if rng.draw().is_multiple_of(2) {
+                    -1.0
+                } else {
+                    1.0
+                }
+            }
+            Kind::LogUniform(low, high) => (low + (high - low) * rng.uniform()).ln(),
+            Kind::InverseSoftplus(low, high) => (low + (high - low) * rng.uniform()).exp_m1().ln(),
+            Kind::Integers(..) | Kind::Trits => 0.0,
         };
         let values: Vec<f32> = (0..count).map(|_| value() as f32).collect();
-        Array::from_slice(&values, &self.shape)
+        self.typed(&Array::from_slice(&values, &self.shape))
+    }
+
+    fn typed(&self, array: &Array) -> Array {
+        array.as_dtype(self.draw.dtype).unwrap_or_else(|_| array.clone())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Writing safetensors: one file, or shards of at most five gigabytes with an index, as Python mlx-lm saves a model.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -12,6 +13,40 @@ use crate::{Error, Result, io, raw};
 
 /// The largest shard that [`save_model`] writes, in bytes; a larger tensor gets a shard of its own.
 pub const MAX_SHARD_BYTES: usize = 5 << 30;
+
+/// Who hears of tensors that are written: how many are, and of how many.
+type Watcher = Box<dyn FnMut(usize, usize)>;
+
+/// A watcher, with the tensors that the model in the making has and those that are written.
+struct Watched {
+    watcher: Watcher,
+    done: usize,
+    total: usize,
+}
+
+thread_local! {
+    static WATCHED: RefCell<Option<Watched>> = const { RefCell::new(None) };
+}
+
+/// Does `work`, and lets `watcher` hear of each tensor of a model that [`save_model`] writes on this thread meanwhile: how many are
+/// written, and of how many. Packing and casting happen when a tensor is written, so this is where conversions spend their time.
+pub fn watch_saving<T>(watcher: impl FnMut(usize, usize) + 'static, work: impl FnOnce() -> T) -> T {
+    WATCHED.set(Some(Watched { watcher: Box::new(watcher), done: 0, total: 0 }));
+    let done = work();
+    WATCHED.set(None);
+    done
+}
+
+/// Counts tensors that are to be written, and those that are.
+fn report(planned: usize, written: usize) {
+    WATCHED.with_borrow_mut(|watched| {
+        if let Some(Watched { watcher, done, total }) = watched {
+            *total += planned;
+            *done += written;
+            watcher(*done, *total);
+        }
+    });
+}
 
 /// Writes arrays into one safetensors file, in the order of their names, which appears by rename.
 ///
@@ -31,7 +66,10 @@ pub fn save_safetensors(
         out.write_all(&header)?;
         for (_, array) in &sorted {
             match raw::with_bytes(array, |bytes| out.write_all(bytes)) {
-                Ok(result) => result?,
+                Ok(result) => {
+                    result?;
+                    report(0, 1);
+                }
                 Err(exception) => {
                     failed = Some(exception);
                     return Err(std::io::Error::other("the array could not be computed"));
@@ -43,23 +81,36 @@ pub fn save_safetensors(
     failed.map_or(written, |exception| Err(Error::Mlx(exception)))
 }
 
-/// The JSON header in the order of names, padded to a multiple of eight bytes so that the data that follows is aligned.
+/// The JSON header in the order of names, so long that the data that follows is aligned.
 fn header(path: &Path, arrays: &[&(String, Array)], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut start = 0;
+    let info = |(name, array): &&(String, Array)| {
+        let shape = array.shape().iter().map(|&n| n as usize).collect();
+        let data_offsets = (start, start + array.nbytes());
+        start = data_offsets.1;
+        (name.clone(), TensorInfo { dtype: file_dtype(array.dtype()), shape, data_offsets })
+    };
+    let infos: Vec<_> = arrays.iter().map(info).collect();
+    header_of(path, &infos, metadata, 8)
+}
+
+/// The JSON header of these tensors, so long that the data begins at a multiple of `align` bytes in the file.
+pub(super) fn header_of(
+    path: &Path,
+    tensors: &[(String, TensorInfo)],
+    metadata: &BTreeMap<String, String>,
+    align: usize,
+) -> Result<Vec<u8>> {
     let json = |source| Error::Json { path: path.to_owned(), source };
     let mut entries = serde_json::Map::new();
     if !metadata.is_empty() {
         entries.insert("__metadata__".into(), serde_json::to_value(metadata).map_err(json)?);
     }
-    let mut start = 0;
-    for (name, array) in arrays {
-        let shape = array.shape().iter().map(|&n| n as usize).collect();
-        let data_offsets = (start, start + array.nbytes());
-        let info = TensorInfo { dtype: file_dtype(array.dtype()), shape, data_offsets };
+    for (name, info) in tensors {
         entries.insert(name.clone(), serde_json::to_value(info).map_err(json)?);
-        start = data_offsets.1;
     }
     let mut header = serde_json::to_vec(&entries).map_err(json)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
+    header.resize((8 + header.len()).next_multiple_of(align) - 8, b' ');
     Ok(header)
 }
 
@@ -69,6 +120,7 @@ fn header(path: &Path, arrays: &[&(String, Array)], metadata: &BTreeMap<String, 
 /// `total_parameters` counts the model's weights as they were before any packing.
 pub fn save_model(folder: impl AsRef<Path>, arrays: Vec<(String, Array)>, total_parameters: u64) -> Result<()> {
     let folder = folder.as_ref();
+    report(arrays.len(), 0);
     let total_bytes: usize = arrays.iter().map(|(_, array)| array.nbytes()).sum();
     let shards = shards(arrays, MAX_SHARD_BYTES);
     let count = shards.len();
@@ -110,6 +162,18 @@ fn shards(arrays: Vec<(String, Array)>, max_bytes: usize) -> Vec<Vec<(String, Ar
 mod tests {
     use super::*;
     use crate::weights::SafetensorsFile;
+
+    #[test]
+    fn tensors_are_counted_as_they_are_written() {
+        use std::rc::Rc;
+        let folder = tempfile::tempdir().unwrap();
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let watcher = Rc::clone(&heard);
+        let save = || save_model(folder.path(), vec![("a".into(), zeros(2)), ("b".into(), zeros(3))], 5);
+        watch_saving(move |done, total| watcher.borrow_mut().push((done, total)), save).unwrap();
+        save().unwrap();
+        assert_eq!(*heard.borrow(), [(0, 2), (1, 2), (2, 2)]);
+    }
 
     fn zeros(n: i32) -> Array {
         Array::from_slice(&vec![0_f32; n as usize], &[n])

@@ -1,19 +1,34 @@
 //! One safetensors file, mapped into memory: its header is checked in Rust before MLX sees a byte, and its tensors are
 //! arrays over the mapping, not copies.
 //!
-//! A file must not be changed while it is mapped (write a new one and rename it, as [`crate::io`] does).
+//! A file must not be changed while it is mapped (write a new one and rename it, as [`crate::io`] does): where one is cut short in
+//! place, the system ends the process that reads on. So what runs for long is copied first, see [`crate::nn::arrange`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
+use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as FileDtype, Metadata};
 
-use super::WeightsError;
+use super::{WeightsError, header};
 use crate::{Error, Result, io, raw};
+
+/// A float of eight or four bits. MLX has no types for them, so that arrays hold their bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmallFloat {
+    /// Four bits, two to a byte, the first in the lower half.
+    E2M1,
+    /// Eight bits with four of exponent, what fp8 weights mostly are.
+    E4M3,
+    /// Eight bits with five of exponent, the upper half of an `f16`.
+    E5M2,
+    /// A power of two.
+    E8M0,
+}
 
 /// A mapped safetensors file.
 #[derive(Debug)]
@@ -33,19 +48,26 @@ impl SafetensorsFile {
         let file = io::open(path)?;
         let map = map(&file).map_err(|source| Error::Io { action: "map", path: path.to_owned(), source })?;
         let (header_len, header) = SafeTensors::read_metadata(contents(&map)).map_err(|e| damaged(e.to_string()))?;
-        let file = Self { path: path.to_owned(), map: Arc::new(map), data_start: header_len + 8, header };
-        for name in file.names() {
-            let shape = file.header.info(&name).map_or(&[][..], |info| &info.shape);
-            if shape.len() > 16 || shape.iter().any(|&n| i32::try_from(n).is_err()) {
-                return Err(damaged(format!("the shape of `{name}`, {shape:?}, is beyond 32 bits")).into());
-            }
-        }
-        Ok(file)
+        let data_start = header_len + 8;
+        header::check(contents(&map).get(8..data_start).unwrap_or_default(), &header).map_err(damaged)?;
+        Ok(Self { path: path.to_owned(), map: Arc::new(map), data_start, header })
     }
 
     /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn map(&self) -> &MmapRaw {
+        &self.map
+    }
+
+    pub(super) fn data_start(&self) -> usize {
+        self.data_start
+    }
+
+    pub(super) fn header(&self) -> &Metadata {
+        &self.header
     }
 
     /// The names of the tensors, sorted.
@@ -60,7 +82,19 @@ impl SafetensorsFile {
         self.header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
-    /// A tensor as an array over the mapped file. 8-bit floats come as their bytes (`u8`), as MLX has no type for them.
+    /// Which small float a tensor is of, if it is.
+    pub fn small_float(&self, name: &str) -> Option<SmallFloat> {
+        match self.header.info(name)?.dtype {
+            FileDtype::F4 => Some(SmallFloat::E2M1),
+            FileDtype::F8_E4M3 => Some(SmallFloat::E4M3),
+            FileDtype::F8_E5M2 => Some(SmallFloat::E5M2),
+            FileDtype::F8_E8M0 => Some(SmallFloat::E8M0),
+            _ => None,
+        }
+    }
+
+    /// A tensor as an array over the mapped file. Small floats come as their bytes (`u8`), as MLX has no type for them; of
+    /// those with four bits, two are one element of the last axis.
     ///
     /// Take each once, and clone the array: an operation may write its result where an array lay that nobody has any more, and
     /// another one over the same bytes would show that.
@@ -74,8 +108,15 @@ impl SafetensorsFile {
             why: format!("`{name}` is of the type {:?}, for which MLX has no array", info.dtype),
         })?;
         let (start, end) = info.data_offsets;
-        let shape: Vec<i32> = info.shape.iter().map(|&n| n as i32).collect();
-        Ok(array_over(&self.map, (self.data_start + start, self.data_start + end), &shape, dtype))
+        let mut shape: Vec<i32> = info.shape.iter().map(|&n| n as i32).collect();
+        if info.dtype == FileDtype::F4 {
+            let pairs = shape.last_mut().filter(|last| **last % 2 == 0).ok_or_else(|| WeightsError::Damaged {
+                path: self.path.clone(),
+                why: format!("`{name}` has rows of an odd number of 4-bit floats, {:?}", info.shape),
+            })?;
+            *pairs /= 2;
+        }
+        Ok(array_over(&self.map, (self.data_start + start, self.data_start + end), &shape, dtype)?)
     }
 
     /// All tensors by name.
@@ -85,7 +126,7 @@ impl SafetensorsFile {
 }
 
 #[allow(unsafe_code, reason = "mapping a file is unsafe because others may change it")]
-fn map(file: &std::fs::File) -> std::io::Result<MmapRaw> {
+pub(super) fn map(file: &std::fs::File) -> std::io::Result<MmapRaw> {
     // A private mapping: should an operation of MLX write over a weight that nobody needs any more, the file stays as it is.
     // SAFETY: model files are replaced by rename, not changed in place; see the module's header.
     let map = unsafe { MmapOptions::new().no_reserve_swap().map_copy(file)? };
@@ -94,7 +135,7 @@ fn map(file: &std::fs::File) -> std::io::Result<MmapRaw> {
 
 /// The bytes of a mapping.
 #[allow(unsafe_code, reason = "a mapping is raw memory")]
-fn contents(map: &MmapRaw) -> &[u8] {
+pub(super) fn contents(map: &MmapRaw) -> &[u8] {
     // SAFETY: the mapping is readable over its whole length, and nothing writes to it while it is borrowed here.
     unsafe { std::slice::from_raw_parts(map.as_ptr(), map.len()) }
 }
@@ -124,9 +165,15 @@ impl Drop for Part {
     }
 }
 
-/// An array over the bytes `start..end` of a mapping.
+/// An array over the bytes `start..end` of a mapping, which its caller has checked: they lie within it, behind a header of at
+/// least eight bytes, and are as many as shape and type say.
 #[allow(unsafe_code, reason = "an array over foreign memory")]
-fn array_over(map: &Arc<MmapRaw>, (start, end): (usize, usize), shape: &[i32], dtype: Dtype) -> Array {
+pub(super) fn array_over(
+    map: &Arc<MmapRaw>,
+    (start, end): (usize, usize),
+    shape: &[i32],
+    dtype: Dtype,
+) -> Result<Array, Exception> {
     let len = end - start;
     // SAFETY: the header was checked, so that the range lies within the mapping.
     let data = unsafe { map.as_mut_ptr().add(start) };
@@ -159,7 +206,7 @@ pub(crate) fn dtype_bytes(dtype: Dtype) -> usize {
 fn array_dtype(dtype: FileDtype) -> Option<Dtype> {
     Some(match dtype {
         FileDtype::BOOL => Dtype::Bool,
-        FileDtype::U8 | FileDtype::F8_E4M3 | FileDtype::F8_E5M2 | FileDtype::F8_E8M0 => Dtype::Uint8,
+        FileDtype::U8 | FileDtype::F4 | FileDtype::F8_E4M3 | FileDtype::F8_E5M2 | FileDtype::F8_E8M0 => Dtype::Uint8,
         FileDtype::I8 => Dtype::Int8,
         FileDtype::U16 => Dtype::Uint16,
         FileDtype::I16 => Dtype::Int16,

@@ -1,7 +1,8 @@
 //! The strict view from which a model loads: every tensor is asked for by path and shape, and all that does not fit is
-//! told at the end, in one error.
+//! reported at the end, in one error.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use mlx_rs::{Array, Dtype, ops, random};
 use super::adapter::Adapter;
 use super::{FineTuneType, LoraParameters, Problem, QuantizationConfig, Tensors, WeightsError};
 use crate::Result;
+use crate::nn::{MAX_PIECES, Precision, Role, Worth, join};
 use crate::quant::{Mode, Packed, Scheme};
 
 /// How a parameter begins when there is no checkpoint.
@@ -19,8 +21,12 @@ pub enum Init {
     Ones,
     /// All zeros: biases.
     Zeros,
+    /// This number everywhere: learned factors.
+    Full(f32),
     /// Normal around zero, with this standard deviation.
     Normal(f32),
+    /// The logarithms of 1, 2, … along the last axis: how fast states of a recurrent layer decay (arXiv:2206.11893).
+    LogCounts,
 }
 
 /// Where the tensors come from.
@@ -29,6 +35,8 @@ enum Source {
     Checkpoint,
     /// Drawn anew, for training from scratch.
     Random(random::RandomState),
+    /// Zeros that are never computed, to see which weights a configuration asks for.
+    Measured,
 }
 
 /// All tensors of a checkpoint after its model's rules were applied, with what is known of their form.
@@ -39,6 +47,8 @@ pub struct WeightStore {
     problems: RefCell<Vec<Problem>>,
     quantization: QuantizationConfig,
     adapter: RefCell<Option<Adapter>>,
+    /// The blocks of the leaves that are rotated, by path.
+    rotations: RefCell<BTreeMap<String, i32>>,
 }
 
 impl WeightStore {
@@ -50,6 +60,7 @@ impl WeightStore {
             problems: RefCell::default(),
             quantization,
             adapter: RefCell::default(),
+            rotations: RefCell::default(),
         }
     }
 
@@ -58,6 +69,13 @@ impl WeightStore {
         let store = Self::new(Tensors::new(), QuantizationConfig::default());
         store.source.replace(Source::Random(random::RandomState::with_seed(seed)?));
         Ok(store)
+    }
+
+    /// A store whose parameters have shapes and no memory: a model built over it can be measured, not run.
+    pub fn measuring() -> Self {
+        let store = Self::new(Tensors::new(), QuantizationConfig::default());
+        store.source.replace(Source::Measured);
+        store
     }
 
     /// Lays the fine-tune of a folder over the weights: leaves get their adapter as they load, and the tensors of a
@@ -74,12 +92,7 @@ impl WeightStore {
 
     /// The view of the whole model.
     pub fn root(&self) -> Weights<'_> {
-        Weights { store: self, path: String::new() }
-    }
-
-    /// Drops a tensor that the model knows of and does not need.
-    pub fn forget(&self, name: &str) {
-        self.tensors.borrow_mut().remove(name);
+        Weights { store: self, path: String::new(), worth: Worth::default() }
     }
 
     /// The end of loading: what was missing, misshapen or left over, if anything was.
@@ -97,13 +110,68 @@ impl WeightStore {
 pub struct Weights<'a> {
     store: &'a WeightStore,
     path: String,
+    worth: Worth,
 }
 
 impl<'a> Weights<'a> {
     /// The weights under `name` below this path.
     #[must_use]
     pub fn at(&self, name: impl Display) -> Weights<'a> {
-        Weights { store: self.store, path: self.name_of(name) }
+        Weights { path: self.name_of(name), ..self.clone() }
+    }
+
+    /// The same weights, of which each device has some of the outputs.
+    #[must_use]
+    pub fn columns(&self) -> Weights<'a> {
+        Weights { worth: Worth { role: Role::Columns, ..self.worth }, ..self.clone() }
+    }
+
+    /// The same weights, of which each device has some of the outputs of each piece; `pieces` are their numbers of outputs, in
+    /// order, at most [`MAX_PIECES`].
+    #[must_use]
+    pub fn columns_of(&self, pieces: &[i32]) -> Weights<'a> {
+        let mut all = [0; MAX_PIECES];
+        all.iter_mut().zip(pieces).for_each(|(place, piece)| *place = *piece);
+        Weights { worth: Worth { role: Role::Columns, pieces: all, ..self.worth }, ..self.clone() }
+    }
+
+    /// The same weights, of which each device has some of the inputs.
+    #[must_use]
+    pub fn rows(&self) -> Weights<'a> {
+        Weights { worth: Worth { role: Role::Rows, ..self.worth }, ..self.clone() }
+    }
+
+    /// The same weights, to be packed no further than this.
+    #[must_use]
+    pub fn keep(&self, precision: Precision) -> Weights<'a> {
+        Weights { worth: Worth { precision, ..self.worth }, ..self.clone() }
+    }
+
+    /// The same weights, which keep their type.
+    #[must_use]
+    pub fn pinned(&self) -> Weights<'a> {
+        Weights { worth: Worth { pinned: true, ..self.worth }, ..self.clone() }
+    }
+
+    /// Says that a [rotation](crate::nn::Rotation) of blocks of this many dimensions was folded into the leaf here.
+    pub fn rotated(&self, block: i32) {
+        self.store.rotations.borrow_mut().insert(self.path.clone(), block);
+    }
+
+    /// The block of the rotation that was folded into the leaf here, if one was.
+    pub(crate) fn block(&self) -> Option<i32> {
+        self.store.rotations.borrow().get(&self.path).copied()
+    }
+
+    /// What these weights are worth.
+    pub fn worth(&self) -> Worth {
+        self.worth
+    }
+
+    /// Drops the tensors at this path and below, which the model knows of and does not need.
+    pub fn forget(&self) {
+        let below = format!("{}.", self.path);
+        self.store.tensors.borrow_mut().retain(|name, _| *name != self.path && !name.starts_with(&below));
     }
 
     /// This path.
@@ -112,7 +180,7 @@ impl<'a> Weights<'a> {
     }
 
     fn name_of(&self, name: impl Display) -> String {
-        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+        join(&self.path, &name.to_string())
     }
 
     /// Whether the checkpoint has a tensor `name` here.
@@ -120,12 +188,19 @@ impl<'a> Weights<'a> {
         self.store.tensors.borrow().contains_key(&self.name_of(name))
     }
 
+    /// Whether there is a checkpoint, and it has no tensor `name` here.
+    pub fn lacks(&self, name: &str) -> bool {
+        matches!(*self.store.source.borrow(), Source::Checkpoint) && !self.has(name)
+    }
+
     /// The tensor `name`, of this shape and of a floating-point type.
     ///
     /// One that is missing or misshapen is noted for [`WeightStore::finish`], and zeros stand in for it.
     pub fn parameter(&self, name: &str, shape: &[i32], init: Init) -> Result<Array> {
-        if let Source::Random(state) = &mut *self.store.source.borrow_mut() {
-            return draw(state, shape, init);
+        match &mut *self.store.source.borrow_mut() {
+            Source::Checkpoint => {}
+            Source::Random(state) => return draw(state, shape, init),
+            Source::Measured => return Ok(ops::zeros_dtype(shape, Dtype::Bfloat16)?),
         }
         let mut tensors = self.store.tensors.borrow_mut();
         let taken = self.take(&mut tensors, name, shape, ("a float", &|dtype| dtype.is_float()));
@@ -148,7 +223,11 @@ impl<'a> Weights<'a> {
                 Problem::Type { name, why: format!("is of the type {:?}, expected {type_name}", array.dtype()) }
             }
             Some(array) => Problem::Shape { name, got: array.shape().to_vec(), expected: shape.to_vec() },
-            None => Problem::Missing { near: near(tensors, &name), name },
+            None => {
+                // Looking for names that are alike reads all names: for the first few only.
+                let first = self.store.problems.borrow().len() < NEAR_FOR;
+                Problem::Missing { near: if first { near(tensors, &name) } else { Vec::new() }, name }
+            }
         };
         self.store.problems.borrow_mut().push(problem);
         None
@@ -165,7 +244,7 @@ impl<'a> Weights<'a> {
         let Some((&input, rows)) = shape.split_last() else { return Ok(None) };
         let scheme = match self.store.quantization.paths.get(&self.path) {
             Some(Some(scheme)) => Some(*scheme),
-            // The configuration says dense: the scales will be left over, and be told.
+            // The configuration says dense: the scales will be left over, and reported.
             Some(None) => return Ok(None),
             None => {
                 let tensors = self.store.tensors.borrow();
@@ -244,10 +323,14 @@ pub struct LowRank {
     pub m: Option<Array>,
 }
 
+/// For how many missing tensors similar names are looked for; no more of them are printed.
+const NEAR_FOR: usize = 12;
+
 /// Names that share their last three parts, or else their last two, with `name`.
 fn near(tensors: &Tensors, name: &str) -> Vec<String> {
-    let tail = |name: &str, parts: usize| name.rsplit('.').take(parts).map(str::to_owned).collect::<Vec<_>>();
-    let alike = |parts| tensors.keys().filter(move |other| tail(other, parts) == tail(name, parts)).take(2);
+    let alike = |parts: usize| {
+        tensors.keys().filter(move |other| other.rsplit('.').take(parts).eq(name.rsplit('.').take(parts))).take(2)
+    };
     let close: Vec<String> = alike(3).cloned().collect();
     if close.is_empty() { alike(2).cloned().collect() } else { close }
 }
@@ -256,6 +339,11 @@ fn draw(state: &mut random::RandomState, shape: &[i32], init: Init) -> Result<Ar
     Ok(match init {
         Init::Ones => ops::ones::<f32>(shape)?,
         Init::Zeros => ops::zeros::<f32>(shape)?,
+        Init::Full(number) => ops::full::<f32>(shape, Array::from_f32(number))?,
+        Init::LogCounts => {
+            let counts = ops::arange::<f32, f32>(1.0, shape.last().copied().unwrap_or(1) as f32 + 1.0, None)?;
+            ops::broadcast_to(&counts.log()?, shape)?
+        }
         Init::Normal(deviation) => random::normal::<f32>(shape, None, deviation, &state.next_key()?)?,
     })
 }

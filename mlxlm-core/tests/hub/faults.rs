@@ -16,7 +16,7 @@ fn weights() -> Served {
     model().into_iter().find(|served| served.large).unwrap()
 }
 
-/// A fault for the bytes of the weights, told how often they were asked for before.
+/// A fault for the bytes of the weights, given how often they were asked for before.
 fn on_weights(fault: impl Fn(usize, &Request) -> Option<Answer> + Send + Sync + 'static) -> Server {
     let asked = AtomicUsize::new(0);
     Server::with(model(), move |request| {
@@ -37,7 +37,7 @@ fn a_broken_connection_is_taken_up_where_it_was() {
     assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), weights().bytes);
     let ranges: Vec<Option<String>> = server.asked("/large/").into_iter().map(|request| request.range).collect();
     assert_eq!(ranges, [None, Some("bytes=100000-".to_owned())]);
-    assert_eq!(bench.told("Retry").len(), 1);
+    assert_eq!(bench.events("Retry").len(), 1);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn refusals_say_what_and_how_to_mend() {
     check(bad_token, "HUB does not accept the token", "expired");
     check(refusal(true, 403, "", "No"), "reading `org/name` is not allowed: No", "scope");
     check(refusal(true, 403, "", ""), "reading `org/name` is not allowed: status 403", "scope");
-    check(refusal(false, 429, "", ""), "HUB asks to slow down", "try again");
+    check(refusal(false, 429, "", ""), "rate limit reached at HUB", "try again");
     check(refusal(false, 503, "", "Down"), "HUB answered 503 about `org/name`: Down", "try again later");
     check(refusal(false, 418, "", ""), "HUB answered 418 about `org/name`", "");
     check(
@@ -199,7 +199,7 @@ fn what_may_pass_is_tried_again() {
     let bench = Bench::new(&server);
     bench.resolve().unwrap();
     for file in ["\"\"", "\"config.json\"", "\"model.safetensors\""] {
-        assert!(bench.told(&format!("Retry {{ file: {file}")).len() >= 4, "{file}");
+        assert!(bench.events(&format!("Retry {{ file: {file}")).len() >= 4, "{file}");
     }
 }
 
@@ -214,7 +214,7 @@ fn without_a_network_the_cache_answers_and_says_so() {
     };
     bench.options.endpoint = nowhere;
     assert_eq!(bench.resolve().unwrap(), folder);
-    assert_eq!(bench.told("FromCache").len(), 1);
+    assert_eq!(bench.events("FromCache").len(), 1);
     assert!(bench.hub().file(REPO, None, "config.json", &Progress::none()).unwrap().is_some());
 
     let (message, hint) = words(&bench.hub().resolve("org/other", None, &Progress::none()).unwrap_err());
@@ -232,7 +232,7 @@ fn a_hub_that_refuses_leaves_the_cache_usable() {
     let gone = refuse("RepoNotFound");
     gone.address().clone_into(&mut bench.options.endpoint);
     assert_eq!(bench.resolve().unwrap(), folder);
-    assert!(bench.told("FromCache")[0].contains("was not found"));
+    assert!(bench.events("FromCache")[0].contains("was not found"));
     // A revision that has gone was meant by name: its old commit is not what is asked for.
     let gone = refuse("RevisionNotFound");
     gone.address().clone_into(&mut bench.options.endpoint);
@@ -258,7 +258,7 @@ fn a_listing_cannot_lead_out_of_the_cache() {
     let server = listing(json!([{"type": "file", "path": "config.json", "oid": "../../evil", "size": 2}]));
     assert!(Bench::new(&server).failure().0.contains("`../../evil` is not the hash of `config.json`"));
     let server = listing(json!({"error": "no list"}));
-    assert!(Bench::new(&server).failure().0.contains("the listing is no list"));
+    assert!(Bench::new(&server).failure().0.contains("expected a list of files"));
     let server = Server::with(model(), |request| {
         let next = "<http://127.0.0.1:1/steal>; rel=\"next\"";
         request.target.contains("/tree/").then(|| Answer::json(&json!([])).header("Link", next))
@@ -270,6 +270,65 @@ fn a_listing_cannot_lead_out_of_the_cache() {
     assert!(Bench::new(&server).failure().0.contains("it names no commit"));
     let server = Server::with(model(), |_| Some(Answer::new(200, "<html>log in</html>")));
     assert!(Bench::new(&server).failure().0.contains("cannot be used: expected value"));
+}
+
+/// A long listing is read as it comes: what is in memory is what is kept of it.
+#[test]
+fn a_long_listing_and_a_long_name_are_bounded() {
+    let hash = "0".repeat(40);
+    let folders: Vec<Value> = (0..50_000)
+        .map(|n| json!({"type": "directory", "path": format!("folder-{n}"), "oid": hash, "size": 0, "more": [n]}))
+        .collect();
+    let server = listing(Value::from(folders));
+    assert_eq!(Bench::new(&server).failure().0, "repository `org/name` holds no config.json");
+    let server = listing(json!([{"type": "file", "path": "a".repeat(5000), "oid": hash, "size": 1}]));
+    assert!(Bench::new(&server).failure().0.contains("which would be written outside"));
+    let server = Server::with(model(), |request| {
+        request.target.contains("/tree/").then(|| Answer::new(200, " ".repeat((64 << 20) + 1)))
+    });
+    assert!(Bench::new(&server).failure().0.contains("of 67108864 bytes at most"));
+}
+
+/// A disk, a copy or another client may spoil what was whole once.
+#[test]
+fn a_damaged_blob_is_fetched_again() {
+    let server = Server::start(model());
+    let mut bench = Bench::new(&server);
+    let folder = bench.resolve().unwrap();
+    let (file, blob) = (folder.join("model.safetensors"), bench.repo().join("blobs").join(weights().hash()));
+    assert!(bench.events("Check").is_empty(), "what was just downloaded is not hashed again");
+    let damage = || {
+        let mut bytes = weights().bytes;
+        bytes[1000] ^= 1;
+        fs::write(&blob, bytes).unwrap();
+    };
+    damage();
+    assert_eq!(bench.resolve().unwrap(), folder);
+    assert_eq!(fs::read(&file).unwrap(), weights().bytes);
+    assert_eq!(server.asked("/large/").len(), 2);
+    let checked = bench.events("Check").len();
+    bench.resolve().unwrap();
+    assert_eq!(bench.events("Check").len(), checked, "what is sound is hashed once");
+
+    damage();
+    bench.options.offline = true;
+    let (message, _) = bench.failure();
+    assert!(message.contains("is incomplete: `model.safetensors` missing or damaged"), "{message}");
+    bench.options.offline = false;
+    bench.hub().resolve(REPO, Some(COMMIT), &Progress::none()).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), weights().bytes);
+}
+
+#[test]
+fn a_slow_answer_and_a_pause_are_reported() {
+    let asked = AtomicUsize::new(0);
+    let server = Server::with(model(), move |request| {
+        let mine = request.target.contains("/revision/") && asked.fetch_add(1, Ordering::Relaxed) == 0;
+        mine.then(|| Answer::new(429, "").header("Retry-After", "1"))
+    });
+    let bench = Bench::new(&server);
+    bench.resolve().unwrap();
+    assert!(bench.events("Retry")[0].ends_with("pause: 1s }"), "{:?}", bench.events("Retry"));
 }
 
 #[test]

@@ -16,11 +16,11 @@ use std::time::Duration;
 use mlxlm_core::hub::{Event, Hub, HubOptions, Progress};
 use server::{COMMIT, REPO, Server};
 
-/// A cache of its own for one test, and a record of what was told.
+/// A cache of its own for one test, and a record of its events.
 pub(crate) struct Bench {
     folder: tempfile::TempDir,
     pub(crate) options: HubOptions,
-    told: Arc<Mutex<Vec<String>>>,
+    events: Arc<Mutex<Vec<String>>>,
 }
 
 impl Bench {
@@ -28,7 +28,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let mut options = HubOptions::new(server.address(), folder.path().join("hub"));
         options.retry_delay = Duration::from_millis(1);
-        Self { folder, options, told: Arc::default() }
+        Self { folder, options, events: Arc::default() }
     }
 
     /// A path in the test's folder, outside the cache.
@@ -41,8 +41,8 @@ impl Bench {
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        let told = Arc::clone(&self.told);
-        Progress::new(move |event: &Event<'_>| told.lock().unwrap().push(format!("{event:?}")))
+        let events = Arc::clone(&self.events);
+        Progress::new(move |event: &Event<'_>| events.lock().unwrap().push(format!("{event:?}")))
     }
 
     pub(crate) fn resolve(&self) -> mlxlm_core::Result<PathBuf> {
@@ -55,8 +55,8 @@ impl Bench {
     }
 
     /// The events that contain `part`.
-    pub(crate) fn told(&self, part: &str) -> Vec<String> {
-        self.told.lock().unwrap().iter().filter(|event| event.contains(part)).cloned().collect()
+    pub(crate) fn events(&self, part: &str) -> Vec<String> {
+        self.events.lock().unwrap().iter().filter(|event| event.contains(part)).cloned().collect()
     }
 
     /// The repository's folder in the cache.

@@ -186,6 +186,9 @@ impl State {
 
     fn answer(&self, request: &Request) -> Answer {
         let (path, _) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        // A dataset is served as a model is.
+        let path = path.replacen("/api/datasets/", "/api/models/", 1);
+        let path = path.strip_prefix("/datasets").unwrap_or(&path);
         let api = format!("/api/models/{REPO}");
         if path.starts_with(&format!("{api}/revision/")) {
             return Answer::json(&json!({"id": REPO, "sha": COMMIT}));

@@ -49,8 +49,8 @@ fn a_folder_becomes_one_commit() {
     assert_eq!(paths, ["config.json", "sub/a.txt", "README.md"]);
     // "{}" in base64.
     assert_eq!(lines[1]["value"]["content"], "e30=");
-    assert!(bench.told("Start")[0].contains("files: 3"));
-    assert_eq!(bench.told("Done").len(), 1);
+    assert!(bench.events("Start")[0].contains("files: 3"));
+    assert_eq!(bench.events("Done").len(), 1);
     // The folder's own card stays; the hub's is made anew (in base64, so only its length shows here).
     assert!(fs::read_to_string(folder.join("README.md")).unwrap().contains("old text"));
     assert!(lines[3]["value"]["content"].as_str().unwrap().len() > 400);
@@ -83,13 +83,27 @@ fn what_stops_an_upload_is_said() {
     };
     check(401, "HUB does not accept the token", "make a new one");
     check(403, "writing to `org/name` is not allowed: so it is", "write access");
-    check(429, "HUB asks to slow down", "try again");
+    check(429, "rate limit reached at HUB", "try again");
     check(500, "HUB answered 500 about `org/name`: so it is", "try again later");
     check(400, "HUB answered 400 about `org/name`: so it is", "");
     let no_repo =
         Server::with(Vec::new(), |request| request.target.contains("preupload").then(|| Answer::new(404, "")));
     let (bench, folder) = bench(&no_repo);
     assert!(upload(&bench, "org/name", &folder).unwrap_err().to_string().contains("was not found"));
+}
+
+#[test]
+fn the_token_is_checked_before_the_work() {
+    let server = Server::with(Vec::new(), |request| {
+        let known = request.authorization.as_deref() == Some("Bearer hf_write");
+        (request.target == "/api/whoami-v2" && !known).then(|| Answer::new(401, ""))
+    });
+    let (mut bench, _) = bench(&server);
+    bench.hub().check_upload("org/name").unwrap();
+    bench.options.token = Some("hf_old".to_owned());
+    assert!(words(&bench.hub().check_upload("org/name").unwrap_err()).0.contains("does not accept the token"));
+    bench.options.token = None;
+    assert!(words(&bench.hub().check_upload("org/name").unwrap_err()).0.contains("needs a token"));
 }
 
 #[test]

@@ -1,28 +1,270 @@
-//! The architectures, one file each: config, block, `load`, `forward`, and nothing else.
+//! The architectures, one file each: a configuration, and the parts that it builds.
 //!
 //! A new one adds its file, a line to each of the two lists below, and a tiny configuration to the tests.
 
+mod afm7;
+mod afmoe;
+mod apertus;
+mod baichuan_m1;
+mod bailing_hybrid;
+mod bailing_moe;
+mod bailing_moe_linear;
+mod bailing_moe_v3;
+mod bitnet;
+mod cohere;
 mod cohere2;
+mod dbrx;
+mod deepseek;
+mod deepseek_v2;
+mod deepseek_v3;
+mod deepseek_v32;
+mod deepseek_v41;
+mod dots1;
+mod ernie4_5;
+mod ernie4_5_moe;
+mod exaone;
+mod exaone4;
+mod exaone_moe;
+mod falcon_h1;
+mod gear;
+mod gemma;
 mod gemma2;
+mod gemma3;
 mod gemma3_text;
+mod gemma3n;
+mod gemma4;
+mod gemma4_text;
+mod glm;
+mod glm4;
+mod glm4_moe;
+mod glm4_moe_lite;
+mod glm_moe_dsa;
+mod gpt2;
+mod gpt_bigcode;
+mod gpt_neox;
+mod gpt_oss;
+mod gptj;
+mod granite;
+mod granitemoe;
+mod granitemoehybrid;
+mod helium;
+mod hunyuan;
+mod hunyuan_v1_dense;
+mod internlm2;
+mod internlm3;
+mod iquestloopcoder;
+mod jamba;
+mod kimi_k25;
+mod kimi_k3;
+mod kimi_linear;
+mod kimi_vl;
+mod klear;
+mod laguna;
+mod lfm2;
+mod lfm2_moe;
+mod lfm2_vl;
+mod lille_130m;
 mod llama;
+mod llama4;
+mod llama4_text;
+mod longcat_flash;
+mod longcat_flash_ngram;
+mod mamba;
+mod mamba2;
+mod mellum;
+mod mimo;
+mod mimo_v2_flash;
+mod minicpm;
+mod minicpm3;
+mod minimax;
+mod minimax_m3_vl;
+mod ministral3;
+mod mistral3;
+mod mistral4;
 mod mixtral;
+mod muse_glimmer;
+mod muse_spark;
+mod nanbeige;
+mod nanochat;
+mod nemotron;
+mod nemotron_h;
+mod nemotron_nas;
+mod olmo;
+mod olmo2;
+mod olmo3;
+mod olmo_hybrid;
+mod olmoe;
+mod openelm;
+mod phi;
 mod phi3;
+mod phi3small;
+mod phimoe;
+mod phixtral;
+mod pixtral;
+mod plamo;
+mod plamo2;
+mod plamo3;
+mod prism_hadamard_qwen35;
+mod qwen;
 mod qwen2;
+mod qwen2_moe;
+mod qwen2_vl;
 mod qwen3;
+mod qwen3_5;
+mod qwen3_5_moe;
 mod qwen3_moe;
+mod qwen3_next;
+mod qwen3_vl;
+mod qwen3_vl_moe;
+mod recurrent_gemma;
+mod rwkv7;
+mod seed_oss;
+mod smollm3;
+mod solar_open;
+mod spark2_5;
+mod stablelm;
+mod starcoder2;
+mod step3p5;
+mod talkie;
+mod telechat3;
+mod youtu_llm;
 
 use crate::Architecture;
 
+/// An architecture with the tiny configuration of a golden case.
+macro_rules! of {
+    ($architecture:expr, $case:literal) => {
+        &$architecture.tiny(include_str!(concat!("../../tests/golden/", $case, "/config.json")))
+    };
+}
+
 /// All architectures, sorted by their own name.
 pub static ARCHITECTURES: &[&Architecture] = &[
-    &cohere2::ARCH,
-    &gemma2::ARCH,
-    &gemma3_text::ARCH,
-    &llama::ARCH,
-    &mixtral::ARCH,
-    &phi3::ARCH,
-    &qwen2::ARCH,
-    &qwen3::ARCH,
-    &qwen3_moe::ARCH,
+    of!(klear::ARCH, "Klear"),
+    of!(afm7::ARCH, "afm7"),
+    of!(afmoe::ARCH, "afmoe"),
+    of!(apertus::ARCH, "apertus"),
+    of!(baichuan_m1::ARCH, "baichuan_m1"),
+    of!(bailing_hybrid::ARCH, "bailing_hybrid"),
+    of!(bailing_moe::ARCH, "bailing_moe"),
+    of!(bailing_moe_linear::ARCH, "bailing_moe_linear"),
+    of!(bailing_moe_v3::ARCH, "bailing_moe_v3"),
+    of!(bitnet::ARCH, "bitnet"),
+    of!(cohere::ARCH, "cohere"),
+    of!(cohere2::ARCH, "cohere2"),
+    of!(dbrx::ARCH, "dbrx"),
+    of!(deepseek::ARCH, "deepseek"),
+    of!(deepseek_v2::ARCH, "deepseek_v2"),
+    of!(deepseek_v3::ARCH, "deepseek_v3"),
+    of!(deepseek_v32::ARCH, "deepseek_v32"),
+    of!(deepseek_v41::ARCH, "deepseek_v41"),
+    of!(deepseek_v41::TEXT, "deepseek_v41_text"),
+    of!(dots1::ARCH, "dots1"),
+    of!(ernie4_5::ARCH, "ernie4_5"),
+    of!(ernie4_5_moe::ARCH, "ernie4_5_moe"),
+    of!(exaone::ARCH, "exaone"),
+    of!(exaone4::ARCH, "exaone4"),
+    of!(exaone_moe::ARCH, "exaone_moe"),
+    of!(falcon_h1::ARCH, "falcon_h1"),
+    of!(gear::ARCH, "gear"),
+    of!(gemma::ARCH, "gemma"),
+    of!(gemma2::ARCH, "gemma2"),
+    of!(gemma3::ARCH, "gemma3"),
+    of!(gemma3_text::ARCH, "gemma3_text"),
+    of!(gemma3n::ARCH, "gemma3n"),
+    of!(gemma4::ARCH, "gemma4"),
+    of!(gemma4_text::ARCH, "gemma4_text"),
+    of!(glm::ARCH, "glm"),
+    of!(glm4::ARCH, "glm4"),
+    of!(glm4_moe::ARCH, "glm4_moe"),
+    of!(glm4_moe_lite::ARCH, "glm4_moe_lite"),
+    of!(glm_moe_dsa::ARCH, "glm_moe_dsa"),
+    of!(gpt2::ARCH, "gpt2"),
+    of!(gpt_bigcode::ARCH, "gpt_bigcode"),
+    of!(gpt_neox::ARCH, "gpt_neox"),
+    of!(gpt_oss::ARCH, "gpt_oss"),
+    of!(gptj::ARCH, "gptj"),
+    of!(granite::ARCH, "granite"),
+    of!(granitemoe::ARCH, "granitemoe"),
+    of!(granitemoehybrid::ARCH, "granitemoehybrid"),
+    of!(helium::ARCH, "helium"),
+    of!(hunyuan::ARCH, "hunyuan"),
+    of!(hunyuan_v1_dense::ARCH, "hunyuan_v1_dense"),
+    of!(internlm2::ARCH, "internlm2"),
+    of!(internlm3::ARCH, "internlm3"),
+    of!(iquestloopcoder::ARCH, "iquestloopcoder"),
+    of!(jamba::ARCH, "jamba"),
+    of!(kimi_k25::ARCH, "kimi_k25"),
+    of!(kimi_k3::ARCH, "kimi_k3"),
+    of!(kimi_linear::ARCH, "kimi_linear"),
+    of!(kimi_vl::ARCH, "kimi_vl"),
+    of!(laguna::ARCH, "laguna"),
+    of!(lfm2::ARCH, "lfm2"),
+    of!(lfm2_vl::ARCH, "lfm2-vl"),
+    of!(lfm2_moe::ARCH, "lfm2_moe"),
+    of!(lille_130m::ARCH, "lille-130m"),
+    of!(llama::ARCH, "llama"),
+    of!(llama4::ARCH, "llama4"),
+    of!(llama4_text::ARCH, "llama4_text"),
+    of!(longcat_flash::ARCH, "longcat_flash"),
+    of!(longcat_flash_ngram::ARCH, "longcat_flash_ngram"),
+    of!(mamba::ARCH, "mamba"),
+    of!(mamba2::ARCH, "mamba2"),
+    of!(mellum::ARCH, "mellum"),
+    of!(mimo::ARCH, "mimo"),
+    of!(mimo_v2_flash::ARCH, "mimo_v2_flash"),
+    of!(minicpm::ARCH, "minicpm"),
+    of!(minicpm3::ARCH, "minicpm3"),
+    of!(minimax::ARCH, "minimax"),
+    of!(minimax_m3_vl::ARCH, "minimax_m3_vl"),
+    of!(ministral3::ARCH, "ministral3"),
+    of!(mistral3::ARCH, "mistral3__llama"),
+    of!(mistral4::ARCH, "mistral4"),
+    of!(mixtral::ARCH, "mixtral"),
+    of!(muse_glimmer::ARCH, "muse_glimmer"),
+    of!(muse_spark::ARCH, "muse_spark"),
+    of!(nanbeige::ARCH, "nanbeige"),
+    of!(nanochat::ARCH, "nanochat"),
+    of!(nemotron::ARCH, "nemotron"),
+    of!(nemotron_nas::ARCH, "nemotron-nas"),
+    of!(nemotron_h::ARCH, "nemotron_h"),
+    of!(olmo::ARCH, "olmo"),
+    of!(olmo2::ARCH, "olmo2"),
+    of!(olmo3::ARCH, "olmo3"),
+    of!(olmo_hybrid::ARCH, "olmo_hybrid"),
+    of!(olmoe::ARCH, "olmoe"),
+    of!(openelm::ARCH, "openelm"),
+    of!(phi::ARCH, "phi"),
+    of!(phi3::ARCH, "phi3"),
+    of!(phi3small::ARCH, "phi3small"),
+    of!(phimoe::ARCH, "phimoe"),
+    of!(phixtral::ARCH, "phixtral"),
+    of!(pixtral::ARCH, "pixtral"),
+    of!(plamo::ARCH, "plamo"),
+    of!(plamo2::ARCH, "plamo2"),
+    of!(plamo3::ARCH, "plamo3"),
+    of!(prism_hadamard_qwen35::ARCH, "prism_hadamard_qwen35"),
+    of!(qwen::ARCH, "qwen"),
+    of!(qwen2::ARCH, "qwen2"),
+    of!(qwen2_moe::ARCH, "qwen2_moe"),
+    of!(qwen2_vl::ARCH, "qwen2_vl"),
+    of!(qwen3::ARCH, "qwen3"),
+    of!(qwen3_5::ARCH, "qwen3_5"),
+    of!(qwen3_5_moe::ARCH, "qwen3_5_moe"),
+    of!(qwen3_moe::ARCH, "qwen3_moe"),
+    of!(qwen3_next::ARCH, "qwen3_next"),
+    of!(qwen3_vl::ARCH, "qwen3_vl"),
+    of!(qwen3_vl_moe::ARCH, "qwen3_vl_moe"),
+    of!(recurrent_gemma::ARCH, "recurrent_gemma"),
+    of!(rwkv7::ARCH, "rwkv7"),
+    of!(seed_oss::ARCH, "seed_oss"),
+    of!(smollm3::ARCH, "smollm3"),
+    of!(solar_open::ARCH, "solar_open"),
+    of!(spark2_5::ARCH, "spark2_5"),
+    of!(stablelm::ARCH, "stablelm"),
+    of!(starcoder2::ARCH, "starcoder2"),
+    of!(step3p5::ARCH, "step3p5"),
+    of!(talkie::ARCH, "talkie"),
+    of!(telechat3::ARCH, "telechat3"),
+    of!(youtu_llm::ARCH, "youtu_llm"),
 ];

@@ -1,129 +1,131 @@
-//! A mixture of experts: a router sends each token to a few gated MLPs and adds what they answer
-//! (arXiv:1701.06538, arXiv:2401.04088).
-//!
-//! Ports `mlx_lm/models/switch_layers.py` @ 0.32.2. Unusual: from 64 choices on, tokens are sorted by expert, so that
-//! each expert's weights are read once.
+//! A mixture of experts: a router sends each token to a few MLPs, whose answers are added up (arXiv:1701.06538), and some
+//! MLPs answer every token (arXiv:2401.06066).
 
-use mlxlm_core::nn::{ExpertLinear, Linear};
-use mlxlm_core::ops::indexing::TryIndexOp;
+use mlxlm_core::nn::{Linear, Precision};
 use mlxlm_core::weights::Weights;
-use mlxlm_core::{Array, fast, module, ops};
+use mlxlm_core::{Array, module, ops};
 
-use super::Activation;
-use crate::Result;
+use super::{ExpertShape, Experts, FeedForward, Mlp, Router, Routing};
+use crate::config::MAX_WIDTH;
+use crate::{Error, Result};
 
-/// How scores become choices and their shares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Router {
-    /// The best scores are chosen, and the softmax is taken over those alone.
-    TopThenSoftmax,
-    /// The softmax is taken over all scores, and the best are chosen.
-    SoftmaxThenTop {
-        /// The shares of the chosen are divided by their sum.
-        normalized: bool,
-    },
+/// What the parts of a mixture of experts are called.
+#[derive(Debug, Clone, Copy)]
+pub struct MoeNames {
+    /// The router's map.
+    pub gate: &'static str,
+    /// What is added to its scores for the choice.
+    pub correction: &'static str,
+    /// The stack of experts.
+    pub experts: &'static str,
+    /// What answers every token.
+    pub shared: &'static str,
+    /// How much of that a token takes.
+    pub shared_gate: &'static str,
 }
 
-/// The gated MLPs of all experts.
-#[derive(Debug)]
-struct SwitchMlp {
-    gate_proj: ExpertLinear,
-    up_proj: ExpertLinear,
-    down_proj: ExpertLinear,
+impl MoeNames {
+    /// The names of Qwen and most others.
+    pub const QWEN: Self = Self {
+        gate: "gate",
+        correction: "gate.e_score_correction_bias",
+        experts: "switch_mlp",
+        shared: "shared_expert",
+        shared_gate: "shared_expert_gate",
+    };
+    /// The names of `DeepSeek` and its kin.
+    pub const DEEPSEEK: Self = Self { shared: "shared_experts", ..Self::QWEN };
 }
-
-module!(SwitchMlp { gate_proj, up_proj, down_proj });
 
 /// A router and its experts.
 #[derive(Debug)]
 pub struct Moe {
-    gate: Linear,
-    switch_mlp: SwitchMlp,
     router: Router,
-    chosen: i32,
+    experts: Experts,
+    shared: Option<Box<dyn FeedForward>>,
+    shared_gate: Option<Linear>,
+    names: MoeNames,
 }
 
-module!(Moe { gate, switch_mlp });
-
-/// From this many choices on, sorting by expert pays.
-const SORT_FROM: usize = 64;
+module!(Moe {
+    router as "",
+    experts as names.experts,
+    shared as names.shared,
+    shared_gate as names.shared_gate,
+});
 
 impl Moe {
-    /// `experts` MLPs from `dims` to `hidden`, of which each token takes `chosen`.
-    pub fn load(
-        w: &Weights,
-        (dims, hidden): (i32, i32),
-        (experts, chosen): (i32, i32),
-        router: Router,
-    ) -> Result<Self> {
-        let switch = w.at("switch_mlp");
-        Ok(Self {
-            gate: Linear::load(&w.at("gate"), experts, dims)?,
-            switch_mlp: SwitchMlp {
-                gate_proj: ExpertLinear::load(&switch.at("gate_proj"), experts, hidden, dims)?,
-                up_proj: ExpertLinear::load(&switch.at("up_proj"), experts, hidden, dims)?,
-                down_proj: ExpertLinear::load(&switch.at("down_proj"), experts, dims, hidden)?,
-            },
-            router,
-            chosen,
-        })
+    /// Experts behind a router, and nothing that every token takes.
+    pub fn new(names: MoeNames, router: Router, experts: Experts) -> Self {
+        Self { router, experts, shared: None, shared_gate: None, names }
     }
 
-    /// # Shapes
-    /// - `x`: `[B, L, D]`, and the same comes back
-    pub fn forward(&self, x: &Array) -> Result<Array> {
-        let (indices, shares) = self.route(x)?;
-        let answers = self.switch_mlp.forward(x, &indices)?;
-        Ok(answers.multiply(shares.expand_dims(-1)?)?.sum_axis(-2, false)?)
+    /// `count` experts of this shape behind a router, at `w`, the layer that has them.
+    pub fn load(w: &Weights, names: MoeNames, count: i32, shape: ExpertShape, routing: Routing) -> Result<Self> {
+        let ExpertShape { dims, width, activation, biased } = shape;
+        let router = Router::load(w, names, (dims, count), routing)?;
+        let experts = Experts::gated(&w.at(names.experts), count, (dims, width), activation, biased)?;
+        Ok(Self::new(names, router, experts))
     }
 
-    /// The chosen experts and their shares, `[B, L, chosen]` each.
-    fn route(&self, x: &Array) -> Result<(Array, Array)> {
-        let scores = self.gate.forward(x)?;
-        match self.router {
-            Router::TopThenSoftmax => {
-                let order = ops::argpartition_axis(scores.negative()?, self.chosen - 1, -1)?;
-                let indices = mlxlm_core::stop_gradient(order.try_index((.., .., ..self.chosen))?)?;
-                let best = scores.take_along_axis(&indices, -1)?;
-                Ok((indices, fast::softmax(&best, -1)?))
-            }
-            Router::SoftmaxThenTop { normalized } => {
-                let shares = fast::softmax(&scores, -1)?;
-                // Shares of 16 bits are often equal; asking for the same side as the reference chooses the same of them.
-                let rest = shares.dim(-1) - self.chosen;
-                let order = ops::argpartition_axis(&shares, rest, -1)?;
-                let indices = mlxlm_core::stop_gradient(order.try_index((.., .., rest..))?)?;
-                let best = shares.take_along_axis(&indices, -1)?;
-                let best = if normalized { best.divide(best.sum_axis(-1, true)?)? } else { best };
-                Ok((indices, best))
-            }
+    /// With `count` experts of this shape that answer every token, if there are any: one gated MLP, so many times as wide.
+    pub fn with_shared(self, w: &Weights, count: i32, shape: ExpertShape) -> Result<Self> {
+        if count == 0 {
+            return Ok(self);
         }
+        let ExpertShape { dims, width, activation, biased } = shape;
+        let all = width.checked_mul(count).filter(|all| (1..=MAX_WIDTH).contains(all));
+        let Some(all) = all else {
+            return Err(Error::config(format!(
+                "{count} shared experts {width} wide are no MLP: expected 1 to {MAX_WIDTH} in all"
+            )));
+        };
+        let shared = Mlp::gated_biased(&w.at(self.names.shared), dims, all, activation, biased)?;
+        Ok(self.shared(Some(shared)))
+    }
+
+    /// With a part that answers every token, loaded from [`MoeNames::shared`], if there is one.
+    #[must_use]
+    pub fn shared(self, shared: Option<impl FeedForward + 'static>) -> Self {
+        Self { shared: shared.map(|shared| Box::new(shared) as Box<dyn FeedForward>), ..self }
+    }
+
+    /// With a share of that part for each token: the sigmoid of a map of its state, from the layer's weights `w`.
+    pub fn gated(self, w: &Weights, dims: i32) -> Result<Self> {
+        let gate = Linear::load(&w.at(self.names.shared_gate).keep(Precision::Eight), 1, dims)?;
+        Ok(Self { shared_gate: Some(gate), ..self })
     }
 }
 
-impl SwitchMlp {
+impl Moe {
+    /// What the chosen experts answer, without what answers every token.
+    ///
     /// # Shapes
-    /// - `x`: `[B, L, D]`, `indices`: `[B, L, chosen]`, result: `[B, L, chosen, D]`
-    fn forward(&self, x: &Array, indices: &Array) -> Result<Array> {
-        let x = x.expand_dims_axes(&[-2, -3])?;
-        if indices.size() < SORT_FROM {
-            return Ok(self.apply(&x, indices, false)?.squeeze_axes(&[-2])?);
-        }
-        let chosen = indices.dim(-1);
-        let flat = indices.flatten(None, None)?;
-        let order = ops::argsort_axis(&flat, 0)?;
-        let tokens = order.floor_divide(Array::from_int(chosen).as_dtype(order.dtype())?)?;
-        let sorted = x.flatten(0, -3)?.take_axis(&tokens, 0)?;
-        let answers = self.apply(&sorted, &flat.take_axis(&order, 0)?, true)?;
-        let back = ops::argsort_axis(&order, 0)?;
-        let answers = answers.take_axis(&back, 0)?.squeeze_axes(&[-2])?;
-        let shape: Vec<i32> = indices.shape().iter().copied().chain([answers.dim(-1)]).collect();
-        Ok(answers.reshape(&shape)?)
+    /// - `x`: `[…, D]`, and the same comes back
+    pub fn routed(&self, x: &Array) -> Result<Array> {
+        let (indices, shares) = self.router.forward(x)?;
+        add_up(&self.experts.forward(x, &indices)?, &shares)
     }
+}
 
-    fn apply(&self, x: &Array, indices: &Array, sorted: bool) -> Result<Array> {
-        let gate = self.gate_proj.forward(x, indices, sorted)?;
-        let up = self.up_proj.forward(x, indices, sorted)?;
-        Ok(self.down_proj.forward(&Activation::Silu.gate(&gate, &up)?, indices, sorted)?)
+impl FeedForward for Moe {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        let mut y = self.routed(x)?;
+        if let Some(shared) = &self.shared {
+            let mut answer = shared.forward(x)?;
+            if let Some(gate) = &self.shared_gate {
+                answer = answer.multiply(ops::sigmoid(gate.forward(x)?)?)?;
+            }
+            y = y.add(answer)?;
+        }
+        Ok(y)
     }
+}
+
+/// The sum of what the chosen experts answer, each times its share, in the type of the answers.
+///
+/// # Shapes
+/// - `answers`: `[…, chosen, D]`, `shares`: `[…, chosen]`, result: `[…, D]`
+pub fn add_up(answers: &Array, shares: &Array) -> Result<Array> {
+    Ok(answers.multiply(shares.expand_dims(-1)?)?.sum_axis(-2, false)?.as_dtype(answers.dtype())?)
 }

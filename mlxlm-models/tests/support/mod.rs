@@ -1,6 +1,9 @@
 //! The golden cases, and how arrays are compared.
 #![allow(dead_code, clippy::unwrap_used, clippy::missing_panics_doc, reason = "each test file uses a part of it")]
 
+pub(crate) mod fuzz;
+pub(crate) mod golden;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +13,7 @@ use mlxlm_core::weights::recipe::HashRng;
 use mlxlm_core::weights::{Checkpoint, Recipe, SafetensorsFile, Tensors};
 use mlxlm_core::{Array, Dtype, ops};
 use mlxlm_models::{CausalLm, ModelConfig, build};
+use serde_json::Value;
 
 /// A model with the logits that the reference computed.
 pub(crate) struct Case {
@@ -21,8 +25,17 @@ pub(crate) struct Case {
 
 /// All cases, sorted by name.
 pub(crate) fn cases() -> Vec<Case> {
-    let folders = mlxlm_core::io::read_dir(golden("")).unwrap();
-    folders.into_iter().filter(|path| path.is_dir()).map(|path| Case::open(&path)).collect()
+    cases_in(&golden(""))
+}
+
+/// All cases of a folder, sorted by name.
+pub(crate) fn cases_in(folder: &Path) -> Vec<Case> {
+    let folders = mlxlm_core::io::read_dir(folder).unwrap();
+    folders
+        .into_iter()
+        .filter(|path| path.join("expected.safetensors").is_file())
+        .map(|path| Case::open(&path))
+        .collect()
 }
 
 /// The folder of a case of `tests/golden`.
@@ -34,14 +47,31 @@ pub(crate) fn golden(name: &str) -> PathBuf {
 pub(crate) fn tensors_of(folder: &Path) -> Tensors {
     let recipe = folder.join("weights.json");
     match recipe.is_file() {
-        true => Recipe::read(recipe).unwrap().tensors(),
+        true => Recipe::read(&recipe).unwrap_or_else(|e| panic!("{}: {e}", recipe.display())).tensors(),
         false => Checkpoint::open(folder).unwrap().tensors,
     }
 }
 
 /// The model of a folder without tokenizer, with the fine-tune of `adapter` laid over it.
 pub(crate) fn model_of(folder: &Path, adapter: Option<&Path>) -> mlxlm_models::Result<Box<dyn CausalLm>> {
-    build(&ModelConfig::read(folder).unwrap(), tensors_of(folder), adapter).map(|(model, _)| model)
+    build(&as_the_reference(ModelConfig::read(folder).unwrap()), tensors_of(folder), adapter).map(|built| built.model)
+}
+
+/// A configuration without what the reference passes over and we act on: short factors of a rotation, how yarn is rounded
+/// and scaled, and what Falcon-H1 multiplies keys with.
+fn as_the_reference(mut config: ModelConfig) -> ModelConfig {
+    for place in ["rope_scaling", "rope_parameters"] {
+        if let Some(mut rope) = config.get(place).cloned() {
+            for key in ["short_factor", "short_mscale", "truncate", "attention_factor"] {
+                rope.as_object_mut().and_then(|rope| rope.remove(key));
+            }
+            config.set(place, Some(rope));
+        }
+    }
+    if config.model_type().is_ok_and(|name| name == "falcon_h1") {
+        config.set("key_multiplier", Some(1.0.into()));
+    }
+    config
 }
 
 impl Case {
@@ -57,7 +87,7 @@ impl Case {
     }
 
     pub(crate) fn config(&self) -> ModelConfig {
-        ModelConfig::read(&self.folder).unwrap()
+        as_the_reference(ModelConfig::read(&self.folder).unwrap())
     }
 
     /// The weights, drawn or read.
@@ -71,18 +101,49 @@ impl Case {
         self.tensors().into_iter().map(|(name, array)| (name, cast(array))).collect()
     }
 
+    /// The tensors and what their file says of their types.
+    fn checkpoint(&self) -> Checkpoint {
+        match self.has_recipe() {
+            true => self.tensors().into(),
+            false => Checkpoint::open(&self.folder).unwrap(),
+        }
+    }
+
     pub(crate) fn model(&self) -> mlxlm_models::Result<Box<dyn CausalLm>> {
-        self.model_of(self.tensors())
+        build(&self.config(), self.checkpoint(), None).map(|built| built.model)
+    }
+
+    /// The model with other entries of its configuration.
+    pub(crate) fn model_with(&self, entries: &[(&str, Value)]) -> mlxlm_models::Result<Box<dyn CausalLm>> {
+        let mut config = self.config();
+        for (key, value) in entries {
+            config.set(key, Some(value.clone()));
+        }
+        build(&config, self.checkpoint(), None).map(|built| built.model)
     }
 
     /// The model of this configuration with other tensors.
     pub(crate) fn model_of(&self, tensors: Tensors) -> mlxlm_models::Result<Box<dyn CausalLm>> {
-        build(&self.config(), tensors, None).map(|(model, _)| model)
+        model_with(&self.config(), tensors)
     }
 
     /// Whether the weights are plain `f32` under the names of the model: an architecture as such, in no special form.
     pub(crate) fn is_base(&self) -> bool {
+        self.has_recipe() && self.config().get("quantization_config").is_none()
+    }
+
+    fn has_recipe(&self) -> bool {
         self.folder.join("weights.json").is_file()
+    }
+
+    /// Whether the configuration says that the embedding table is the head.
+    pub(crate) fn is_tied(&self) -> bool {
+        self.config().get("tie_word_embeddings").is_some_and(|tied| *tied == true)
+    }
+
+    /// Whether the reference itself reads otherwise token by token than at once.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.number("decode_gap") > 1e-3 * self.number("logit_std")
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -97,6 +158,16 @@ impl Case {
     pub(crate) fn is_16_bit(&self) -> bool {
         self.name.contains("16")
     }
+
+    /// A number of the metadata.
+    pub(crate) fn number(&self, key: &str) -> f32 {
+        self.metadata.get(key).and_then(|number| number.parse().ok()).unwrap_or(0.0)
+    }
+}
+
+/// The model of this configuration with these tensors.
+pub(crate) fn model_with(config: &ModelConfig, tensors: Tensors) -> mlxlm_models::Result<Box<dyn CausalLm>> {
+    build(config, tensors, None).map(|built| built.model)
 }
 
 /// The logits of a prefill of `n` tokens and single steps after it.

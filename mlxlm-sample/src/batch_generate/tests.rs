@@ -20,9 +20,9 @@ fn texts_come_in_the_order_of_the_prompts() {
     let prompts = [vec![5], vec![20, 10], vec![8], vec![1, 7]];
     let options = BatchOptions { max_tokens: vec![9, 2, 5, 2], return_logprobs: true, ..options(128) };
     let (texts, stats) = batch_generate(&model, &tokenizer, &prompts, &options).unwrap();
-    let told: Vec<_> = texts.iter().map(|text| (text.text.as_str(), text.finish_reason)).collect();
+    let got: Vec<_> = texts.iter().map(|text| (text.text.as_str(), text.finish_reason)).collect();
     assert_eq!(
-        told,
+        got,
         [
             ("w6 w7 w8", FinishReason::Stop),
             ("w11 w12", FinishReason::Length),
@@ -74,18 +74,15 @@ fn a_batch_is_its_rows() {
 }
 
 #[test]
-fn caches_that_cannot_be_shared_are_not() {
+fn rows_keep_what_they_would_keep_alone() {
     let limited = GenerateOptions { max_kv_size: Some(7), ..options(12).generate };
     check_same_as_alone(&BatchOptions { generate: limited, ..options(12) });
     for start in [0, 8] {
-        let kv_quantization = Some(KvQuantization { bits: 8, group_size: 32, start });
+        let kv = KvQuantization { bits: [8, 4], group_size: 32, start, rotate: Some(start == 0) };
+        let kv_quantization = Some(kv);
         let quantized = GenerateOptions { kv_quantization, ..options(12).generate };
         check_same_as_alone(&BatchOptions { generate: quantized, ..options(12) });
     }
-    let options = GenerateOptions::default();
-    assert!(can_share(&[CacheKind::Kv, CacheKind::Rotating { max_size: 8, keep: 0 }], &options));
-    assert!(!can_share(&[CacheKind::List(vec![CacheKind::Chunked { chunk_size: 8 }])], &options));
-    assert!(!can_share(&[CacheKind::Rotating { max_size: 8, keep: 4 }], &options));
 }
 
 #[test]
@@ -103,9 +100,9 @@ fn caches_go_in_and_come_out() {
         rest.push(prompt[if prompt.len() > 2 { 2 } else { 0 }..].to_vec());
         before.push(caches);
     }
-    let told = BatchOptions { prompt_caches: before, return_prompt_caches: true, ..options(8) };
-    let (texts, _) = batch_generate(model.as_ref(), &tokenizer, &rest, &told).unwrap();
-    for (((text, whole), prompt), before) in texts.iter().zip(&whole).zip(prompts()).zip(&told.prompt_caches) {
+    let with_caches = BatchOptions { prompt_caches: before, return_prompt_caches: true, ..options(8) };
+    let (texts, _) = batch_generate(model.as_ref(), &tokenizer, &rest, &with_caches).unwrap();
+    for (((text, whole), prompt), before) in texts.iter().zip(&whole).zip(prompts()).zip(&with_caches.prompt_caches) {
         assert_eq!(text.token_ids, whole.token_ids);
         let ended = usize::from(text.finish_reason == FinishReason::Stop);
         let caches = text.caches.as_ref().unwrap();
@@ -119,7 +116,7 @@ fn no_prompts_give_no_texts() {
     let folder = tempfile::tempdir().unwrap();
     let (texts, stats) = batch_generate(&Counter::new(), &tokenizer(folder.path()), &[], &options(8)).unwrap();
     assert!(texts.is_empty());
-    assert_eq!(stats.counters, BatchCounters::default());
+    assert_eq!(stats.counters, Counters::default());
 }
 
 #[track_caller]

@@ -4,7 +4,7 @@ use mlxlm_core::{Array, ops, ops::indexing::scatter_add_single};
 
 use super::{LogitsProcessor, finite, recent};
 use crate::Result;
-use crate::scalar::scalar_like;
+use crate::scalar::finite_like;
 
 /// Subtracts a constant from the logits of recent tokens, once for each occurrence.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,7 +26,7 @@ impl LogitsProcessor for FrequencyPenalty {
             return Ok(logits.clone());
         };
         let count = tokens.size() as i32;
-        let updates = ops::broadcast_to(scalar_like(-self.penalty, logits)?, &[count, 1, 1])?;
+        let updates = ops::broadcast_to(finite_like(-self.penalty, logits)?, &[count, 1, 1])?;
         Ok(scatter_add_single(logits, tokens.reshape(&[-1])?, updates, 1)?)
     }
 }

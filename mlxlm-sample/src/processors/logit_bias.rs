@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mlxlm_core::{Array, ops::indexing::scatter_add_single};
 
 use super::LogitsProcessor;
-use crate::scalar::vocab_size;
+use crate::scalar::{largest, vocab_size};
 use crate::{Error, Result};
 
 /// Adds a number of its own to the logit of each of some tokens.
@@ -22,10 +22,16 @@ impl LogitBias {
             Some(value) => Err(Error::parameter("logit_bias", value, "numbers below infinity")),
             None => Ok(Self {
                 ids: bias.keys().copied().collect(),
-                values: bias.values().map(|&value| value as f32).collect(),
+                values: bias.values().map(|&value| in_f32(value)).collect(),
             }),
         }
     }
+}
+
+/// The nearest number of f32; only minus infinity is infinite.
+fn in_f32(value: f64) -> f32 {
+    let most = f64::from(f32::MAX);
+    if value.is_finite() { value.clamp(-most, most) as f32 } else { value as f32 }
 }
 
 impl LogitsProcessor for LogitBias {
@@ -33,7 +39,11 @@ impl LogitsProcessor for LogitBias {
         self.check_vocabulary(vocab_size(logits))?;
         let count = self.ids.len() as i32;
         let ids = Array::from_slice(&self.ids, &[count]);
-        let values = Array::from_slice(&self.values, &[count, 1, 1]).as_dtype(logits.dtype())?;
+        // What is beyond the type is its largest number; minus infinity stays.
+        let most = largest(logits.dtype()) as f32;
+        let within = |value: &f32| if value.is_finite() { value.clamp(-most, most) } else { *value };
+        let values: Vec<f32> = self.values.iter().map(within).collect();
+        let values = Array::from_slice(&values, &[count, 1, 1]).as_dtype(logits.dtype())?;
         Ok(scatter_add_single(logits, ids, values, 1)?)
     }
 

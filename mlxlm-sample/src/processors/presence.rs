@@ -4,7 +4,7 @@ use mlxlm_core::Array;
 
 use super::{LogitsProcessor, finite, recent};
 use crate::Result;
-use crate::scalar::scalar_like;
+use crate::scalar::finite_like;
 
 /// Subtracts a constant from the logits of recent tokens, once for each token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,7 +25,7 @@ impl LogitsProcessor for PresencePenalty {
         let Some(tokens) = recent(history, self.context_size)? else {
             return Ok(logits.clone());
         };
-        let chosen = logits.take_along_axis(&tokens, -1)?.subtract(scalar_like(self.penalty, logits)?)?;
+        let chosen = logits.take_along_axis(&tokens, -1)?.subtract(finite_like(self.penalty, logits)?)?;
         Ok(logits.put_along_axis(tokens, chosen, -1)?)
     }
 }

@@ -6,7 +6,7 @@
 use mlxlm_core::{Array, ops};
 
 use super::{LogitsProcessor, finite, recent};
-use crate::scalar::scalar_like;
+use crate::scalar::{finite_like, scalar_like};
 use crate::{Error, Result};
 
 /// Divides the positive and multiplies the negative logits of recent tokens.
@@ -32,7 +32,7 @@ impl LogitsProcessor for RepetitionPenalty {
         let Some(tokens) = recent(history, self.context_size)? else {
             return Ok(logits.clone());
         };
-        let penalty = scalar_like(self.penalty, logits)?;
+        let penalty = finite_like(self.penalty, logits)?;
         let chosen = logits.take_along_axis(&tokens, -1)?;
         let negative = chosen.lt(scalar_like(0.0, logits)?)?;
         let chosen = ops::select(negative, chosen.multiply(&penalty)?, chosen.divide(&penalty)?)?;

@@ -5,6 +5,8 @@ use mlxlm_core::{Array, Dtype};
 use proptest::prelude::*;
 
 use super::*;
+use crate::SamplerOptions;
+use crate::engine::Chooser;
 
 const V: usize = 10;
 
@@ -87,6 +89,33 @@ fn the_type_of_the_logits_stays() {
 fn minus_infinity_forbids_a_token() {
     let forbid = ProcessorOptions { logit_bias: [(1, f64::NEG_INFINITY)].into(), ..options() };
     assert_eq!(process(&forbid, &[], &[1.0, 2.0]), [1.0, f32::NEG_INFINITY]);
+}
+
+/// Whatever finite number is asked for, in whatever type, a token can be chosen, and the right one.
+#[test]
+fn extreme_numbers_still_choose() {
+    type Make = fn(f64) -> ProcessorOptions;
+    let sizes = [1e-300, 1e-30, 1e30, 1e300];
+    // What a small number leaves the best is token 2.
+    let cases: [(&str, Make, u32); 6] = [
+        ("bias up", |n| ProcessorOptions { logit_bias: [(1, n)].into(), ..options() }, 1),
+        ("bias down", |n| ProcessorOptions { logit_bias: [(2, -n)].into(), ..options() }, 1),
+        ("repetition", |n| ProcessorOptions { repetition_penalty: Some(n), ..options() }, 1),
+        ("presence", |n| ProcessorOptions { presence_penalty: Some(n), ..options() }, 1),
+        ("frequency", |n| ProcessorOptions { frequency_penalty: Some(n), ..options() }, 1),
+        ("favour", |n| ProcessorOptions { presence_penalty: Some(-n), ..options() }, 2),
+    ];
+    for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+        let logits = Array::from_slice(&[1.0_f32, 2.0, 3.0, -4.0], &[1, 4]).as_dtype(dtype).unwrap();
+        for (name, make, of_large) in cases {
+            for size in sizes {
+                let mut chooser = Chooser::from_options(&SamplerOptions::default(), &make(size)).unwrap();
+                chooser.note(&Array::from_slice(&[2_u32, 3, 2], &[3])).unwrap();
+                let id = chooser.choose(&logits).unwrap().id(0).unwrap();
+                assert_eq!(id, if size < 1.0 { 2 } else { of_large }, "{dtype:?}: {name} of {size}");
+            }
+        }
+    }
 }
 
 fn check_refused(options: &ProcessorOptions, expected: &str) {

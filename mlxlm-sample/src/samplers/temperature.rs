@@ -1,6 +1,8 @@
 //! Temperature and the draw itself (`categorical_sampling` of `mlx_lm/sample_utils.py`).
 //!
-//! Unusual: the temperature comes after all filters, which therefore see the model's own distribution.
+//! Unusual: the temperature comes after all filters, which therefore see the model's own distribution. And it works in f32 on the
+//! distances to the most likely token, where the reference divides in the type of the weights: in float16 a temperature below
+//! 1e-4 makes all tokens equally likely there.
 
 use mlxlm_core::{Array, fast};
 
@@ -25,6 +27,8 @@ impl Temperature {
     /// # Shapes
     /// `logprobs` `[B, V]` → `[B]`, u32.
     pub fn draw(self, logprobs: &Array, key: &Array) -> Result<Array> {
-        Ok(fast::categorical(logprobs, (1.0 / self.0) as f32, key)?)
+        // A factor that is no number of f32, or none at all, would make noise of the distances.
+        let scale = ((1.0 / self.0) as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
+        Ok(fast::categorical(logprobs, scale, key)?)
     }
 }

@@ -187,6 +187,53 @@ fn cold_is_greedy_and_hot_is_uniform() {
     assert!(frequencies(1e6).iter().all(|count| (850..1150).contains(count)), "{:?}", frequencies(1e6));
 }
 
+/// Temperatures and types in which the quotient of a log-probability and the temperature is no number of the type.
+#[test]
+fn the_coldest_is_greedy_in_every_type_and_the_hottest_draws_no_forbidden_token() {
+    let inf = f32::INFINITY;
+    let values = [-9.0, -0.5, -0.75, -inf, -1.5, -60000.0];
+    for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+        let one = row(&values).as_dtype(dtype).unwrap();
+        let many = Array::from_slice(&values.repeat(50), &[50, 6]).as_dtype(dtype).unwrap();
+        let drawn = |temp: f64, seed: u64| {
+            let mut sampler = Sampler::new(&SamplerOptions { temp, seed: Some(seed), ..Default::default() }).unwrap();
+            let mut drawn = sampler.sample(&many).unwrap().to_vec_exact::<u32>().unwrap();
+            drawn.extend((0..10).map(|_| sampler.sample(&one).unwrap().try_item_exact::<u32>().unwrap()));
+            drawn
+        };
+        for temp in [1e-3, 1e-5, 1e-6, 1e-10, 1e-40, f64::MIN_POSITIVE, 5e-324] {
+            assert_eq!(drawn(temp, 1), [1; 60], "{dtype:?}, {temp}");
+        }
+        for temp in [1e6, 1e30, 1e40, f64::MAX] {
+            let drawn = drawn(temp, 1);
+            assert!(!drawn.contains(&3) && (0..6).filter(|id| drawn.contains(id)).count() >= 4, "{temp}: {drawn:?}");
+        }
+    }
+}
+
+#[test]
+fn filters_of_extreme_parameters_keep_the_best() {
+    let values = [-9.0, -0.5, -0.75, f32::NEG_INFINITY, -1.5, -60000.0];
+    let tiny = [5e-324, f64::MIN_POSITIVE, 1e-60, 1e-30, 1e-7];
+    for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+        let row = row(&values).as_dtype(dtype).unwrap();
+        let best = |filtered: Array| {
+            let kept = filtered.as_dtype(Dtype::Float32).unwrap().to_vec_exact::<f32>().unwrap();
+            kept[1].is_finite() && kept[3].is_infinite()
+        };
+        for p in tiny {
+            assert_eq!(
+                kept(&TopP::new(p).unwrap().apply(&row).unwrap().as_dtype(Dtype::Float32).unwrap()),
+                [false, true, false, false, false, false]
+            );
+            assert!(best(MinP::new(p, 1).unwrap().apply(&row).unwrap()));
+            assert!(best(MinP::new(1.0 - p, 3).unwrap().apply(&row).unwrap()));
+            let xtc = Xtc::new(1.0, p, &[]).unwrap().apply(&row, &key(0)).unwrap();
+            assert!(kept(&xtc.as_dtype(Dtype::Float32).unwrap()).contains(&true), "{dtype:?}, {p}");
+        }
+    }
+}
+
 #[test]
 fn the_type_of_the_logprobs_stays() {
     let values = row(&log_softmax(&[0.0, 1.0, 2.0, 3.0])).as_dtype(Dtype::Bfloat16).unwrap();

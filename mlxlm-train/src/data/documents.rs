@@ -29,9 +29,13 @@ impl Documents {
     pub fn read(path: impl AsRef<Path>, vocab_size: u32) -> Result<Self> {
         let path = path.as_ref();
         let mut tokens = Vec::new();
-        for (i, line) in io::read_to_string(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        for (i, line) in io::lines(path)?.enumerate() {
+            let line = line?;
+            if line.trim().is_empty() {
+                continue;
+            }
             let wrong = |why: String| Error::Document { path: path.to_owned(), line: i + 1, why };
-            let document: Line = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;
+            let document: Line = serde_json::from_str(&line).map_err(|e| wrong(e.to_string()))?;
             if let Some(token) = document.tokens.iter().find(|&&token| token >= vocab_size) {
                 return Err(wrong(format!("the token {token} is not below the vocabulary's {vocab_size}")));
             }

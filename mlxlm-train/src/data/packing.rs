@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::Documents;
+use super::{Documents, Example, Row};
 use crate::{Error, Result};
 
 /// The number of open rows among which a document looks for the fullest that it still fits into.
@@ -96,24 +96,84 @@ impl Iterator for Batches<'_> {
 ///
 /// A longer document goes into several rows.
 pub fn pack(documents: &[Vec<u32>], len: usize, seed: u64) -> Vec<Vec<u32>> {
+    let pieces = documents.iter().flat_map(|document| document.chunks(len.max(1))).collect();
+    let rows: Vec<Vec<&[u32]>> = fill(pieces, |piece| piece.len(), len, seed);
+    rows.into_iter().map(|row| row.concat()).collect()
+}
+
+/// A row of several examples, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Packed {
+    /// The tokens of all of them.
+    pub tokens: Vec<u32>,
+    /// Which of the tokens are learned: not those of masked prompts, and not the first of each example, which nothing
+    /// before it could tell.
+    pub learned: Vec<bool>,
+}
+
+/// Fills rows of at most `len` tokens with examples, as [`pack`] does with documents.
+///
+/// What stands behind in a row sees what stands before it.
+pub fn pack_examples(examples: &[Example], len: usize, seed: u64) -> Vec<Packed> {
+    let len = len.max(2);
+    let pieces = examples.iter().flat_map(|example| {
+        let starts = (0..example.tokens.len()).step_by(len);
+        starts.map(move |from| (example, from..example.tokens.len().min(from + len)))
+    });
+    let rows = fill(pieces.collect(), |(_, range)| range.len(), len, seed);
+    let packed = |row: Vec<(&Example, std::ops::Range<usize>)>| {
+        let mut packed = Packed::default();
+        for (example, range) in row {
+            packed.learned.extend(range.clone().map(|i| i >= example.start && i != range.start));
+            packed.tokens.extend_from_slice(&example.tokens[range]);
+        }
+        packed
+    };
+    rows.into_iter().map(packed).collect()
+}
+
+impl Row for Packed {
+    type Batch = Batch;
+
+    fn longest(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Padded to `max_len`, so that all batches have one shape.
+    fn batch(rows: &[&Self], max_len: usize) -> Batch {
+        let cut: Vec<Vec<u32>> = rows.iter().map(|row| row.tokens[..row.tokens.len().min(max_len)].to_vec()).collect();
+        let len = max_len.max(2) - 1;
+        let learned = |row: &&Self| -> Vec<f32> {
+            (1..=len).map(|i| if row.learned.get(i) == Some(&true) { 1.0 } else { 0.0 }).collect()
+        };
+        let mask: Vec<f32> = rows.iter().flat_map(learned).collect();
+        let tokens = mask.iter().filter(|&&one| one > 0.0).count();
+        Batch { mask: Array::from_slice(&mask, &[rows.len() as i32, len as i32]), tokens, ..Batch::new(&cut, len) }
+    }
+}
+
+/// Puts pieces together to rows of at most `len`, in an order drawn from `seed`, and shuffles the rows.
+fn fill<P>(pieces: Vec<P>, length: impl Fn(&P) -> usize, len: usize, seed: u64) -> Vec<Vec<P>> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut order: Vec<&[u32]> = documents.iter().flat_map(|document| document.chunks(len.max(1))).collect();
+    let mut order = pieces;
     order.shuffle(&mut rng);
-    let (mut full, mut open): (Vec<Vec<u32>>, Vec<Vec<u32>>) = (Vec::new(), Vec::new());
+    let (mut full, mut open): (Vec<Vec<P>>, Vec<(usize, Vec<P>)>) = (Vec::new(), Vec::new());
     for piece in order {
-        let fitting = open.iter_mut().filter(|row| row.len() + piece.len() <= len);
-        if let Some(row) = fitting.max_by_key(|row| row.len()) {
-            row.extend_from_slice(piece);
+        let size = length(&piece);
+        let fitting = open.iter_mut().filter(|(filled, _)| filled + size <= len);
+        if let Some((filled, row)) = fitting.max_by_key(|(filled, _)| *filled) {
+            *filled += size;
+            row.push(piece);
             continue;
         }
         if open.len() == OPEN_ROWS {
             // The fullest is the least likely to take another document.
-            let fullest = (0..open.len()).max_by_key(|&i| open[i].len()).unwrap_or_default();
-            full.push(open.swap_remove(fullest));
+            let fullest = (0..open.len()).max_by_key(|&i| open[i].0).unwrap_or_default();
+            full.push(open.swap_remove(fullest).1);
         }
-        open.push(piece.to_vec());
+        open.push((size, vec![piece]));
     }
-    full.append(&mut open);
+    full.extend(open.into_iter().map(|(_, row)| row));
     full.shuffle(&mut rng);
     full
 }

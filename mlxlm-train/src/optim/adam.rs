@@ -2,11 +2,13 @@
 //! because `1 - beta` loses its digits in `f32`.
 
 use mlxlm_core::{Array, Exception, ops};
+use serde::Deserialize;
 
 use super::scalar;
 
 /// The numbers of Adam (arXiv:1412.6980) and AdamW (arXiv:1711.05101).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Adam {
     /// How much of the mean gradient, and of the mean squared gradient, a step keeps.
     pub betas: [f64; 2],

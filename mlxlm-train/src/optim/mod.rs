@@ -2,12 +2,17 @@
 //!
 //! [`Optimizer`] keeps what a rule remembers of each parameter; the learning rate of each step comes from the caller.
 
+mod adafactor;
 mod adam;
 mod clip;
+mod muon;
+mod named;
 mod sgd;
 
+pub use adafactor::Adafactor;
 pub use adam::Adam;
 pub use clip::clip_by_global_norm;
+pub use muon::Muon;
 pub use sgd::Sgd;
 
 use mlxlm_core::{Array, Exception, ops};
@@ -21,14 +26,21 @@ pub enum Rule {
     Adam(Adam),
     /// Stochastic gradient descent, with or without momentum.
     Sgd(Sgd),
+    /// Momentum made orthogonal.
+    Muon(Muon),
+    /// Adam with less to remember (arXiv:1804.04235).
+    Adafactor(Adafactor),
 }
 
 impl Rule {
-    /// How many arrays the rule keeps for each parameter.
-    fn moments(self) -> usize {
+    /// What the rule remembers of `p` before the first step.
+    fn moments(self, p: &Array) -> Result<Vec<Array>, Exception> {
+        let zeros = |count: usize| (0..count).map(|_| ops::zeros_like(p)).collect();
         match self {
-            Self::Adam(_) => 2,
-            Self::Sgd(rule) => usize::from(rule.momentum > 0.0),
+            Self::Adam(_) => zeros(2),
+            Self::Sgd(rule) => zeros(usize::from(rule.momentum > 0.0)),
+            Self::Muon(_) => zeros(1),
+            Self::Adafactor(rule) => rule.moments(p),
         }
     }
 }
@@ -40,12 +52,14 @@ pub struct Optimizer {
     step: u64,
     /// For each parameter, the moments that the rule keeps; empty before the first step.
     moments: Vec<Vec<Array>>,
+    /// Factors of the learning rate; all one if empty.
+    factors: Vec<f32>,
 }
 
 impl Optimizer {
     /// An optimizer that has made no step yet.
     pub fn new(rule: Rule) -> Self {
-        Self { rule, step: 0, moments: Vec::new() }
+        Self { rule, step: 0, moments: Vec::new(), factors: Vec::new() }
     }
 
     /// The steps made so far.
@@ -58,14 +72,24 @@ impl Optimizer {
         &self.moments
     }
 
-    /// Continues where another optimizer of the same rule was after `step` steps.
+    /// Multiplies the learning rate of each parameter by a factor of its own, in the order of the parameters: what LoRA+ does
+    /// (arXiv:2402.12354).
+    #[must_use]
+    pub fn with_factors(self, factors: Vec<f32>) -> Self {
+        Self { factors, ..self }
+    }
+
+    /// Continues where another optimizer of the same rule was after `step` steps with these parameters.
     ///
     /// # Errors
-    /// [`Error::Moments`] if a parameter has another number of moments than the rule keeps.
-    pub fn resume(&mut self, step: u64, moments: Vec<Vec<Array>>) -> Result<()> {
-        let expected = self.rule.moments();
-        if let Some(odd) = moments.iter().find(|of_one| of_one.len() != expected) {
-            return Err(Error::Moments { got: odd.len(), expected });
+    /// [`Error::Moments`] if the moments of a parameter are not those that the rule keeps of it.
+    pub fn resume(&mut self, parameters: &[Array], step: u64, moments: Vec<Vec<Array>>) -> Result<()> {
+        for (p, found) in parameters.iter().zip(&moments) {
+            let expected = self.rule.moments(p)?;
+            let is_like = |(a, b): (&Array, &Array)| a.shape() == b.shape() && a.dtype() == b.dtype();
+            if found.len() != expected.len() || !found.iter().zip(&expected).all(is_like) {
+                return Err(Error::Moments { got: found.len(), expected: expected.len() });
+            }
         }
         (self.step, self.moments) = (step, moments);
         Ok(())
@@ -75,14 +99,16 @@ impl Optimizer {
     pub fn update(&mut self, parameters: &[Array], gradients: &[Array], learning_rate: f32) -> Result<Vec<Array>> {
         self.step += 1;
         if self.moments.is_empty() {
-            let zeros = |p: &Array| (0..self.rule.moments()).map(|_| ops::zeros_like(p)).collect::<Result<_, _>>();
-            self.moments = parameters.iter().map(zeros).collect::<Result<_, _>>()?;
+            self.moments = parameters.iter().map(|p| self.rule.moments(p)).collect::<Result<_, _>>()?;
         }
         let mut updated = Vec::with_capacity(parameters.len());
-        for ((p, g), moments) in parameters.iter().zip(gradients).zip(&mut self.moments) {
+        for (i, ((p, g), moments)) in parameters.iter().zip(gradients).zip(&mut self.moments).enumerate() {
+            let rate = learning_rate * self.factors.get(i).copied().unwrap_or(1.0);
             updated.push(match &self.rule {
-                Rule::Adam(rule) => rule.update(self.step, p, g, learning_rate, moments)?,
-                Rule::Sgd(rule) => rule.update(p, g, learning_rate, moments)?,
+                Rule::Adam(rule) => rule.update(self.step, p, g, rate, moments)?,
+                Rule::Sgd(rule) => rule.update(p, g, rate, moments)?,
+                Rule::Muon(rule) => rule.update(p, g, rate, moments)?,
+                Rule::Adafactor(rule) => rule.update(self.step, p, g, rate, moments)?,
             });
         }
         Ok(updated)
@@ -142,7 +168,8 @@ mod tests {
     #[test]
     fn moments_of_another_rule_are_refused() {
         let mut optimizer = Optimizer::new(Rule::Sgd(Sgd::default()));
-        let error = optimizer.resume(3, vec![vec![Array::from_f32(0.0)]]).unwrap_err();
-        assert_eq!(error.to_string(), "a parameter has 1 moments, and the optimizer keeps 0");
+        let p = Array::from_f32(0.0);
+        let error = optimizer.resume(&[p.clone()], 3, vec![vec![p]]).unwrap_err();
+        assert_eq!(error.to_string(), "a parameter has 1 moments, and the optimizer keeps 0 of its shape");
     }
 }

@@ -1,11 +1,13 @@
 //! Stochastic gradient descent as in `mlx.optimizers`.
 
 use mlxlm_core::{Array, Exception};
+use serde::Deserialize;
 
 use super::scalar;
 
 /// The numbers of SGD.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Sgd {
     /// How much of the last direction a step keeps; at 0 none is remembered.
     pub momentum: f32,

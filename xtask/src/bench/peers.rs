@@ -90,6 +90,11 @@ impl Peers {
         peers
     }
 
+    /// The Pythons that have a llama.cpp.
+    pub(super) fn pythons(&self) -> Vec<PathBuf> {
+        self.llamas.iter().map(|peer| peer.python.clone()).collect()
+    }
+
     fn hint(option: &str) -> String {
         format!("not found; `{option} PATH` names a Python that has it, `--install-peers` makes one")
     }

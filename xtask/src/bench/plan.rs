@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::measure::{Journal, median};
 use super::peers::Peers;
 use super::shape::{ALL, DENSE, MAIN, SKELETON, Shape};
-use super::{folder, machine};
+use super::{decoding, folder, machine};
 
 /// Contexts that decoding is measured at, in tokens.
 pub(super) const CONTEXTS: [u64; 3] = [0, 4096, 16_384];
@@ -102,6 +102,9 @@ impl Bench<'_> {
             if self.is_wanted(shape.name) && self.is_supported(shape) {
                 self.shape(shape)?;
             }
+        }
+        if self.is_wanted(decoding::NAME) {
+            self.decoding()?;
         }
         self.bandwidth("after")
     }

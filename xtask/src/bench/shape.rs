@@ -65,6 +65,19 @@ pub(super) const DENSE: &str = "llama-3.2-1b-bf16";
 /// The same with matrices of next to nothing: its steps are what is left outside of the kernels.
 pub(super) const SKELETON: &str = "llama-3.2-1b-skeleton";
 
+/// A small one, of which 32,768 tokens are read in a minute or two.
+pub(super) const SMALL: Shape = Shape {
+    name: "small",
+    title: "4 layers of width 1024",
+    hidden: 1024,
+    layers: 4,
+    intermediate: 3072,
+    heads: 8,
+    kv_heads: 2,
+    vocab: 32_000,
+    ..LLAMA
+};
+
 /// All shapes, in the order of the report.
 pub(super) const ALL: &[Shape] = &[
     LLAMA,

@@ -132,7 +132,7 @@ def main():
     make_adapter(Path("theirs/adapter"))
     texts += [adapted("ours"), adapted("theirs"), cached("ours"), cached("theirs")]
     made_with = {name: version(name) for name in ("mlx-lm", "mlx", "transformers")}
-    record = {"command": "cargo xtask golden", "made_with": made_with, "texts": texts}
+    record = {"command": "cargo xtask golden exchange", "made_with": made_with, "texts": texts}
     Path("roundtrip.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     shortest = min(texts, key=lambda one: one["max_tokens"])
     print(f"{len(texts)} texts, the shortest of {shortest['max_tokens']} tokens ({shortest['model']})")

@@ -1,4 +1,4 @@
-//! `.cargo/mlx-native.toml`: what cargo is told about MLX.
+//! `.cargo/mlx-native.toml`: what cargo knows about MLX.
 //!
 //! The first table replaces `mlx-sys`'s build script. The second lets the programs that cargo builds, tests and
 //! documentation examples included, find `libmlx.so` when they run.
@@ -21,7 +21,7 @@ pub(super) fn write(root: &Path, source: &Source, mlx: &Mlx, dir: &Path) -> Resu
         .with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-/// Whether the configuration is what [`write`] would write.
+/// Whether the configuration is what `write` would write.
 pub(super) fn is_written(root: &Path, source: &Source, mlx: &Mlx, dir: &Path) -> bool {
     std::fs::read_to_string(path(root)).is_ok_and(|found| found == text(source, mlx, dir))
 }
@@ -30,6 +30,21 @@ pub(super) fn is_written(root: &Path, source: &Source, mlx: &Mlx, dir: &Path) ->
 pub(super) fn setup_dir(root: &Path) -> Option<PathBuf> {
     let text = std::fs::read_to_string(path(root)).ok()?;
     text.lines().find_map(|line| line.strip_prefix(SETUP)).map(PathBuf::from)
+}
+
+/// The folder of `libmlx.so` that programs built here look into, and those of the libraries that it needs.
+pub(super) fn libraries(root: &Path) -> Option<(PathBuf, Vec<PathBuf>)> {
+    libraries_in(&std::fs::read_to_string(path(root)).ok()?)
+}
+
+fn libraries_in(text: &str) -> Option<(PathBuf, Vec<PathBuf>)> {
+    let line = text.lines().find(|line| line.starts_with("rustflags = "))?;
+    let of = |option: &str| {
+        let start = format!("\"link-arg=-Wl,{option},");
+        let paths = line.split(&start).skip(1).filter_map(|rest| rest.split('"').next()).map(PathBuf::from);
+        paths.collect::<Vec<_>>()
+    };
+    Some((of("-rpath").into_iter().next()?, of("-rpath-link")))
 }
 
 fn path(root: &Path) -> PathBuf {
@@ -78,12 +93,20 @@ mod tests {
     use super::super::source::CPU;
     use super::*;
 
+    #[test]
+    fn the_libraries_are_those_of_the_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("wheel/mlx_cpu.libs")).unwrap();
+        let mlx = CPU.folders(dir.path()).unwrap();
+        assert_eq!(libraries_in(&text(&CPU, &mlx, dir.path())), Some((mlx.lib, mlx.needed)));
+    }
+
     fn mlx() -> Mlx {
         Mlx { include: "/m/include".into(), lib: "/m/lib".into(), needed: vec!["/m/libs".into()] }
     }
 
     #[test]
-    fn cargo_is_told_where_everything_is() {
+    fn cargo_knows_where_everything_is() {
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let text = text(&CPU, &mlx(), Path::new("/s"));
         for part in [

@@ -25,7 +25,7 @@ pub(super) struct Mlx {
     pub(super) include: PathBuf,
     /// Holds `libmlx.so`.
     pub(super) lib: PathBuf,
-    /// Hold the libraries that `libmlx.so` needs and finds by itself; the linker has to be told.
+    /// Hold the libraries that `libmlx.so` needs and finds by itself; the linker has to be pointed at them.
     pub(super) needed: Vec<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! MLX from a Python wheel. A wheel is a zip archive; nothing of it is installed.
+//! MLX, and what else comes, from a Python wheel. A wheel is a zip archive; nothing of it is installed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ pub(super) fn check_pip() -> Result<()> {
 }
 
 /// Downloads the wheel of `package` and unpacks it into `into`.
-pub(super) fn get(package: &str, version: &str, into: &Path) -> Result<()> {
+pub(crate) fn get(package: &str, version: &str, into: &Path) -> Result<()> {
     let download = into.with_extension("download");
     // `pip download` installs nothing, so it works where a distribution forbids `pip install`.
     let mut pip = python();

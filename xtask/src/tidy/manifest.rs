@@ -8,8 +8,8 @@ const LAYERS: &[&str] = &[
     "mlxlm-cache",
     "mlxlm-models",
     "mlxlm-sample",
-    "mlxlm-quant",
     "mlxlm-train",
+    "mlxlm-quant",
     "mlxlm-serve",
     "mlxlm-cli",
 ];

@@ -4,15 +4,15 @@ use mlxlm_cache::{Attend, Caches, LayerCache, Masks};
 use mlxlm_core::{Array, Exception, random, transforms};
 use mlxlm_models::CausalLm;
 
-use super::whole;
 use crate::failure::{Failure, Result};
 
 /// Caches with `tokens` random tokens in every layer; none for no tokens.
-pub(super) fn filled(model: &dyn CausalLm, tokens: usize) -> Result<Option<Caches>> {
+pub(super) fn filled(model: &dyn CausalLm, tokens: u32) -> Result<Option<Caches>> {
     if tokens == 0 {
         return Ok(None);
     }
-    let tokens = whole("--context-tokens", tokens)?;
+    // Of 31 bits, by its parser.
+    let tokens = tokens as i32;
     let kinds = model.cache_kinds();
     // One token shows what each layer keeps.
     let mut pattern = Caches::new(&kinds);
@@ -32,11 +32,11 @@ pub(super) fn filled(model: &dyn CausalLm, tokens: usize) -> Result<Option<Cache
 
 fn keys_and_values(layer: &LayerCache) -> Result<(&Array, &Array)> {
     match (layer, &layer.arrays()[..]) {
-        (LayerCache::State(_) | LayerCache::List(_), _) => {}
+        (LayerCache::State(_) | LayerCache::Compressed(_) | LayerCache::List(_), _) => {}
         (_, &[keys, values]) => return Ok((keys, values)),
         _ => {}
     }
-    Err(Failure::usage("`--context-tokens` needs a model whose layers keep keys and values, and this one has others")
+    Err(Failure::usage("`--context-tokens` needs a model with a KV cache in every layer")
         .hint("a longer `--prompt-tokens` is a context, too"))
 }
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 use mlxlm_cache::Caches;
 use mlxlm_core::device;
 use mlxlm_models::CausalLm;
-use mlxlm_sample::decode::{BatchDecoding, BatchRow, Chooser, PlainDecoding};
-use mlxlm_sample::{GenerateOptions, ProcessorOptions, SamplerOptions};
+use mlxlm_sample::engine::{Chooser, Decoding, Engine, EngineOptions, EventKind, Sequence};
+use mlxlm_sample::{GenerateOptions, KvQuantization, ProcessorOptions, SamplerOptions};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
@@ -18,6 +18,8 @@ pub(super) struct Setting<'a> {
     pub(super) prompts: Vec<Vec<u32>>,
     /// What every sequence has read before. A trial leaves it as it was.
     pub(super) context: Option<Caches>,
+    pub(super) kv_quantization: Option<KvQuantization>,
+    pub(super) state_bf16: bool,
     /// Tokens that follow each prompt, at least one.
     pub(super) generation_tokens: usize,
     pub(super) prefill_step_size: usize,
@@ -74,7 +76,7 @@ impl Setting<'_> {
         let mut copy = if is_copied { self.context.clone() } else { None };
         let context = if is_copied { copy.as_mut() } else { self.context.as_mut() };
         let begin = Instant::now();
-        let mut tokens = PlainDecoding::new(self.model, &self.prompts[0], context, greedy()?, &options)?;
+        let mut tokens = Decoding::new(self.model, &self.prompts[0], context, greedy()?, &options)?;
         tokens.next().transpose()?;
         let first = Instant::now();
         tokens.try_for_each(|token| token.map(drop))?;
@@ -99,23 +101,38 @@ impl Setting<'_> {
     }
 
     fn batch(&self) -> Result<Trial> {
-        let row = |prompt: &Vec<u32>| {
-            let max_tokens = Some(self.generation_tokens);
-            Ok(BatchRow { prompt: prompt.clone(), max_tokens, caches: self.context.clone(), chooser: greedy()? })
-        };
-        let rows = self.prompts.iter().map(row).collect::<Result<_>>()?;
+        let options = self.options();
+        let mut engine = Engine::new(EngineOptions {
+            prefill_step_size: self.prefill_step_size,
+            max_running: self.prompts.len(),
+            prefer_prefill_when_pending: true,
+        })?;
         let begin = Instant::now();
-        let mut batch = BatchDecoding::new(self.model, rows, &self.options(), false)?;
-        batch.step()?;
-        let first = Instant::now();
-        while !batch.step()?.is_empty() {}
-        Trial::new(self, begin, first)
+        for prompt in &self.prompts {
+            let mut sequence = Sequence::new(prompt.clone(), greedy()?, &options);
+            sequence.caches.clone_from(&self.context);
+            engine.insert(self.model, sequence)?;
+        }
+        let mut first = None;
+        while !engine.is_idle() {
+            for event in engine.step(self.model)? {
+                if let EventKind::Failed { error, .. } = event.kind {
+                    return Err(error.into());
+                }
+            }
+            if engine.counters().generation_steps == 1 {
+                first.get_or_insert_with(Instant::now);
+            }
+        }
+        Trial::new(self, begin, first.unwrap_or(begin))
     }
 
     fn options(&self) -> GenerateOptions {
         GenerateOptions {
             max_tokens: Some(self.generation_tokens),
             prefill_step_size: self.prefill_step_size,
+            kv_quantization: self.kv_quantization,
+            state_bf16: self.state_bf16,
             ..GenerateOptions::default()
         }
     }
@@ -124,10 +141,10 @@ impl Setting<'_> {
 /// The first token after a prompt of one: whatever a model puts off until it is used has been done then.
 pub(super) fn first_token(model: &dyn CausalLm) -> Result {
     let options = GenerateOptions { max_tokens: Some(1), ..GenerateOptions::default() };
-    PlainDecoding::new(model, &[0], None, greedy()?, &options)?.try_for_each(|token| token.map(drop))?;
+    Decoding::new(model, &[0], None, greedy()?, &options)?.try_for_each(|token| token.map(drop))?;
     Ok(device::synchronize()?)
 }
 
-fn greedy() -> Result<Chooser> {
+pub(super) fn greedy() -> Result<Chooser> {
     Ok(Chooser::from_options(&SamplerOptions::default(), &ProcessorOptions::default())?)
 }

@@ -15,19 +15,40 @@ pub fn attend(q: &Array, keys: Stored<'_>, values: Stored<'_>, how: &Attention<'
     let (Stored::Plain(k), Stored::Plain(v), None) = (keys, values, how.softcap) else {
         return attend_by_hand(q, keys, values, how);
     };
-    if let Sight::Causal(rule) = &how.sight
-        && rule.hides(k.dim(2))
-    {
-        let seen = seen(rule, q.dim(2), k.dim(2))?;
-        let mask = Some(ScaledDotProductAttentionMask::Array(&seen));
-        return fast::scaled_dot_product_attention(q, k, v, how.scale, mask, how.sinks);
-    }
-    let mask = match &how.sight {
-        Sight::All => None,
-        Sight::Causal(_) => Some(ScaledDotProductAttentionMask::Causal),
-        Sight::Mask(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
+    let seen = match &how.sight {
+        Sight { rule: Some(rule), bias: None } if !rule.hides(k.dim(2)) => None,
+        sight => shown(sight, q.dim(2), k.dim(2))?,
+    };
+    let mask = match &seen {
+        Some(seen) => Some(ScaledDotProductAttentionMask::Array(seen)),
+        None => how.sight.rule.as_ref().map(|_| ScaledDotProductAttentionMask::Causal),
     };
     fast::scaled_dot_product_attention(q, k, v, how.scale, mask, how.sinks)
+}
+
+/// See [`crate::fast::attend_latent`].
+#[track_caller]
+pub fn attend_latent(
+    q_nope: &Array,
+    q_pe: &Array,
+    latent: Stored<'_>,
+    k_pe: Stored<'_>,
+    how: &Attention<'_>,
+) -> Result<Array, Exception> {
+    attend_parts(&[(q_nope, latent), (q_pe, k_pe)], latent, how)
+}
+
+/// What a sight shows of `keys` keys to `queries` queries: `None` for all, else an array as in [`Sight::bias`].
+fn shown(sight: &Sight<'_>, queries: i32, keys: i32) -> Result<Option<Array>, Exception> {
+    let seen = sight.rule.as_ref().map(|rule| seen(rule, queries, keys)).transpose()?;
+    Ok(match (seen, sight.bias) {
+        (None, bias) => bias.cloned(),
+        (seen, None) => seen,
+        (Some(seen), Some(bias)) if bias.dtype() == Dtype::Bool => Some(seen.logical_and(bias)?),
+        (Some(seen), Some(bias)) => {
+            Some(ops::select(seen, bias, Array::from_f32(lowest(bias.dtype())).as_dtype(bias.dtype())?)?)
+        }
+    })
 }
 
 /// The rule as an array for `queries` queries, the last of `keys` keys: `[L, S]`, or `[B, 1, L, S]` with padding. Columns are the
@@ -88,27 +109,34 @@ pub(crate) fn attend_by_hand(
     values: Stored<'_>,
     how: &Attention<'_>,
 ) -> Result<Array, Exception> {
-    let &[b, h, l, d] = q.shape() else { return Err(Exception::custom("queries must be [B, H, L, d]")) };
-    let (kv_heads, s) = (keys.first().dim(1), keys.first().dim(2));
+    attend_parts(&[(q, keys)], values, how)
+}
+
+/// [`attend_by_hand`] of queries and keys in parts, whose scores are added up.
+fn attend_parts(parts: &[(&Array, Stored<'_>)], values: Stored<'_>, how: &Attention<'_>) -> Result<Array, Exception> {
+    let &(q, keys) = parts.first().ok_or_else(|| Exception::custom("attention needs queries"))?;
+    let &[b, h, l, _] = q.shape() else { return Err(Exception::custom("queries must be [B, H, L, d]")) };
+    let (kv_heads, s) = (keys.array().dim(1), keys.array().dim(2));
     let grouped = [b, kv_heads, h / kv_heads.max(1), l, s];
     let scalar = |value: f32| Array::from_f32(value).as_dtype(q.dtype());
-    let scaled = q.multiply(scalar(how.scale)?)?.reshape(&[b, kv_heads, grouped[2], l, d])?;
-    let mut scores = multiply(&scaled, keys, Side::Keys)?;
+    let product = |&(q, keys): &(&Array, Stored<'_>)| {
+        let scaled = q.multiply(scalar(how.scale)?)?.reshape(&[b, kv_heads, grouped[2], l, q.dim(-1)])?;
+        multiply(&scaled, keys, Side::Keys)
+    };
+    let mut scores = product(&parts[0])?;
+    for part in &parts[1..] {
+        scores = scores.add(product(part)?)?;
+    }
     if let Some(cap) = how.softcap {
         scores = ops::tanh(scores.divide(scalar(cap)?)?)?.multiply(scalar(cap)?)?;
     }
-    let hide = |scores: &Array, mask: &Array| {
-        let mask = ops::broadcast_to(mask, &[b, h, l, s])?.reshape(&grouped)?;
-        match mask.dtype() {
-            Dtype::Bool => ops::select(mask, scores, scalar(lowest(q.dtype()))?),
-            dtype => scores.add(mask.as_dtype(if dtype == Dtype::Float32 { dtype } else { q.dtype() })?),
-        }
-    };
-    scores = match &how.sight {
-        Sight::All => scores,
-        Sight::Causal(rule) => hide(&scores, &seen(rule, l, s)?)?,
-        Sight::Mask(mask) => hide(&scores, mask)?,
-    };
+    if let Some(shown) = shown(&how.sight, l, s)? {
+        let mask = ops::broadcast_to(shown, &[b, h, l, s])?.reshape(&grouped)?;
+        scores = match mask.dtype() {
+            Dtype::Bool => ops::select(mask, scores, scalar(lowest(q.dtype()))?)?,
+            dtype => scores.add(mask.as_dtype(if dtype == Dtype::Float32 { dtype } else { q.dtype() })?)?,
+        };
+    }
     let weights = match how.sinks {
         None => ops::softmax_axis(&scores, -1, true)?,
         Some(sinks) => {
@@ -120,16 +148,6 @@ pub(crate) fn attend_by_hand(
     };
     let out = multiply(&weights.as_dtype(q.dtype())?, values, Side::Values)?;
     out.reshape(&[b, h, l, out.dim(-1)])
-}
-
-impl Stored<'_> {
-    /// An array whose first three axes are those of the whole.
-    fn first(&self) -> &Array {
-        match self {
-            Self::Plain(array) => array,
-            Self::Packed(packed, _) => &packed.weight,
-        }
-    }
 }
 
 /// What queries, or weights, are multiplied with.

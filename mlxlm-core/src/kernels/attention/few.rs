@@ -1,4 +1,4 @@
-//! Chunks by rows of keys and values read in place, with AVX-512: the driver of [`lanes`].
+//! Chunks by rows of keys and values read in place, with AVX-512: the driver of `lanes`.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -35,7 +35,8 @@ fn kind(tensor: &Tensor) -> Option<u8> {
         Tensor::Plain(heads) if heads.dtype() == Dtype::Float32 => Some(F32),
         Tensor::Plain(heads) if heads.dtype() == Dtype::Float16 => Some(F16),
         Tensor::Plain(_) => Some(BF16),
-        Tensor::Packed { .. } => None,
+        Tensor::Joined(_) if tensor.is_bf16() => Some(BF16),
+        Tensor::Packed { .. } | Tensor::Joined(_) => None,
     }
 }
 
@@ -137,12 +138,10 @@ fn source(rows: &Rows<'_>, tensor: &Tensor, first: usize, count: usize, wide: &m
     let pitch = dims.next_multiple_of(16);
     let kind = if kind == Some(BF16) { BF16 } else { F32 };
     for (i, row) in wide.chunks_exact_mut(pitch).enumerate().take(count) {
-        match (rows.place.key(first + i), tensor) {
+        match (rows.place.key(first + i), kind == BF16) {
             (None, _) => row.fill(0.0),
-            (Some(key), Tensor::Plain(heads)) if kind == BF16 => {
-                bf16_of(row)[..dims].copy_from_slice(heads.row(at(key)));
-            }
-            (Some(key), _) => tensor.read(rows.job.isa, at(key), &mut row[..dims]),
+            (Some(key), true) => tensor.copy(at(key), &mut bf16_of(row)[..dims]),
+            (Some(key), false) => tensor.read(rows.job.isa, at(key), &mut row[..dims]),
         }
     }
     Source { data: wide.as_ptr().cast(), stride: 4 * pitch as isize, kind }

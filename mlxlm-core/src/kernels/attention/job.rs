@@ -1,6 +1,5 @@
-//! A call cut into tasks, and the chunks of keys of one task, or of several, joined again.
+//! What all tasks of a call share, and how one of them computes a chunk of keys.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use super::few::Few;
@@ -10,13 +9,11 @@ use super::rows::{self, Rows};
 use super::stored::Tensor;
 use super::tiles::{self, ByTiles};
 use crate::fast::Causal;
+use crate::kernels::INVARIANT_ROWS;
 use crate::kernels::convert::Results;
 use crate::kernels::exp::{Online, exp};
-use crate::kernels::gemm::Shared;
 use crate::kernels::heads::Heads;
 use crate::kernels::isa::Isa;
-use crate::kernels::pool;
-use crate::kernels::scratch::{Scratch, with_scratch};
 
 /// Keys whose scores exist at a time; part of the contract, since it decides the order of sums.
 pub(super) const KEYS: usize = 64;
@@ -25,16 +22,8 @@ pub(super) const CHUNK: usize = 16 * KEYS;
 /// Rows of queries that one task takes at most, unless the heads of one position are more; and if it computes by tiles.
 const ROWS: usize = 64;
 const TILED_ROWS: usize = 256;
-/// Positions up to which a query's result does not depend on how many others there are.
-const FEW: usize = 65;
-/// Tasks for each thread below which the chunks of one are given to several threads.
-const BALANCED: usize = 4;
 
-thread_local! {
-    static SUMS: Scratch = const { Cell::new(Vec::new()) };
-}
-
-/// What all tasks share.
+/// What all tasks of a call share. The rows of a batch that each own their keys are as many jobs.
 pub(super) struct Job<'a> {
     pub(super) isa: Isa,
     pub(super) scale: f32,
@@ -45,7 +34,8 @@ pub(super) struct Job<'a> {
     pub(super) values: Tensor,
     pub(super) mask: Option<MaskView>,
     /// A score for each head that has no value.
-    pub(super) sinks: Option<Vec<f32>>,
+    pub(super) sinks: Option<&'a [f32]>,
+    pub(super) out: Results,
 }
 
 /// What rows make of some keys: the state of each row's softmax, and the sums of values under its weights.
@@ -56,13 +46,13 @@ pub(super) struct Partial<'a> {
 }
 
 impl Partial<'_> {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.states.fill(Online::EMPTY);
         self.sums.fill(0.0);
     }
 
     /// Adds what the same rows made of later keys.
-    fn join(&mut self, later: &Partial<'_>) {
+    pub(super) fn join(&mut self, later: &Partial<'_>) {
         let width = self.sums.len() / self.states.len();
         let rows = self.sums.chunks_exact_mut(width).zip(later.sums.chunks_exact(width));
         for ((state, later), (sums, more)) in self.states.iter_mut().zip(&*later.states).zip(rows) {
@@ -80,17 +70,17 @@ impl Partial<'_> {
 }
 
 /// How the chunks of a task are computed.
-enum Way<'a> {
+pub(super) enum Way<'a> {
     Few(Few<'a>),
     Panels(Panels<'a>),
     Tiles(ByTiles<'a>),
 }
 
 impl<'a> Way<'a> {
-    fn new(rows: &'a Rows<'a>) -> Self {
+    pub(super) fn new(rows: &'a Rows<'a>) -> Self {
         if rows.job.by_tiles() {
             Self::Tiles(ByTiles::new(rows))
-        } else if rows.job.isa >= Isa::Avx512 && rows.job.q.shape[2] <= FEW {
+        } else if rows.job.isa >= Isa::Avx512 && rows.job.q.shape[2] <= INVARIANT_ROWS {
             Self::Few(Few::new(rows))
         } else {
             Self::Panels(Panels::new(rows))
@@ -98,7 +88,7 @@ impl<'a> Way<'a> {
     }
 
     /// Adds the keys of a chunk to what was made of none.
-    fn add(&mut self, keys: Range<usize>, to: &mut Partial<'_>) {
+    pub(super) fn add(&mut self, keys: Range<usize>, to: &mut Partial<'_>) {
         match self {
             Self::Few(few) => few.add(keys, to),
             Self::Panels(panels) => panels.add(keys, to),
@@ -151,93 +141,38 @@ impl Job<'_> {
         rows::seen(self.rule, batch, (keys + position).saturating_sub(self.q.shape[2]), keys)
     }
 
-    fn rows(&self, task: usize) -> Rows<'_> {
+    pub(super) fn tasks(&self) -> usize {
+        self.q.shape[0] * self.kv_heads() * self.parts()
+    }
+
+    /// The positions of a task's queries, and its head, counted through the batch.
+    fn queries(&self, task: usize) -> (Range<usize>, usize) {
         let parts = self.parts();
         // The last queries see most keys; they come first, so that no thread is left alone with them.
         let (part, head) = (parts - 1 - task % parts, task / parts);
         let from = part * self.positions();
-        let positions = from..(from + self.positions()).min(self.q.shape[2]);
+        (from..(from + self.positions()).min(self.q.shape[2]), head)
+    }
+
+    pub(super) fn rows(&self, task: usize) -> Rows<'_> {
+        let (positions, head) = self.queries(task);
         Rows::new(self, head / self.kv_heads(), head % self.kv_heads(), positions)
     }
 
+    /// The keys that a task's queries see: later queries see neither earlier first keys nor earlier last ones.
+    pub(super) fn reach(&self, task: usize) -> usize {
+        let (positions, head) = self.queries(task);
+        let seen = |position| self.seen(head / self.kv_heads(), position);
+        seen(positions.end - 1).end - seen(positions.start).start
+    }
+
     /// The chunks of keys that some rows see.
-    fn chunks(&self, rows: &Rows<'_>) -> impl Iterator<Item = Range<usize>> {
+    pub(super) fn chunks(&self, rows: &Rows<'_>) -> impl Iterator<Item = Range<usize>> {
         let (reach, block) = (rows.reach(), self.block());
         (reach.start / CHUNK * CHUNK..reach.end).step_by(CHUNK).map(move |chunk| {
             // Blocks that nobody sees are passed over.
             let from = chunk + reach.start.saturating_sub(chunk) / block * block;
             from..(chunk + CHUNK).min(reach.end)
         })
-    }
-
-    /// Computes the result.
-    pub(super) fn run(&self, out: &Results) {
-        let tasks = self.q.shape[0] * self.kv_heads() * self.parts();
-        if tasks < BALANCED * pool::threads() && pool::threads() > 1 && self.key_count() > CHUNK {
-            return self.run_in_pieces(tasks, out);
-        }
-        pool::parallel(tasks, |task| {
-            let rows = self.rows(task);
-            let (width, len) = (self.width(), rows.len());
-            with_scratch(&SUMS, 2 * len * width, |sums| {
-                let (total, part) = sums.split_at_mut(len * width);
-                let mut states = [vec![Online::EMPTY; len], vec![Online::EMPTY; len]];
-                let [of_total, of_part] = &mut states;
-                let mut total = Partial { states: of_total, sums: total };
-                let mut part = Partial { states: of_part, sums: part };
-                start(&rows, &mut total);
-                let mut way = Way::new(&rows);
-                for keys in self.chunks(&rows) {
-                    part.clear();
-                    way.add(keys, &mut part);
-                    total.join(&part);
-                }
-                rows.write(out, total.states, total.sums, width);
-            });
-        });
-    }
-
-    /// The same where tasks are too few: chunks of one are computed by several threads, and joined in the same order.
-    fn run_in_pieces(&self, tasks: usize, out: &Results) {
-        let rows: Vec<Rows<'_>> = (0..tasks).map(|task| self.rows(task)).collect();
-        let pieces: Vec<(usize, Range<usize>)> =
-            rows.iter().enumerate().flat_map(|(i, rows)| self.chunks(rows).map(move |keys| (i, keys))).collect();
-        let (width, most) = (self.width(), rows.iter().map(Rows::len).max().unwrap_or(0));
-        let mut states = vec![Online::EMPTY; pieces.len() * most];
-        with_scratch(&SUMS, pieces.len() * most * width, |sums| {
-            let (of_states, of_sums) = (Shared(states.as_mut_ptr()), Shared(sums.as_mut_ptr()));
-            // SAFETY: a piece's part is inside the buffers; one task has it at a time.
-            let part = |piece: usize, len: usize| unsafe {
-                let states = std::slice::from_raw_parts_mut(of_states.get().add(piece * most), len);
-                let sums = of_sums.get().add(piece * most * width);
-                Partial { states, sums: std::slice::from_raw_parts_mut(sums, len * width) }
-            };
-            pool::parallel(pieces.len(), |piece| {
-                let (i, keys) = &pieces[piece];
-                let mut part = part(piece, rows[*i].len());
-                part.clear();
-                Way::new(&rows[*i]).add(keys.clone(), &mut part);
-            });
-            pool::parallel(tasks, |task| {
-                let len = rows[task].len();
-                with_scratch(&SUMS, len * width, |sums| {
-                    let mut states = vec![Online::EMPTY; len];
-                    let mut total = Partial { states: &mut states, sums };
-                    start(&rows[task], &mut total);
-                    for (piece, _) in pieces.iter().enumerate().filter(|(_, (i, _))| *i == task) {
-                        total.join(&part(piece, len));
-                    }
-                    rows[task].write(out, total.states, total.sums, width);
-                });
-            });
-        });
-    }
-}
-
-/// What rows made of no keys: nothing but their sinks.
-fn start(rows: &Rows<'_>, total: &mut Partial<'_>) {
-    total.clear();
-    for (row, state) in total.states.iter_mut().enumerate() {
-        *state = rows.start(row);
     }
 }

@@ -10,35 +10,41 @@
 //!   padded batch, and on any number of threads.
 //! - All sums are f32, also for bf16 and f16.
 //!
-//! One [`job`], three ways to compute a chunk: [`tiles`] for bf16 on AMX, [`few`] for a few queries on AVX-512, [`panels`] with the
-//! product of [`super::gemm`] for all else.
+//! One [`job`], cut into [`tasks`], three ways to compute a chunk: [`tiles`] for bf16 on AMX, [`few`] for a few queries on AVX-512, [`panels`] with the
+//! product of [`super::gemm`] for all else. Rows of a [`batch`] that each own their keys are as many jobs, computed together.
 
 use std::ffi::CStr;
 
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype, transforms};
+use mlx_rs::{Array, Dtype, ops, transforms};
 
 use super::convert::{self, Results};
 use super::heads::Heads;
 use super::isa::Isa;
 use super::mixed::{self, is_float};
 use super::primitive::{Gradient, Operation, View, ViewMut, apply_one, on_cpu};
-use crate::fast::{self, Causal, Sight, Stored, plain};
-use crate::quant::{Mode, Packed, Scheme};
+use crate::fast::{self, Causal, Stored, plain};
+use crate::quant::{Packed, Scheme};
 
+mod batch;
 mod few;
 mod gradient;
 mod job;
 mod lanes;
 mod mask;
+mod operands;
 mod panels;
 mod rows;
 mod stored;
+mod tasks;
 mod tiles;
 
 use gradient::AttentionGradient;
 use mask::MaskView;
-use stored::Tensor;
+use operands::{Formats, shape};
+use stored::{Tensor, parts};
+
+pub(crate) use batch::{attend_latent_rows, attend_rows};
 
 /// Attention by our kernel, or `None` where MLX's own operation is to be taken: on a GPU, and for types and shapes that MLX will
 /// refuse. Arguments are those of [`fast::attend`].
@@ -64,6 +70,27 @@ pub(crate) fn attend(
     attend_at(isa, q, keys, values, how)
 }
 
+/// Attention to latents by our kernel, or `None`; arguments are those of [`fast::attend_latent`].
+#[track_caller]
+pub(crate) fn attend_latent(
+    [q_nope, q_pe]: [&Array; 2],
+    latent: Stored<'_>,
+    k_pe: Stored<'_>,
+    how: &fast::Attention<'_>,
+) -> Result<Option<Array>, Exception> {
+    let same = |x: &Array| x.shape().split_last().map(|(_, shape)| shape.to_vec());
+    if !on_cpu() || !is_float(q_nope.dtype()) || q_nope.dtype() != q_pe.dtype() || same(q_nope) != same(q_pe) {
+        return Ok(None);
+    }
+    let isa = Isa::active().map_err(|e| Exception::custom(e.to_string()))?;
+    let width = |stored| shape(stored, q_nope.dtype()).map(|shape| shape[3]);
+    if width(latent) != Some(q_nope.dim(-1)) || width(k_pe) != Some(q_pe.dim(-1)) {
+        return Ok(None);
+    }
+    let q = ops::concatenate(&[q_nope, q_pe], -1)?;
+    attend_joined(isa, &q, &[latent, k_pe], latent, how)
+}
+
 fn attend_at(
     isa: Isa,
     q: &Array,
@@ -71,78 +98,51 @@ fn attend_at(
     values: Stored<'_>,
     how: &fast::Attention<'_>,
 ) -> Result<Option<Array>, Exception> {
-    let (Some(k), Some(v)) = (shape(keys, q.dtype()), shape(values, q.dtype())) else { return Ok(None) };
+    attend_joined(isa, q, &[keys], values, how)
+}
+
+/// Attention to keys in one part or two, which make a row together.
+fn attend_joined(
+    isa: Isa,
+    q: &Array,
+    keys: &[Stored<'_>],
+    values: Stored<'_>,
+    how: &fast::Attention<'_>,
+) -> Result<Option<Array>, Exception> {
+    let (Some(k), Some(v)) = (operands::joined_shape(keys, q.dtype()), shape(values, q.dtype())) else {
+        return Ok(None);
+    };
     if !fits(q, k, v, how) {
         return Ok(None);
     }
-    let (rule, mask) = match &how.sight {
-        Sight::All => (None, None),
-        Sight::Causal(rule) => (Some(rule.clone()), None),
-        Sight::Mask(mask) => (None, Some(*mask)),
-    };
     let mut inputs = vec![q];
-    for stored in [keys, values] {
-        match stored {
-            Stored::Plain(array) => inputs.push(array),
-            Stored::Packed(packed, _) => {
-                inputs.extend([&packed.weight, &packed.scales].into_iter().chain(&packed.biases));
-            }
-        }
+    for stored in keys.iter().chain([&values]) {
+        operands::push(&mut inputs, *stored);
     }
-    inputs.extend(mask.into_iter().chain(how.sinks));
-    let schemes = [keys, values].map(|stored| match stored {
-        Stored::Plain(_) => None,
-        Stored::Packed(_, scheme) => Some(scheme),
-    });
-    let spec = Spec { scale: how.scale, softcap: how.softcap, rule, schemes, has_mask: mask.is_some() };
+    let fast::Sight { rule, bias } = &how.sight;
+    inputs.extend(bias.iter().copied().chain(how.sinks));
+    let spec = Spec {
+        scale: how.scale,
+        softcap: how.softcap,
+        rule: rule.clone(),
+        formats: Formats::new(keys, values),
+        has_mask: bias.is_some(),
+    };
     apply_one(Attention { spec, isa }, &inputs, &[q.dim(0), q.dim(1), q.dim(2), v[3]], q.dtype()).map(Some)
-}
-
-/// `[B, K, S, d]` of keys or values that the kernels can read.
-fn shape(stored: Stored<'_>, dtype: Dtype) -> Option<[i32; 4]> {
-    match stored {
-        Stored::Plain(array) => (array.dtype() == dtype).then(|| array.shape().try_into().ok()).flatten(),
-        Stored::Packed(Packed { weight, scales, biases }, scheme) => {
-            let [b, h, s, words]: [i32; 4] = weight.shape().try_into().ok()?;
-            let width = scales.dim(-1) * scheme.group_size;
-            let params = match (scheme.mode, biases) {
-                (Mode::Affine, Some(biases)) => {
-                    is_float(scales.dtype()) && scales.dtype() == biases.dtype() && biases.shape() == scales.shape()
-                }
-                (Mode::Affine, None) => false,
-                (_, biases) => scales.dtype() == Dtype::Uint8 && biases.is_none(),
-            };
-            let fits = params
-                && weight.dtype() == Dtype::Uint32
-                && Scheme::new(scheme.mode, scheme.bits, scheme.group_size).is_ok()
-                && scales.shape() == [b, h, s, scales.dim(-1)]
-                && words == scheme.packed_words(width);
-            fits.then_some([b, h, s, width])
-        }
-    }
 }
 
 fn fits(q: &Array, k: [i32; 4], v: [i32; 4], how: &fast::Attention<'_>) -> bool {
     let &[b, h, l, d] = q.shape() else { return false };
-    let [_, kv_heads, s, _] = k;
-    let sight_fits = match &how.sight {
-        Sight::All => true,
-        Sight::Causal(rule) => l <= s && rule.fits(b, s),
-        Sight::Mask(mask) => {
-            let wanted = [b, h, l, s];
-            let shape = mask.shape();
-            (is_float(mask.dtype()) || mask.dtype() == Dtype::Bool)
-                && shape.len() <= 4
-                && shape.iter().rev().zip(wanted.iter().rev()).all(|(have, want)| have == want || *have == 1)
-        }
+    let wanted = [b, h, l, k[2]];
+    let broadcasts = |mask: &Array| {
+        let shape = mask.shape();
+        (is_float(mask.dtype()) || mask.dtype() == Dtype::Bool)
+            && shape.len() <= 4
+            && shape.iter().rev().zip(wanted.iter().rev()).all(|(have, want)| have == want || *have == 1)
     };
-    is_float(q.dtype())
-        && k == [b, kv_heads, s, d]
-        && v[..3] == k[..3]
-        && [b, h, l, d, s, kv_heads, v[3]].iter().all(|&size| size > 0)
-        && h % kv_heads == 0
-        && sight_fits
-        && how.sinks.is_none_or(|sinks| is_float(sinks.dtype()) && sinks.shape() == [h])
+    let sight_fits = how.sight.rule.as_ref().is_none_or(|rule| l <= k[2] && rule.fits(b, k[2]))
+        && how.sight.bias.is_none_or(broadcasts);
+    is_float(q.dtype()) && operands::fit([b, h, l, d], k, v) && sight_fits && operands::sinks_fit(how.sinks, h)
 }
 
 /// All about a call that is no array.
@@ -150,10 +150,9 @@ fn fits(q: &Array, k: [i32; 4], v: [i32; 4], how: &fast::Attention<'_>) -> bool 
 struct Spec {
     scale: f32,
     softcap: Option<f32>,
-    /// `None`: a query sees all keys, or those of the mask.
+    /// `None`: a query sees all keys, or those that the mask shows.
     rule: Option<Causal>,
-    /// How keys and values are quantized, if they are.
-    schemes: [Option<Scheme>; 2],
+    formats: Formats,
     has_mask: bool,
 }
 
@@ -167,17 +166,16 @@ struct Inputs<'a, T> {
 
 impl Spec {
     fn sort<'a, T>(&self, inputs: &'a [T]) -> Inputs<'a, T> {
-        let parts = |scheme: Option<Scheme>| match scheme {
-            None => 1,
-            Some(scheme) if scheme.mode == Mode::Affine => 3,
-            Some(_) => 2,
-        };
-        let (q, rest) = (&inputs[0], &inputs[1..]);
-        let (keys, rest) = rest.split_at(parts(self.schemes[0]));
-        let (values, rest) = rest.split_at(parts(self.schemes[1]));
+        let (stored, rest) = self.formats.split(&inputs[1..]);
         let (mask, rest) = rest.split_at(usize::from(self.has_mask));
-        Inputs { q, stored: [keys, values], mask: mask.first(), sinks: rest.first() }
+        Inputs { q: &inputs[0], stored, mask: mask.first(), sinks: rest.first() }
     }
+}
+
+fn read_sinks(isa: Isa, view: &View<'_>) -> Vec<f32> {
+    let mut sinks = vec![0.0; view.len()];
+    convert::read(isa, view, &mut sinks);
+    sinks
 }
 
 #[derive(Debug)]
@@ -193,33 +191,30 @@ impl Operation for Attention {
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
         let Inputs { q, stored: [keys, values], mask, sinks } = self.spec.sort(inputs);
-        let mut copies = [const { Vec::new() }; 7];
+        let mut copies = [const { Vec::new() }; 10];
         let [copy, rest @ ..] = &mut copies;
-        let (of_keys, of_values) = rest.split_at_mut(3);
-        let sinks = sinks.map(|view| {
-            let mut sinks = vec![0.0; view.len()];
-            convert::read(self.isa, view, &mut sinks);
-            sinks
-        });
+        let (of_keys, of_values) = rest.split_at_mut(6);
+        let sinks = sinks.map(|view| read_sinks(self.isa, view));
         let job = job::Job {
             isa: self.isa,
             scale: self.spec.scale,
             softcap: self.spec.softcap,
             rule: self.spec.rule.as_ref(),
             q: Heads::new(q, copy),
-            keys: Tensor::new(self.spec.schemes[0], keys, of_keys),
-            values: Tensor::new(self.spec.schemes[1], values, of_values),
+            keys: Tensor::joined(&self.spec.formats.keys, keys, of_keys),
+            values: Tensor::new(self.spec.formats.values, values, of_values),
             mask: mask.map(MaskView::new),
-            sinks,
+            sinks: sinks.as_deref(),
+            out: Results::new(&mut outputs[0]),
         };
-        job.run(&Results::new(&mut outputs[0]));
+        tasks::run(std::slice::from_ref(&job));
     }
 
     /// By rules, a kernel's; under masks in memory, from rings and from quantized caches, that of MLX's own operations.
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
-        let Spec { scale, softcap, rule, schemes, has_mask } = &self.spec;
+        let Spec { scale, softcap, rule, formats, has_mask } = &self.spec;
         let ring = rule.as_ref().is_some_and(|rule| rule.ring.is_some());
-        if !has_mask && !ring && schemes.iter().all(Option::is_none) {
+        if !has_mask && !ring && formats.plain() == Some(1) {
             let how = AttentionGradient { isa: self.isa, scale: *scale, softcap: *softcap, rule: rule.clone() };
             let gradients = how.of(&at.primals, &at.cotangents[0])?;
             return Ok(at.argnums.iter().map(|&i| gradients[i].clone()).collect());
@@ -229,28 +224,63 @@ impl Operation for Attention {
             for (&i, array) in at.argnums.iter().zip(given) {
                 all[i] = array.clone();
             }
-            let Inputs { q, stored: [keys, values], mask, sinks } = self.spec.sort(&all);
-            let packed = [keys, values].map(|parts| match parts {
-                [weight, scales, biases @ ..] => {
-                    let biases = biases.first().cloned();
-                    Some(Packed { weight: weight.clone(), scales: scales.clone(), biases })
-                }
-                _ => None,
-            });
-            let stored = |i: usize, plain| match (&packed[i], self.spec.schemes[i]) {
-                (Some(packed), Some(scheme)) => Stored::Packed(packed, scheme),
-                _ => Stored::Plain(plain),
-            };
-            let sight = match (&self.spec.rule, mask) {
-                (Some(rule), _) => Sight::Causal(rule.clone()),
-                (None, Some(mask)) => Sight::Mask(mask),
-                (None, None) => Sight::All,
-            };
-            let how = fast::Attention { scale: self.spec.scale, softcap: self.spec.softcap, sight, sinks };
-            Ok(vec![plain::attend_by_hand(q, stored(0, &keys[0]), stored(1, &values[0]), &how)?])
+            Ok(vec![self.spec.attend_by_hand(&all)?])
         };
         let wanted: Vec<Array> = at.argnums.iter().map(|&i| at.primals[i].clone()).collect();
         Ok(transforms::fallible_vjp(attend, &wanted, &at.cotangents)?.1)
+    }
+}
+
+impl Spec {
+    /// The same by MLX's own operations; parts of keys that are not quantized are joined first, which has a kernel for the gradient.
+    fn attend_by_hand(&self, inputs: &[Array]) -> Result<Array, Exception> {
+        let Inputs { q, stored: [keys, values], mask, sinks } = self.sort(inputs);
+        let sight = fast::Sight { rule: self.rule.clone(), bias: mask };
+        let how = fast::Attention { scale: self.scale, softcap: self.softcap, sight, sinks };
+        if self.formats.plain() == Some(2) {
+            let keys = ops::concatenate(keys, -1)?;
+            return fast::attend(q, Stored::Plain(&keys), Stored::Plain(&values[0]), &how);
+        }
+        let mut rest = keys;
+        let mut next = |scheme: Option<Scheme>| {
+            let (own, others) = rest.split_at(parts(scheme));
+            rest = others;
+            Lent::new(scheme, own)
+        };
+        let keys: Vec<Lent<'_>> = self.formats.keys.iter().map(|scheme| next(*scheme)).collect();
+        let (values, keys) = (Lent::new(self.formats.values, values), keys.iter().map(Lent::lend).collect::<Vec<_>>());
+        if let &[latent, k_pe] = keys.as_slice() {
+            let width = values.lend().width();
+            let [q_nope, q_pe] = <[Array; 2]>::try_from(ops::split_at_indices(q, &[width], -1)?)
+                .map_err(|_| Exception::custom("queries have two parts"))?;
+            return plain::attend_latent(&q_nope, &q_pe, latent, k_pe, &how);
+        }
+        plain::attend_by_hand(q, keys[0], values.lend(), &how)
+    }
+}
+
+/// Keys or values of some inputs.
+enum Lent<'a> {
+    Plain(&'a Array),
+    Packed(Packed, Scheme),
+}
+
+impl<'a> Lent<'a> {
+    fn new(scheme: Option<Scheme>, parts: &'a [Array]) -> Self {
+        match (scheme, parts) {
+            (Some(scheme), [weight, scales, biases @ ..]) => {
+                let biases = biases.first().cloned();
+                Self::Packed(Packed { weight: weight.clone(), scales: scales.clone(), biases }, scheme)
+            }
+            _ => Self::Plain(&parts[0]),
+        }
+    }
+
+    fn lend(&self) -> Stored<'_> {
+        match self {
+            Self::Plain(array) => Stored::Plain(array),
+            Self::Packed(packed, scheme) => Stored::Packed(packed, *scheme),
+        }
     }
 }
 

@@ -6,7 +6,6 @@ use half::bf16;
 
 use super::job::Job;
 use crate::fast::{Causal, Ring};
-use crate::kernels::convert::Results;
 use crate::kernels::exp::{Online, soft_cap};
 
 /// The queries of some positions, of the heads that share a kv-head; rows go by position, then by head.
@@ -63,7 +62,7 @@ impl<'a> Rows<'a> {
 
     /// The state of a row before the first key.
     pub(super) fn start(&self, row: usize) -> Online {
-        match &self.job.sinks {
+        match self.job.sinks {
             None => Online::EMPTY,
             Some(sinks) => Online { max: sinks[self.place(row).1], sum: 1.0 },
         }
@@ -91,7 +90,17 @@ impl<'a> Rows<'a> {
         scores[seen.end..].fill(f32::NEG_INFINITY);
         if let Some(mask) = mask {
             let (position, head) = self.place(row);
-            mask.apply([self.batch, head, position, first + seen.start], &mut scores[seen]);
+            let apply = |key, scores: &mut [f32]| mask.apply([self.batch, head, position, key], scores);
+            match self.place.straight(first + seen.start, seen.len()) {
+                Some(key) => apply(key, &mut scores[seen]),
+                None => {
+                    for at in seen {
+                        if let Some(key) = self.place.key(first + at) {
+                            apply(key, &mut scores[at..=at]);
+                        }
+                    }
+                }
+            }
         }
         Some(scale)
     }
@@ -125,8 +134,8 @@ impl<'a> Rows<'a> {
     }
 
     /// Writes the sums of all rows, which are `width` apart, divided by those of their weights.
-    pub(super) fn write(&self, out: &Results, states: &[Online], sums: &mut [f32], width: usize) {
-        let Job { isa, q, .. } = self.job;
+    pub(super) fn write(&self, states: &[Online], sums: &mut [f32], width: usize) {
+        let Job { isa, q, out, .. } = self.job;
         let ([_, heads, len, _], e) = (q.shape, self.job.values.shape()[3]);
         for (row, state) in states.iter().enumerate() {
             let (position, head) = self.place(row);

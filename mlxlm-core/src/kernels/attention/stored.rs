@@ -1,5 +1,6 @@
-//! Keys or values in memory: plain, or quantized and unpacked row by row.
+//! Keys or values in memory: plain, or quantized and unpacked row by row; keys also in two parts, which make a row together.
 
+use half::bf16;
 use mlx_rs::Dtype;
 
 use crate::kernels::heads::Heads;
@@ -16,6 +17,8 @@ pub(super) enum Tensor {
     Plain(Heads),
     /// Codes, scales and, for affine, biases.
     Packed { scheme: Scheme, codes: Heads, scales: Heads, biases: Option<Heads> },
+    /// Two parts of each row.
+    Joined(Box<[Self; 2]>),
 }
 
 impl Tensor {
@@ -31,12 +34,46 @@ impl Tensor {
         }
     }
 
+    /// The tensor of the parts that have these schemes: one, or two.
+    pub(super) fn joined(schemes: &[Option<Scheme>], views: &[View<'_>], copies: &mut [Vec<u32>]) -> Self {
+        let &[first, second] = schemes else { return Self::new(schemes.first().copied().flatten(), views, copies) };
+        let (of_first, of_second) = views.split_at(parts(first));
+        let (copies, more) = copies.split_at_mut(3);
+        Self::Joined(Box::new([Self::new(first, of_first, copies), Self::new(second, of_second, more)]))
+    }
+
+    /// Whether it lies in memory in bf16.
+    pub(super) fn is_bf16(&self) -> bool {
+        match self {
+            Self::Plain(heads) => heads.dtype() == Dtype::Bfloat16,
+            Self::Packed { .. } => false,
+            Self::Joined(parts) => parts.iter().all(Self::is_bf16),
+        }
+    }
+
+    /// Copies one row of what lies in memory in bf16.
+    pub(super) fn copy(&self, at: [usize; 3], out: &mut [bf16]) {
+        match self {
+            Self::Plain(heads) => out.copy_from_slice(heads.row(at)),
+            Self::Packed { .. } => unreachable!("codes are not bf16"),
+            Self::Joined(parts) => {
+                let (first, second) = out.split_at_mut(parts[0].shape()[3]);
+                parts[0].copy(at, first);
+                parts[1].copy(at, second);
+            }
+        }
+    }
+
     pub(super) fn shape(&self) -> [usize; 4] {
         match self {
             Self::Plain(heads) => heads.shape,
             Self::Packed { scheme, codes, scales, .. } => {
                 let [b, h, s, _] = codes.shape;
                 [b, h, s, scales.shape[3] * scheme.group_size as usize]
+            }
+            Self::Joined(parts) => {
+                let [b, h, s, width] = parts[0].shape();
+                [b, h, s, width + parts[1].shape()[3]]
             }
         }
     }
@@ -46,6 +83,11 @@ impl Tensor {
         let (scheme, codes, scales, biases) = match self {
             Self::Plain(heads) => return heads.read(isa, at, out),
             Self::Packed { scheme, codes, scales, biases } => (*scheme, codes, scales, biases),
+            Self::Joined(parts) => {
+                let (first, second) = out.split_at_mut(parts[0].shape()[3]);
+                parts[0].read(isa, at, first);
+                return parts[1].read(isa, at, second);
+            }
         };
         let row = Weights {
             scheme,
@@ -61,6 +103,15 @@ impl Tensor {
         } else {
             unpack(isa, &row, 0, 0, out);
         }
+    }
+}
+
+/// Arrays that a tensor consists of.
+pub(super) fn parts(scheme: Option<Scheme>) -> usize {
+    match scheme {
+        None => 1,
+        Some(scheme) if scheme.mode == Mode::Affine => 3,
+        Some(_) => 2,
     }
 }
 

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fast::{Chunk, Ring};
+use crate::fast::{Chunk, Ring, Sight};
+use crate::quant::Mode;
 use crate::{ops, quant};
 
 fn noise(seed: u64, i: usize) -> f32 {
@@ -12,7 +13,7 @@ fn noise(seed: u64, i: usize) -> f32 {
     ((x >> 40) as f32) / 8_388_608.0 - 1.0
 }
 
-fn random(shape: &[i32], seed: u64, dtype: Dtype) -> Array {
+pub(super) fn random(shape: &[i32], seed: u64, dtype: Dtype) -> Array {
     let len: i32 = shape.iter().product();
     let values: Vec<f32> = (0..len as usize).map(|i| 2.0 * noise(seed, i)).collect();
     Array::from_slice(&values, shape).as_dtype(dtype).unwrap()
@@ -27,7 +28,7 @@ fn floats(a: &Array) -> Vec<f32> {
 }
 
 /// Parts of an array along the axis of tokens.
-fn cut(a: &Array, from: i32, to: i32) -> Array {
+pub(super) fn cut(a: &Array, from: i32, to: i32) -> Array {
     ops::split_at_indices(a, &[from, to], 2).unwrap().swap_remove(1)
 }
 
@@ -45,20 +46,20 @@ struct Sizes {
 
 /// Keys or values.
 #[derive(Debug, Clone)]
-enum Owned {
+pub(super) enum Owned {
     Plain(Array),
     Packed(Packed, Scheme),
 }
 
 impl Owned {
-    fn lend(&self) -> Stored<'_> {
+    pub(super) fn lend(&self) -> Stored<'_> {
         match self {
             Self::Plain(array) => Stored::Plain(array),
             Self::Packed(packed, scheme) => Stored::Packed(packed, *scheme),
         }
     }
 
-    fn packed(array: &Array, scheme: Scheme) -> Self {
+    pub(super) fn packed(array: &Array, scheme: Scheme) -> Self {
         Self::Packed(quant::quantize(array, scheme).unwrap(), scheme)
     }
 
@@ -77,7 +78,7 @@ impl Owned {
         }
     }
 
-    fn cut(&self, from: i32, to: i32) -> Self {
+    pub(super) fn cut(&self, from: i32, to: i32) -> Self {
         match self {
             Self::Plain(array) => Self::Plain(cut(array, from, to)),
             Self::Packed(packed, scheme) => {
@@ -103,7 +104,7 @@ struct Case {
     sinks: Option<Array>,
 }
 
-const CAUSAL: Causal = Causal { window: None, chunk: None, padding: Vec::new(), ring: None };
+pub(super) const CAUSAL: Causal = Causal { window: None, chunk: None, padding: Vec::new(), ring: None };
 
 impl Case {
     /// Keys and values lie in a cache with room for more, queries by position first, as models make them.
@@ -123,11 +124,7 @@ impl Case {
     }
 
     fn how(&self) -> fast::Attention<'_> {
-        let sight = match (&self.rule, &self.mask) {
-            (Some(rule), _) => Sight::Causal(rule.clone()),
-            (None, Some(mask)) => Sight::Mask(mask),
-            (None, None) => Sight::All,
-        };
+        let sight = Sight { rule: self.rule.clone(), bias: self.mask.as_ref() };
         fast::Attention { scale: self.scale, softcap: self.softcap, sight, sinks: self.sinks.as_ref() }
     }
 
@@ -217,11 +214,11 @@ impl Case {
     }
 }
 
-fn same_bits(a: &Array, b: &Array) -> bool {
+pub(super) fn same_bits(a: &Array, b: &Array) -> bool {
     floats(a).iter().zip(&floats(b)).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
+pub(super) const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
 
 #[test]
 fn decode_and_prefill_agree_with_the_plain_version() {
@@ -262,6 +259,31 @@ fn softcap_sinks_and_masks() {
         case.check(&format!("bool mask {shape:?}"));
         case.mask = Some(additive.as_dtype(Dtype::Float16).unwrap());
         case.check(&format!("additive mask {shape:?}"));
+    }
+}
+
+#[test]
+fn rules_and_masks_hold_together() {
+    for (l, s) in [(3, 90), (70, 200), (1, 1100)] {
+        let sizes = Sizes { b: 2, kv_heads: 2, group: 2, l, s, d: 16, e: 16 };
+        let (ring, window) = (Some(Ring { keep: 4, newest: 20 }), Some(60));
+        let rules = [
+            CAUSAL,
+            Causal { window, ..CAUSAL },
+            Causal { padding: vec![0, 7], ..CAUSAL },
+            Causal { padding: vec![-30, 5], ..CAUSAL },
+            Causal { window, ring, padding: vec![-100, 3], ..CAUSAL },
+        ];
+        for (rule, dtype) in rules.iter().flat_map(|rule| FLOATS.map(|dtype| (rule, dtype))) {
+            let mut case = Case::new(sizes, Some(rule.clone()), dtype);
+            for shape in [vec![2, 1, l, s], vec![4, 1, s], vec![s]] {
+                let additive = random(&shape, 9, Dtype::Float32);
+                case.mask = Some(additive.gt(Array::from_f32(-0.5)).unwrap());
+                case.check(&format!("{rule:?} and a bool mask {shape:?}, {dtype:?}"));
+                case.mask = Some(additive);
+                case.check(&format!("{rule:?} and an additive mask {shape:?}, {dtype:?}"));
+            }
+        }
     }
 }
 
@@ -521,9 +543,9 @@ proptest! {
     ) {
         // Many heads are balanced without cutting, few are not.
         let case = Case::new(Sizes { b: 1, kv_heads, group: 2, l, s, d: 8, e: 8 }, Some(CAUSAL), dtype);
-        let many = |stored: &Owned| Owned::Plain(ops::concatenate(&vec![&stored.plain(); 12], 1).unwrap().as_dtype(dtype).unwrap());
+        let many = |stored: &Owned| Owned::Plain(ops::concatenate(&[&stored.plain(); 12], 1).unwrap().as_dtype(dtype).unwrap());
         let heads = Case {
-            q: ops::concatenate(&vec![&case.q; 12], 1).unwrap(), k: many(&case.k), v: many(&case.v), ..case.clone()
+            q: ops::concatenate(&[&case.q; 12], 1).unwrap(), k: many(&case.k), v: many(&case.v), ..case.clone()
         };
         for isa in Isa::available() {
             let first = ops::split_at_indices(heads.ours(isa), &[2 * kv_heads], 1).unwrap().swap_remove(0);

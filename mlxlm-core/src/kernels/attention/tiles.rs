@@ -81,7 +81,7 @@ impl<'a> ByTiles<'a> {
         let (job, len) = (rows.job, rows.len());
         let [d, e] = [job.q.shape[3], job.values.shape()[3]].map(|dims| dims.next_multiple_of(DEPTH));
         let padded = len.next_multiple_of(SIDE);
-        let packed = [&job.keys, &job.values].into_iter().any(|tensor| matches!(tensor, Tensor::Packed { .. }));
+        let packed = [&job.keys, &job.values].into_iter().any(|tensor| !matches!(tensor, Tensor::Plain(_)));
         let most = if packed || !rows.place.is_plain() { d.max(e) } else { 0 };
         // A tile is read from whole rows, whatever lies behind them.
         let in_place = matches!(job.keys, Tensor::Plain(_)) && job.q.shape[3] == d;
@@ -327,10 +327,10 @@ impl Parts<'_> {
         let (dims, pitch) = (tensor.shape()[3], row.len());
         for i in keys {
             let to = &mut block[i * pitch..][..dims];
-            match (rows.place.key(first + i), tensor) {
+            match (rows.place.key(first + i), tensor.is_bf16()) {
                 (None, _) => to.fill(bf16::ZERO),
-                (Some(key), Tensor::Plain(heads)) => to.copy_from_slice(heads.row(at(key))),
-                (Some(key), _) => {
+                (Some(key), true) => tensor.copy(at(key), to),
+                (Some(key), false) => {
                     tensor.read(rows.job.isa, at(key), &mut row[..dims]);
                     convert::to_bf16(rows.job.isa, &row[..dims], to);
                 }

@@ -2,7 +2,7 @@
 //!
 //! Lanes go along a row of the matrix. Each result has one chain of sums, whatever tile it falls into, in f32.
 
-use super::{FEW, Part, Product, Sizes};
+use super::{INVARIANT_ROWS, Part, Product, Sizes};
 use crate::kernels::convert::Values;
 use crate::kernels::gemm::Shared;
 use crate::kernels::isa::Isa;
@@ -60,7 +60,7 @@ unsafe impl Sync for Job {}
 
 /// Whether this way is made for the operands.
 pub(super) fn takes(how: Product, part: &Part<'_>) -> bool {
-    part.rows.len() <= FEW && !how.transpose_a && how.transpose_b && how.isa >= Isa::Avx2
+    part.rows.len() <= INVARIANT_ROWS && !how.transpose_a && how.transpose_b && how.isa >= Isa::Avx2
 }
 
 /// `out = x @ w.T` for all parts in one job. Each part's rows of `n` results come behind those of the part before it.

@@ -2,9 +2,9 @@
 //! before it reads it, and of matrices that are chosen from a stack ([`gather`]), which MLX has in f32 only and reads anew for each
 //! row. Sums are f32, results are rounded once.
 //!
-//! Up to [`FEW`] rows against a matrix whose rows are read whole (every linear layer) stream the matrix once, from AVX2 on ([`dot`]);
-//! beyond, bf16 goes to the tiles of AMX ([`tiles`]); everything else widens panels into the f32 product of [`super::gemm`]. All are
-//! batch-invariant as far as they go; the choice depends on the number of rows only beyond [`FEW`].
+//! Up to [`INVARIANT_ROWS`] rows against a matrix whose rows are read whole (every linear layer) stream the matrix once, from
+//! AVX2 on ([`dot`]); beyond, bf16 goes to the tiles of AMX ([`tiles`]); everything else widens panels into the f32 product of [`super::gemm`]. All are
+//! batch-invariant as far as they go; the choice depends on the number of rows only beyond [`INVARIANT_ROWS`].
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -13,6 +13,7 @@ use std::ops::Range;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use super::INVARIANT_ROWS;
 use super::convert::{Copies, Results, Values};
 use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
 use super::isa::Isa;
@@ -26,9 +27,6 @@ mod gather;
 mod tiles;
 
 pub(crate) use gather::gather_linear;
-
-/// Rows up to which a row's result does not depend on how many there are: one and 64 others.
-const FEW: usize = 65;
 
 thread_local! {
     static WIDE: Scratch = const { Cell::new(Vec::new()) };
@@ -46,7 +44,7 @@ pub(crate) fn linear(x: &Array, w: &Array) -> Result<Option<Array>, Exception> {
     }
     let Some(x) = mixed::meeting(x, w.dtype())? else { return Ok(None) };
     let mut shape = x.shape().to_vec();
-    if w.dtype() == Dtype::Float32 && x.size() > FEW * w.dim(1) as usize {
+    if w.dtype() == Dtype::Float32 && x.size() > INVARIANT_ROWS * w.dim(1) as usize {
         return Ok(None);
     }
     if let Some(last) = shape.last_mut() {

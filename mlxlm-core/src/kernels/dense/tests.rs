@@ -80,7 +80,7 @@ fn many_rows_and_columns_use_every_path() {
 
 #[test]
 fn rows_that_are_not_finite_spoil_no_others() {
-    let (m, n, k) = (FEW + 35, 40, 70);
+    let (m, n, k) = (INVARIANT_ROWS + 35, 40, 70);
     let (x, w) = (random(&[m as i32, k], 1, Dtype::Bfloat16), random(&[n, k], 2, Dtype::Bfloat16));
     let mut values = floats(&x);
     values[3 * k as usize + 69] = f32::NAN;
@@ -113,7 +113,7 @@ fn not_a_number_comes_through() {
 fn what_does_not_fit_is_left_to_mlx() {
     let x = random(&[2, 8], 1, Dtype::Bfloat16);
     assert!(linear(&x, &random(&[3, 8], 2, Dtype::Bfloat16)).unwrap().is_some());
-    let many = random(&[FEW as i32 + 1, 8], 1, Dtype::Float32);
+    let many = random(&[INVARIANT_ROWS as i32 + 1, 8], 1, Dtype::Float32);
     assert!(linear(&many, &random(&[3, 8], 2, Dtype::Float32)).unwrap().is_none());
     assert!(linear(&x, &random(&[3, 9], 2, Dtype::Bfloat16)).unwrap().is_none());
     assert!(linear(&x, &random(&[1, 3, 8], 2, Dtype::Bfloat16)).unwrap().is_none());
@@ -124,7 +124,7 @@ fn a_narrow_matrix_meets_wide_rows_as_it_is() {
     for (of_x, of_w) in
         [(Dtype::Float32, Dtype::Bfloat16), (Dtype::Bfloat16, Dtype::Float16), (Dtype::Float16, Dtype::Bfloat16)]
     {
-        for m in [1, 3, FEW as i32 + 5] {
+        for m in [1, 3, INVARIANT_ROWS as i32 + 5] {
             let inputs = [random(&[m, 40], 1, of_x), random(&[11, 40], 2, of_w)];
             let loss = |y: Array| Ok::<_, Exception>(vec![y.square()?.sum(None)?]);
             let both = &[0, 1][..];
@@ -192,7 +192,7 @@ proptest! {
 
     #[test]
     fn a_row_has_the_same_bits_alone_and_in_company(
-        (m, n, k) in (1_i32..=FEW as i32, 1_i32..60, 1_i32..400), dtype in proptest::sample::select(&FLOATS[..]),
+        (m, n, k) in (1_i32..=INVARIANT_ROWS as i32, 1_i32..60, 1_i32..400), dtype in proptest::sample::select(&FLOATS[..]),
     ) {
         let (x, w) = (random(&[m, k], 1, dtype), random(&[n, k], 2, dtype));
         for isa in Isa::available() {

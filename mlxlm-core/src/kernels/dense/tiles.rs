@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{FEW, Part, Place, Product, Sizes};
+use super::{INVARIANT_ROWS, Part, Place, Product, Sizes};
 use crate::kernels::convert::{Results, Values};
 use crate::kernels::gemm::avx512::transposed;
 use crate::kernels::gemm::halves::{self, Halves, SIDE, STEP, TILE};
@@ -13,7 +13,9 @@ use crate::kernels::isa::Isa;
 /// The operands, if this way is made for them.
 pub(super) fn takes<'a>(isa: Isa, part: &Part<'a>) -> Option<(&'a [bf16], &'a [bf16])> {
     match (part.a, part.b) {
-        (Values::Bf16(a), Values::Bf16(b)) if isa == Isa::Amx && part.rows.len() > FEW && !a.is_empty() => Some((a, b)),
+        (Values::Bf16(a), Values::Bf16(b)) if isa == Isa::Amx && part.rows.len() > INVARIANT_ROWS && !a.is_empty() => {
+            Some((a, b))
+        }
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! Functions of one value that the compiler turns into vector code, and sums in lanes.
 
 use super::LANES;
+use crate::kernels::exp::{TANH, TANH_SMALL};
 
 /// The logarithm of 2 in two parts, the first of few bits.
 const LN2_HIGH: f32 = 0.693_359_4;
@@ -33,6 +34,34 @@ pub(in crate::kernels) fn exp(x: f32) -> f32 {
 pub(in crate::kernels) fn sigmoid(x: f32) -> f32 {
     let y = 1.0 / (1.0 + exp(-x));
     if x < -88.0 { 0.0 } else { y }
+}
+
+/// The hyperbolic tangent, within some units of the last place.
+#[inline(always)]
+pub(in crate::kernels) fn tanh(x: f32) -> f32 {
+    let z = x * x;
+    let mut p = 0.0;
+    for c in TANH {
+        p = p * z + c;
+    }
+    let small = x + x * z * p;
+    let large = 1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0);
+    if x.abs() < TANH_SMALL { small } else { large.copysign(x) }
+}
+
+/// `ln(1 + e^x)`.
+#[inline(always)]
+pub(in crate::kernels) fn softplus(x: f32) -> f32 {
+    // ln(1 + t) = 2 artanh(t / (2 + t)), whose argument is at most a third.
+    let t = exp(-x.abs());
+    let s = t / (2.0 + t);
+    let z = s * s;
+    let mut p = 1.0 / 15.0;
+    for divisor in [13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        p = p * z + 1.0 / divisor;
+    }
+    let above = if x < 0.0 { 0.0 } else { x };
+    above + 2.0 * s * p
 }
 
 /// The share of the standard normal distribution below `x`, within 5e-7 of itself for `x` above -5.
@@ -78,6 +107,12 @@ fn fold(values: &[f32], start: f32, map: impl Fn(usize, f32) -> f32, join: impl 
     for (i, &value) in rest.iter().enumerate() {
         lanes[i] = join(lanes[i], map(whole + i, value));
     }
+    join_lanes(lanes, join)
+}
+
+/// Joins lanes to one value, halves first.
+#[inline(always)]
+fn join_lanes(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for l in 0..width {
@@ -86,6 +121,12 @@ fn fold(values: &[f32], start: f32, map: impl Fn(usize, f32) -> f32, join: impl 
         width /= 2;
     }
     lanes[0]
+}
+
+/// The sum of all lanes.
+#[inline(always)]
+pub(in crate::kernels) fn fold_lanes(lanes: [f32; LANES]) -> f32 {
+    join_lanes(lanes, |a, b| a + b)
 }
 
 /// The largest value; minus infinity of none.
@@ -128,6 +169,21 @@ mod tests {
         }
         assert_eq!((exp(0.0), exp(f32::NEG_INFINITY)), (1.0, 0.0));
         assert!(exp(f32::INFINITY).is_finite());
+    }
+
+    #[test]
+    fn tangents_and_softplus_are_exact_to_the_last_places() {
+        for i in -9000..=9000_i16 {
+            let x = f32::from(i) / 100.0;
+            for (got, want) in [(tanh(x), f64::from(x).tanh()), (softplus(x), f64::from(x).exp().ln_1p())] {
+                // Below the least normal number is zero.
+                let bound = want.abs() * 5e-7 + 1.5e-38;
+                assert!((f64::from(got) - want).abs() <= bound, "{x}: {got}, expected {want}");
+            }
+        }
+        assert_eq!((tanh(f32::INFINITY), tanh(f32::NEG_INFINITY)), (1.0, -1.0));
+        assert_eq!((softplus(f32::INFINITY), softplus(f32::NEG_INFINITY)), (f32::INFINITY, 0.0));
+        assert!(tanh(f32::NAN).is_nan() && softplus(f32::NAN).is_nan());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What stands between the matrix products, each with its gradient in one pass: gated activations, norms, rotation, cross entropy,
-//! and what is asked of the vocabulary. Sums are f32 in every type.
+//! What stands between the matrix products, each with its gradient in one pass: activations, norms, rotation, cross entropy, short
+//! convolutions, and what is asked of the vocabulary. Sums are f32 in every type.
 //!
 //! The functions give `None` for what they are not made for, which MLX's own operations then do or refuse.
 //!
@@ -7,11 +7,13 @@
 //! [`LANES`], whose number is the same at every level. Unusual: nothing is split by the number of threads, so that a
 //! result does not depend on it.
 
+mod activation;
 mod cross_entropy;
-mod gated;
+mod hadamard;
 pub(super) mod math;
 mod norm;
 mod rope;
+mod short_conv;
 mod softmax;
 mod vocabulary;
 
@@ -21,15 +23,17 @@ use super::convert::Values;
 use super::isa::Isa;
 use super::primitive::on_cpu;
 
+pub(crate) use activation::{activated, gated};
 pub(crate) use cross_entropy::cross_entropy;
-pub(crate) use gated::{Activation, gated};
+pub(crate) use hadamard::hadamard;
 pub(crate) use norm::{add_rms_norm, layer_norm, rms_norm};
 pub(crate) use rope::Rotation;
+pub(crate) use short_conv::short_conv;
 pub(crate) use softmax::softmax;
 pub(crate) use vocabulary::{Keep, argmax, draw, keep, logsumexp};
 
 /// Partial sums of a reduction.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Defines a function for each level of instructions with one body, and the choice between them.
 ///
@@ -70,7 +74,7 @@ fn takes<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> bool {
         && on_cpu()
 }
 
-/// The level in use. A bad `MLXLM_ISA` is told where programs start; here it means the plainest.
+/// The level in use. A bad `MLXLM_ISA` is reported where programs start; here it means the plainest.
 fn isa() -> Isa {
     Isa::active().unwrap_or(Isa::Portable)
 }

@@ -104,7 +104,8 @@ impl Angles {
     fn table(&self) -> Table {
         let angles = self.offsets.iter().flat_map(|offset| {
             (0..self.len).flat_map(move |position| {
-                let position = (position as i32 + offset) as f32 * self.scale;
+                // Files of caches may begin anywhere: a sequence that goes beyond 32 bits is no overflow.
+                let position = (position as i64 + i64::from(*offset)) as f32 * self.scale;
                 self.frequencies.iter().map(move |frequency| position * frequency)
             })
         });
@@ -220,6 +221,13 @@ mod tests {
 
     use super::super::tests::{each_level, numbers};
     use super::*;
+
+    #[test]
+    fn positions_beyond_32_bits_are_no_overflow() {
+        let angles = Angles { frequencies: vec![1e-9], scale: 1.0, offsets: vec![i32::MAX, i32::MIN], len: 2 };
+        let table = angles.table();
+        assert!(table.cos.len() == 4 && table.cos.iter().chain(&table.sin).all(|value| value.is_finite()));
+    }
 
     proptest! {
         #[test]

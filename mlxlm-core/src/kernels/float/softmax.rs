@@ -34,7 +34,7 @@ pub(crate) fn softmax(x: &Array) -> Result<Option<Array>, Exception> {
 }
 
 /// Computes each row of the output from the same row of all inputs, with room for as many rows.
-fn each_row<const N: usize>(
+pub(super) fn each_row<const N: usize>(
     inputs: &[View<'_>],
     output: &mut ViewMut<'_>,
     fill: impl Fn(Isa, [&[f32]; N], &mut [f32]) + Sync,

@@ -106,7 +106,7 @@ mod tests {
         }
 
         /// The rows from `from` on of an operand that is not transposed.
-        fn from_row(&self, from: usize) -> Matrix {
+        fn row_on(&self, from: usize) -> Matrix {
             assert!(!self.transposed);
             Matrix { data: self.data[from * self.ld..].as_ptr(), ..self.matrix() }
         }
@@ -175,7 +175,7 @@ mod tests {
                 run(isa, Shape { m, n, k, alpha, beta: 0.0 }, a.matrix(), b.matrix(), &mut together, n);
                 for row in 0..m {
                     let mut alone = vec![0.0; n];
-                    run(isa, Shape { m: 1, n, k, alpha, beta: 0.0 }, a.from_row(row), b.matrix(), &mut alone, n);
+                    run(isa, Shape { m: 1, n, k, alpha, beta: 0.0 }, a.row_on(row), b.matrix(), &mut alone, n);
                     let same = alone.iter().zip(&together[row * n..]).all(|(x, y)| x.to_bits() == y.to_bits());
                     prop_assert!(same, "{} row {} of {}", isa, row, m);
                 }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use half::bf16;
 
-use super::FEW;
+use super::INVARIANT_ROWS;
 use super::fixed::{Segment, ZERO, e4m3, numbers, of_codes, quad};
 use super::matrix::{Matrix, arrange};
 use crate::kernels::convert::Values;
@@ -27,7 +27,7 @@ thread_local! {
 
 /// Whether [`multiply`] is faster than integers.
 pub(super) fn takes(isa: Isa, x: &Values<'_>, segment: &Segment<'_>) -> bool {
-    isa == Isa::Amx && segment.rows.len() > FEW && matches!(x, Values::Bf16(_)) && segment.w.columns() > 0
+    isa == Isa::Amx && segment.rows.len() > INVARIANT_ROWS && matches!(x, Values::Bf16(_)) && segment.w.columns() > 0
 }
 
 /// `out[place(i)] = x[source(i)] @ w.T` for each row `i` of a segment.

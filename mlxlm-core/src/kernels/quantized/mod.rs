@@ -5,10 +5,10 @@
 //!
 //! - activations meet the codes in integers ([`fixed`]);
 //! - codes that are 8-bit floats become f32 in registers ([`mxfp8`]);
-//! - more than [`FEW`] rows of bf16 meet weights in bf16 in the tiles of AMX ([`halves`]), where there are any;
+//! - more than [`INVARIANT_ROWS`] rows of bf16 meet weights in bf16 in the tiles of AMX ([`halves`]), where there are any;
 //! - everything else, gradients above all, unpacks weights into the f32 product of [`super::gemm`], one block at a time.
 //!
-//! A row's bits may differ between the ways; the choice depends on the number of rows only beyond [`FEW`].
+//! A row's bits may differ between the ways; the choice depends on the number of rows only beyond [`INVARIANT_ROWS`].
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -16,6 +16,7 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, ops};
 
+use super::INVARIANT_ROWS;
 use super::convert::{self, Copies, Results, Values};
 use super::gemm::{Block, Gemm, Kernels, Shared, gemm};
 use super::isa::Isa;
@@ -43,9 +44,6 @@ pub(crate) use rows::{panels_rows, quantized_rows};
 pub(crate) use unpack::unpack;
 use weights::Storage;
 pub(crate) use weights::{Params, Weights};
-
-/// Rows up to which a row's result does not depend on how many there are: one and 64 others.
-pub(crate) const FEW: usize = 65;
 
 /// `x @ w.T` (or `x @ w` without `transpose`) against packed weights, or `None` where MLX's own operation is to be taken: on
 /// a GPU, for stacks of matrices, and shapes that MLX will refuse.

@@ -211,12 +211,11 @@ mod tests {
                 biases: Some(biases.clone()),
             };
             let (scales, biases) = (w.scales.clone(), w.biases.clone().unwrap());
-            type Rows = fn(&Packed, Scheme, &Array) -> Result<Array, Exception>;
-            let both = |f: Rows| {
+            let both = |f: fn(&Packed, Scheme, &Array) -> Result<Array, Exception>| {
                 let ids = &ids;
                 move |p: &[Array]| f(&with(&p[0], &p[1]), scheme, ids)
             };
-            let one = |f: Rows| {
+            let one = |f: fn(&Packed, Scheme, &Array) -> Result<Array, Exception>| {
                 let (ids, scales) = (&ids, &scales);
                 move |p: &[Array]| f(&with(scales, &p[0]), scheme, ids)
             };

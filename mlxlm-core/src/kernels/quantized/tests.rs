@@ -273,7 +273,8 @@ fn outliers_do_not_make_it_worse_than_mlx() {
 #[test]
 fn many_rows_are_no_worse_than_mlx_at_the_same_type() {
     for scheme in schemes() {
-        let (w, x) = (packed(40, 256, scheme, Dtype::Bfloat16), random(&[FEW as i32 + 7, 256], 9, Dtype::Bfloat16));
+        let (w, x) =
+            (packed(40, 256, scheme, Dtype::Bfloat16), random(&[INVARIANT_ROWS as i32 + 7, 256], 9, Dtype::Bfloat16));
         let exact = exact(&x, &w, scheme, true);
         let error = |result: &Array| distance(result, &exact);
         let theirs = error(&quant::mlx_quantized_matmul(&x, &w, scheme, true).unwrap());
@@ -402,7 +403,7 @@ proptest! {
 
     #[test]
     fn a_row_has_the_same_bits_alone_and_in_company(
-        scheme in any_scheme(), (m, n, groups) in (1_i32..=FEW as i32, 1_i32..40, 1_i32..6), dtype in proptest::sample::select(&FLOATS[..]),
+        scheme in any_scheme(), (m, n, groups) in (1_i32..=INVARIANT_ROWS as i32, 1_i32..40, 1_i32..6), dtype in proptest::sample::select(&FLOATS[..]),
     ) {
         let k = groups * scheme.group_size.max(32);
         let (w, x) = (packed(n, k, scheme, dtype), random(&[m, k], 12, dtype));

@@ -1,176 +1,190 @@
 //! The filter `tojson`, with what Python's `json.dumps` writes.
 //!
 //! Jinja's own `tojson` escapes HTML; transformers replaces it by `json.dumps(x, ensure_ascii=False, …)`, and so does this.
-#![expect(clippy::needless_pass_by_value, reason = "the engine passes arguments by value")]
-
-use std::fmt::Write;
-
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
 
 use crate::text::python::float_repr;
 
-use super::repr::float;
+use super::eval::{Args, Interp};
+use super::fault::{Fault, Result, fail};
+use super::sink::Sink;
+use super::value::{Dict, Items, Order, Text, Value, items_of, ordered};
+use super::{limits, methods};
 
-/// Deeper values than this are refused; Python stops at its recursion limit.
-const MAX_DEPTH: usize = 200;
-
-/// `value|tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`; `ensure_ascii` and `indent` may be
-/// given by place.
-pub(super) fn tojson(
-    value: &Value,
-    ensure_ascii: Option<bool>,
-    indent: Option<Value>,
-    kwargs: Kwargs,
-) -> Result<Value, Error> {
-    let ensure_ascii = match ensure_ascii {
-        Some(given) => given,
-        None => kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-    };
+/// `value|tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
+#[expect(clippy::needless_pass_by_value, reason = "all filters are of one type")]
+pub(super) fn tojson(interp: &mut Interp, value: Value, args: Args) -> Result<Value> {
+    let parameters = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let [ensure_ascii, indent, separators, sort_keys] = args.bind("tojson", parameters)?;
+    let is_true = |flag: Option<Value>| flag.is_some_and(|flag| flag.truthy());
     let indent = match indent {
-        Some(given) => given,
-        None => kwargs.get::<Option<Value>>("indent")?.unwrap_or_default(),
+        None | Some(Value::None) => None,
+        Some(Value::Str(text)) => Some(text),
+        Some(spaces) => {
+            let spaces = usize::try_from(methods::integer(&spaces)?.max(0)).unwrap_or(usize::MAX);
+            Some(super::sink::written(|out| out.fill(" ", spaces))?)
+        }
     };
-    let indent = indent_text(&indent)?;
-    let separators = kwargs.get::<Option<Vec<String>>>("separators")?;
-    let (item, key) = match separators.as_deref() {
-        None => (if indent.is_some() { "," } else { ", " }, ": "),
-        Some([item, key]) => (item.as_str(), key.as_str()),
-        Some(_) => return Err(invalid("`separators` are two strings")),
+    let [item, key] = match separators {
+        None | Some(Value::None) => [Text::new(if indent.is_some() { "," } else { ", " })?, Text::new(": ")?],
+        Some(given) => {
+            let parts = items_of(interp, &given)?;
+            match parts.as_slice() {
+                [Value::Str(item), Value::Str(key)] => [item.clone(), key.clone()],
+                _ => return fail("`separators` are two strings"),
+            }
+        }
     };
-    let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    kwargs.assert_all_used()?;
-    let mut writer = Writer { out: String::new(), ensure_ascii, indent, item, key, sort_keys };
-    writer.value(value, 0)?;
-    Ok(Value::from(writer.out))
+    let mut writer =
+        Writer { out: Sink::default(), ascii: is_true(ensure_ascii), indent, item, key, sorted: is_true(sort_keys) };
+    writer.value(&value, 0)?;
+    writer.out.into_value()
 }
 
-fn invalid(reason: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason)
+struct Writer {
+    out: Sink,
+    ascii: bool,
+    indent: Option<Text>,
+    item: Text,
+    key: Text,
+    sorted: bool,
 }
 
-/// `indent` is a number of spaces, or the text itself.
-fn indent_text(indent: &Value) -> Result<Option<String>, Error> {
-    if indent.is_none() || indent.is_undefined() {
-        return Ok(None);
-    }
-    match (indent.as_str(), indent.as_i64()) {
-        (Some(text), _) => Ok(Some(text.to_owned())),
-        (None, Some(spaces @ ..=1000)) => Ok(Some(" ".repeat(usize::try_from(spaces).unwrap_or(0)))),
-        _ => Err(invalid("`indent` is a number of spaces or a string")),
-    }
-}
-
-struct Writer<'a> {
-    out: String,
-    ensure_ascii: bool,
-    indent: Option<String>,
-    item: &'a str,
-    key: &'a str,
-    sort_keys: bool,
-}
-
-impl Writer<'_> {
-    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > MAX_DEPTH {
-            return Err(invalid("a value is nested too deeply for `tojson`"));
+impl Writer {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<()> {
+        limits::steps(1)?;
+        match value {
+            Value::None => self.out.push("null"),
+            Value::Bool(b) => self.out.push(if *b { "true" } else { "false" }),
+            Value::Int(n) => self.out.push(&n.to_string()),
+            Value::Float(x) => self.out.push(&float(*x)),
+            Value::Str(text) => self.string(text),
+            Value::List(items) | Value::Tuple(items) => self.list(items, depth),
+            Value::Dict(dict) => self.dict(dict, depth),
+            other => fail(format!("Object of type {} is not JSON serializable", other.type_name())),
         }
-        match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => self.out.push_str(&number(value)),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.container(['[', ']'], items.len(), depth, |writer, i| writer.value(&items[i], depth + 1))?;
+    }
+
+    fn list(&mut self, items: &Items, depth: usize) -> Result<()> {
+        if items.is_empty() {
+            return self.out.push("[]");
+        }
+        self.out.push("[")?;
+        for (at, item) in items.iter().enumerate() {
+            self.separate(at, depth + 1)?;
+            self.value(item, depth + 1)?;
+        }
+        self.line(depth)?;
+        self.out.push("]")
+    }
+
+    fn dict(&mut self, dict: &Dict, depth: usize) -> Result<()> {
+        if dict.len() == 0 {
+            return self.out.push("{}");
+        }
+        let mut pairs: Vec<&(Value, Value)> = dict.pairs().iter().collect();
+        if self.sorted {
+            pairs = sorted(pairs)?;
+        }
+        self.out.push("{")?;
+        for (at, (key, value)) in pairs.into_iter().enumerate() {
+            self.separate(at, depth + 1)?;
+            match key {
+                Value::Str(key) => self.string(key)?,
+                Value::None => self.string("null")?,
+                Value::Bool(b) => self.string(if *b { "true" } else { "false" })?,
+                Value::Int(n) => self.string(&n.to_string())?,
+                Value::Float(x) => self.string(&float(*x))?,
+                other => {
+                    return fail(format!("keys must be str, int, float, bool or None, not {}", other.type_name()));
+                }
             }
-            ValueKind::Map => self.map(value, depth)?,
-            kind => return Err(invalid(format!("a value of type {kind} has no JSON"))),
+            let separator = self.key.clone();
+            self.out.push(&separator)?;
+            self.value(value, depth + 1)?;
         }
-        Ok(())
+        self.line(depth)?;
+        self.out.push("}")
     }
 
-    fn map(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        let mut entries = Vec::new();
-        for key in value.try_iter()? {
-            let name = match key.kind() {
-                ValueKind::String => key.as_str().unwrap_or_default().to_owned(),
-                ValueKind::Bool => if key.is_true() { "true" } else { "false" }.to_owned(),
-                ValueKind::None => "null".to_owned(),
-                ValueKind::Number => number(&key),
-                kind => return Err(invalid(format!("a key of type {kind} has no JSON"))),
-            };
-            entries.push((name, value.get_item(&key)?));
+    /// What stands before an item: a separator unless it is the first, and a new line where there is an indent.
+    fn separate(&mut self, at: usize, depth: usize) -> Result<()> {
+        if at > 0 {
+            let separator = self.item.clone();
+            self.out.push(&separator)?;
         }
-        if self.sort_keys {
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
-        }
-        self.container(['{', '}'], entries.len(), depth, |writer, i| {
-            writer.string(&entries[i].0);
-            writer.out.push_str(writer.key);
-            writer.value(&entries[i].1, depth + 1)
-        })
+        self.line(depth)
     }
 
-    /// Items between brackets, each on its own line where there is an indent.
-    fn container(
-        &mut self,
-        [open, close]: [char; 2],
-        length: usize,
-        depth: usize,
-        mut item: impl FnMut(&mut Self, usize) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.out.push(open);
-        for i in 0..length {
-            if i > 0 {
-                self.out.push_str(self.item);
+    fn line(&mut self, depth: usize) -> Result<()> {
+        let Some(indent) = self.indent.clone() else { return Ok(()) };
+        self.out.push("\n")?;
+        self.out.fill(&indent, depth)
+    }
+
+    fn string(&mut self, text: &str) -> Result<()> {
+        self.out.push("\"")?;
+        let mut plain = 0;
+        for (at, c) in text.char_indices() {
+            let is_control = c < ' ' || (self.ascii && c == '\u{7f}');
+            if !matches!(c, '"' | '\\') && !is_control && (c.is_ascii() || !self.ascii) {
+                continue;
             }
-            self.new_line(depth + 1);
-            item(self, i)?;
-        }
-        if length > 0 {
-            self.new_line(depth);
-        }
-        self.out.push(close);
-        Ok(())
-    }
-
-    fn new_line(&mut self, depth: usize) {
-        if let Some(indent) = &self.indent {
-            self.out.push('\n');
-            self.out.push_str(&indent.repeat(depth));
-        }
-    }
-
-    fn string(&mut self, text: &str) {
-        self.out.push('"');
-        for c in text.chars() {
+            self.out.push(text.get(plain..at).unwrap_or(""))?;
+            plain = at + c.len_utf8();
             match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\u{c}' => self.out.push_str("\\f"),
-                c if c < ' ' || (self.ensure_ascii && !c.is_ascii()) || (self.ensure_ascii && c == '\u{7f}') => {
+                '"' => self.out.push("\\\"")?,
+                '\\' => self.out.push("\\\\")?,
+                '\n' => self.out.push("\\n")?,
+                '\r' => self.out.push("\\r")?,
+                '\t' => self.out.push("\\t")?,
+                '\u{8}' => self.out.push("\\b")?,
+                '\u{c}' => self.out.push("\\f")?,
+                c => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        // Writing to a string does not fail.
-                        let _ = write!(self.out, "\\u{unit:04x}");
+                        self.out.push(&format!("\\u{unit:04x}"))?;
                     }
                 }
-                c => self.out.push(c),
             }
         }
-        self.out.push('"');
+        self.out.push(text.get(plain..).unwrap_or(""))?;
+        self.out.push("\"")
     }
 }
 
-fn number(value: &Value) -> String {
-    match float(value) {
-        None => value.to_string(),
-        Some(x) if x.is_nan() => "NaN".into(),
-        Some(x) if x.is_infinite() => if x > 0.0 { "Infinity" } else { "-Infinity" }.into(),
-        Some(x) => float_repr(x),
+fn float(x: f64) -> String {
+    if x.is_nan() {
+        "NaN".into()
+    } else if x.is_infinite() {
+        if x > 0.0 { "Infinity".into() } else { "-Infinity".into() }
+    } else {
+        float_repr(x)
     }
+}
+
+/// The pairs by their keys, which must be comparable.
+fn sorted(pairs: Vec<&(Value, Value)>) -> Result<Vec<&(Value, Value)>> {
+    let mut failed: Option<Fault> = None;
+    let mut by_key = pairs;
+    let texts = by_key.iter().all(|(key, _)| matches!(key, Value::Str(_)));
+    if texts {
+        by_key.sort_by(|a, b| a.0.as_text().map(|a| &**a).cmp(&b.0.as_text().map(|b| &**b)));
+        return Ok(by_key);
+    }
+    // A few keys that are not texts: insertion, which stands an order that fails.
+    let mut made: Vec<&(Value, Value)> = Vec::with_capacity(by_key.len());
+    for pair in by_key {
+        let mut at = made.len();
+        while let Some(before) = at.checked_sub(1).and_then(|at| made.get(at)) {
+            match ordered(Order::Less, &pair.0, &before.0) {
+                Ok(true) => at -= 1,
+                Ok(false) => break,
+                Err(fault) => {
+                    failed.get_or_insert(fault);
+                    break;
+                }
+            }
+        }
+        made.insert(at, pair);
+    }
+    failed.map_or(Ok(made), Err)
 }

@@ -1,22 +1,39 @@
 //! Chat templates: messages to a prompt, as `transformers` renders them.
 //!
-//! Reference: `apply_chat_template` and `render_jinja_template` of transformers 5.23 over Jinja2 3.1.
+//! Reference: `apply_chat_template` and `render_jinja_template` of transformers 5.24 over Jinja2 3.1.
+//!
+//! The engine is our own. A prompt that differs by one character is a wrong prompt, and Jinja2 is Python at heart: its
+//! numbers, its strings and their methods, its scopes that are decided before a template runs. So the values here are those
+//! of Python, and what is not supported is an error with its line, never another text.
+//!
+//! Source goes through `parse` (words, tree, scopes) to `ast`, which `eval` runs with `value`s, `ops`, `methods`,
+//! `filters`, `tests` and `globals`.
 //!
 //! Unusual:
-//! - Templates come with the model and are foreign code: they run on a budget of steps, with a limit on what they write
-//!   and on how deep they call, and see nothing but the messages and the options.
-//! - What Jinja2 can do and this cannot is an error with its line: `%` on strings, `varargs` and `kwargs` of macros,
-//!   `autoescape`, `cycler`, `joiner`, and some filters (see `filters.rs`).
+//! - Templates come with the model and are foreign code: they run within bounds on steps, time, depth, and the size of each
+//!   value and of all of them (`limits`), on a thread of their own, and see nothing but the messages and the options.
+//! - Integers have 38 digits. `random`, `lipsum`, `bytes` and what prints an address in memory are refused.
 //! - `{% generation %}`, which marks the assistant's words for training, is read as a plain scope.
 
+mod access;
+mod ast;
 mod engine;
+mod eval;
+mod fault;
 mod filters;
-mod generation;
+mod format;
+mod globals;
 mod json;
+mod limits;
+mod markup;
 mod methods;
-mod repr;
+mod ops;
+mod parse;
+mod sink;
+mod strftime;
+mod tests;
+mod value;
 
-use minijinja::value::Serde;
 use serde_json::{Map, Value, json};
 
 use crate::text::{TextError, python};
@@ -120,7 +137,7 @@ impl ChatTemplate {
         variables.insert("tools".into(), options.tools().cloned().unwrap_or_default());
         variables.insert("documents".into(), options.documents().cloned().unwrap_or_default());
         variables.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
-        let prompt = self.engine.render(minijinja::Value::from(Serde(&variables)))?;
+        let prompt = self.engine.render(&variables)?;
         match final_text {
             Some(text) => cut_at_tag(&prompt, &text),
             None => Ok(prompt),
@@ -163,8 +180,11 @@ fn plain_message(message: &Value) -> Result<Map<String, Value>, TextError> {
     let mut fields: Map<String, Value> =
         fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect();
     if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
-        fields.entry("thinking").or_insert_with(|| reasoning.clone());
-        fields.insert(REASONING[0].into(), reasoning);
+        // Python merges `{"thinking": …}`, the message and `{"reasoning_content": …}`, and templates see that order.
+        let mut merged = Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
+        merged.extend(fields);
+        merged.insert(REASONING[0].into(), reasoning);
+        fields = merged;
     }
     Ok(fields)
 }

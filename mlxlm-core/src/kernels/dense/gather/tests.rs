@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::FEW;
+use super::super::INVARIANT_ROWS;
 use super::super::tests::{floats, random, wide};
 use super::*;
 use crate::fast::plain;
@@ -92,7 +92,7 @@ proptest! {
 
     #[test]
     fn a_row_has_the_same_bits_alone_and_in_company(
-        choices in proptest::collection::vec(0_u32..4, 1..=FEW), (n, k) in (1_i32..40, 1_i32..400),
+        choices in proptest::collection::vec(0_u32..4, 1..=INVARIANT_ROWS), (n, k) in (1_i32..40, 1_i32..400),
         dtype in proptest::sample::select(&FLOATS[..]),
     ) {
         let rows = choices.len();

@@ -8,13 +8,12 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 
-use half::{bf16, f16};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::super::{isa, multiversion, takes};
 use super::mass::{BLOCK, largest, mass, masses};
-use crate::kernels::convert::{self, Copies, Values};
+use crate::kernels::convert::{Copies, Values};
 use crate::kernels::isa::Isa;
 use crate::kernels::primitive::{Gradient, Operation, View, ViewMut, apply_one};
 use crate::kernels::scratch::{Scratch, with_scratch};
@@ -23,7 +22,8 @@ thread_local! {
     static ROOM: Scratch = const { Cell::new(Vec::new()) };
 }
 
-/// The number of the entry of `softmax(scale · logits)` that a share belongs to; factors and products are rounded to the type.
+/// The number of the entry of `softmax(scale · logits)` that a share belongs to, computed in f32 from the distances to the largest
+/// entry.
 ///
 /// Where the largest logits are infinite, each of them is as likely; of a row with an entry that is not a number, it is 0.
 ///
@@ -51,37 +51,20 @@ impl Operation for Draw {
 
     fn run(&self, inputs: &[View<'_>], outputs: &mut [ViewMut<'_>]) {
         let (mut a, mut b) = (Copies::default(), Vec::new());
-        let (values, isa, dtype) = (Values::new(&inputs[0], &mut a), isa(), inputs[0].dtype);
+        let (values, isa) = (Values::new(&inputs[0], &mut a), isa());
         let share = inputs[1].contiguous::<f32>(&mut b).first().copied().unwrap_or_default();
         with_scratch(&ROOM, values.len(), |logits| {
             values.read(isa, 0, logits);
-            let mut scale = [self.scale];
-            round(isa, dtype, &mut scale);
-            scale_by(isa, logits, scale[0]);
-            round(isa, dtype, logits);
+            let largest = largest(isa, logits);
+            if largest.is_finite() {
+                scale_below(isa, logits, largest, self.scale);
+            }
             outputs[0].as_mut_slice::<u32>().fill(entry_at(isa, logits, share) as u32);
         });
     }
 
     fn vjp(&self, _: &Gradient) -> Result<Vec<Array>, Exception> {
         Err(Exception::custom("a draw has no gradient"))
-    }
-}
-
-/// Rounds to what the type can hold.
-fn round(isa: Isa, dtype: Dtype, values: &mut [f32]) {
-    match dtype {
-        Dtype::Float16 => {
-            let mut narrow = vec![f16::ZERO; values.len()];
-            convert::to_f16(isa, values, &mut narrow);
-            convert::from_f16(isa, &narrow, values);
-        }
-        Dtype::Bfloat16 => {
-            let mut narrow = vec![bf16::ZERO; values.len()];
-            convert::to_bf16(isa, values, &mut narrow);
-            convert::from_bf16(isa, &narrow, values);
-        }
-        _ => {}
     }
 }
 
@@ -120,9 +103,10 @@ fn entry_at(isa: Isa, logits: &mut [f32], share: f32) -> usize {
 }
 
 multiversion! {
-    fn scale_by(row: &mut [f32], factor: f32) {
+    /// The distances to the largest entry, times a factor.
+    fn scale_below(row: &mut [f32], largest: f32, factor: f32) {
         for x in row.iter_mut() {
-            *x *= factor;
+            *x = (*x - largest) * factor;
         }
     }
 }

@@ -284,7 +284,7 @@ mod tests {
     fn fixed<const P: usize>(isa: Isa, x: &[f32]) -> Option<([Vec<u8>; P], Vec<f32>, Vec<f32>)> {
         let mut planes = [(); P].map(|()| vec![0; 64]);
         let (mut steps, mut sums, mut integers) = (vec![0.0; 2], vec![0.0; 2], [[0; 2]; 2]);
-        let rows = planes.each_mut().map(|plane| plane.as_mut_ptr());
+        let rows = planes.each_mut().map(std::vec::Vec::as_mut_ptr);
         let mut to = Fixed { planes: rows, stride: 64, steps: &mut steps, sums: &mut sums, integers: &mut integers };
         // SAFETY: each plane has room for 64 columns.
         unsafe { fix(isa, x, 32, f32::INFINITY, &mut to) }.then_some((planes, steps, sums))
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_told() {
+    fn what_is_too_large_is_reported() {
         for isa in Isa::available() {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::from_bits(TOO_LARGE)] {
                 let mut x = [1.0; 64];

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::kernels::isa::Isa;
 use crate::kernels::primitive::apply_one;
 use crate::kernels::quantized::matrix::Stored;
-use crate::kernels::quantized::{FEW, QuantizedMatmul};
+use crate::kernels::quantized::{INVARIANT_ROWS, QuantizedMatmul};
 use crate::pages::Arena;
 use crate::quant::{self, Mode, Packed, Panels, Scheme};
 
@@ -43,7 +43,7 @@ fn product(isa: Isa, x: &Array, w: &Packed, scheme: Scheme) -> Array {
 
 /// The levels that meet so many rows in integers; the tiles of AMX take many rows of bf16 otherwise.
 fn levels(m: i32, dtype: Dtype) -> impl Iterator<Item = Isa> {
-    Isa::available().filter(move |isa| *isa < Isa::Amx || m <= FEW as i32 || dtype != Dtype::Bfloat16)
+    Isa::available().filter(move |isa| *isa < Isa::Amx || m <= INVARIANT_ROWS as i32 || dtype != Dtype::Bfloat16)
 }
 
 /// Scales of `x`'s type, as models have them.
@@ -70,7 +70,7 @@ proptest! {
 
     #[test]
     fn a_row_has_the_same_bits_alone_and_in_company(
-        scheme in prop::sample::select(schemes()), (m, n) in (1_i32..=FEW as i32, 1_i32..40), row in any::<prop::sample::Index>(),
+        scheme in prop::sample::select(schemes()), (m, n) in (1_i32..=INVARIANT_ROWS as i32, 1_i32..40), row in any::<prop::sample::Index>(),
         dtype in prop::sample::select(&FLOATS[..]),
     ) {
         let (x, w) = (normal(&[m, 256], 3, dtype), weights(n, 256, scheme, dtype));

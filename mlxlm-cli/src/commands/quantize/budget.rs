@@ -1,0 +1,125 @@
+//! `quantize`: as good as a budget allows.
+
+use mlxlm_core::nn;
+use mlxlm_core::quant::Scheme;
+use mlxlm_quant::budget::{self, Figures, Goal, MeasureOptions};
+use mlxlm_quant::divergence::divergence;
+use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, dwq};
+use mlxlm_quant::gptq::gptq;
+use mlxlm_quant::plan::Plan;
+use mlxlm_quant::{Calibration, Error};
+
+use super::{begin, calibration};
+use crate::args::QuantizeArgs;
+use crate::failure::{Failure, Result};
+use crate::output::{note, say};
+use crate::progress;
+
+/// How often a divergence that is too large is tried again with more bits.
+const ATTEMPTS: usize = 3;
+
+/// Runs the command.
+pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
+    let mut goal = goal(args)?;
+    let mut begun = begin(&args.model, &args.learn)?;
+    let mut samples = calibration(&begun.job, &args.learn, args.num_samples, args.sequence_length)?;
+    let held = samples.hold_out(samples.len().div_ceil(8)).batches(1);
+    let few: Vec<_> = samples.batches(1).into_iter().take(args.measure_samples.get()).collect();
+    let options = MeasureOptions::default();
+    let teacher = begun.job.again()?;
+    let measured = budget::measure(&mut *begun.job.model, &few, &options, &mut progress::work())?;
+    let mut attempt = 1;
+    let figures = loop {
+        let (plan, expected) = budget::choose(&*begun.job.model, &measured, goal)?;
+        say!("[INFO] {}", in_words(&plan))?;
+        gptq(&mut *begun.job.model, &samples.batches(4), &plan, &mut progress::work())?;
+        tune(args, &mut begun.job, &*teacher, &samples, &held)?;
+        let divergence = divergence(&*teacher, &*begun.job.model, &held)?;
+        let (weights, bytes) = nn::size(&*begun.job.model);
+        let bits_per_weight = bytes as f64 * 8.0 / weights.max(1) as f64;
+        let figures = Figures { divergence, bytes, bits_per_weight };
+        match args.max_kl {
+            Some(most) if divergence.kl > most && attempt < ATTEMPTS => {
+                note(format_args!("the divergence is {:.5}, more than {most}: again with more bits", divergence.kl));
+                goal = Goal::Kl(0.8 * expected * most / divergence.kl);
+                begun.job.model = begun.job.again()?;
+                attempt += 1;
+            }
+            Some(most) if divergence.kl > most => {
+                let (wanted, nearest) = (format!("a divergence of {most}"), format!("{:.6}", divergence.kl));
+                return Err(Error::Budget { wanted, nearest }.into());
+            }
+            _ => break figures,
+        }
+    };
+    let d = figures.divergence;
+    say!("[INFO] KL divergence {:.5}, same likeliest token {:.2} %", d.kl, 100.0 * d.same_top1)?;
+    say!("[INFO] perplexity {:.3}, of the original {:.3}", d.perplexity, d.teacher_perplexity)?;
+    let section = budget::card(&*begun.job.model, &figures);
+    let head = usual(&*begun.job.model)?;
+    begun.finish(head, args.learn.revision.as_deref(), &section)
+}
+
+/// What has to be kept to.
+fn goal(args: &QuantizeArgs) -> Result<Goal> {
+    let positive = |name: &str, value: f64| match value > 0.0 && value.is_finite() {
+        true => Ok(value),
+        false => Err(Failure::usage(format!("`{name}` is {value}, expected a number above 0"))),
+    };
+    Ok(match (args.target_bpw, args.target_bytes, args.max_kl) {
+        (Some(bits), ..) => Goal::BitsPerWeight(positive("--target-bpw", bits)?),
+        (_, Some(bytes), _) => Goal::Bytes(bytes as u64),
+        (.., Some(kl)) => Goal::Kl(positive("--max-kl", kl)?),
+        _ => return Err(Failure::usage("neither `--target-bpw` nor `--target-bytes` nor `--max-kl` is given")),
+    })
+}
+
+/// Trains scales and biases with the samples that the codes were chosen with.
+fn tune(
+    args: &QuantizeArgs,
+    job: &mut mlxlm_quant::Job,
+    teacher: &dyn mlxlm_models::CausalLm,
+    samples: &Calibration,
+    held: &[mlxlm_core::Array],
+) -> Result {
+    if args.epochs == 0 {
+        return Ok(());
+    }
+    let whole = |inputs: mlxlm_core::Array| -> Result<Batch> {
+        let mask = mlxlm_core::ops::ones::<f32>(inputs.shape()).map_err(mlxlm_core::Error::from)?;
+        Ok(Batch { inputs, mask })
+    };
+    let once: Vec<Batch> = samples.batches(args.batch_size).into_iter().map(whole).collect::<Result<_>>()?;
+    let train: Vec<Batch> = (0..args.epochs).flat_map(|_| once.iter().cloned()).collect();
+    let valid: Vec<Batch> = held.iter().cloned().map(whole).collect::<Result<_>>()?;
+    let options = DwqOptions { learning_rate: args.learning_rate, ..DwqOptions::default() };
+    match dwq(&mut *job.model, &Targets::Model(teacher), (&train, &valid), &options, &mut progress::work()) {
+        Ok(_) | Err(Error::NothingToTrain) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How many leaves have which scheme.
+fn in_words(plan: &Plan) -> String {
+    let mut counts: Vec<(Scheme, usize)> = Vec::new();
+    for &scheme in plan.values() {
+        match counts.iter_mut().find(|(known, _)| *known == scheme) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((scheme, 1)),
+        }
+    }
+    counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    let words = |(scheme, count): &(Scheme, usize)| {
+        format!("{count} × {} {} bits by {}", scheme.mode, scheme.bits, scheme.group_size)
+    };
+    counts.iter().map(words).collect::<Vec<_>>().join(", ")
+}
+
+/// The scheme that most leaves have.
+fn usual(model: &dyn mlxlm_models::CausalLm) -> Result<Scheme> {
+    let mut schemes = Vec::new();
+    model.walk("", &mut |_, leaf| schemes.extend(leaf.matrix().and_then(nn::Matrix::scheme)));
+    let count = |scheme: &Scheme| schemes.iter().filter(|other| *other == scheme).count();
+    let usual = schemes.iter().max_by_key(|scheme| count(scheme)).copied();
+    usual.ok_or_else(|| Failure::new("no matrix of the model can be packed"))
+}

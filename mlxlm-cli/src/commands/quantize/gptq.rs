@@ -1,0 +1,21 @@
+//! `gptq`.
+
+use mlxlm_quant::gptq::{GptqOptions, gptq};
+
+use super::{affine, begin, calibration, warn_of_dense};
+use crate::args::GptqArgs;
+use crate::failure::Result;
+use crate::progress;
+
+/// Runs the command.
+pub(in crate::commands) fn run(args: &GptqArgs) -> Result {
+    let scheme = affine(args.bits, args.group_size)?;
+    let fallback = affine(args.fallback_bits, args.fallback_group_size)?;
+    let mut begun = begin(&args.model, &args.learn)?;
+    begun.job.check(scheme)?;
+    let samples = calibration(&begun.job, &args.learn, args.num_samples, args.sequence_length)?;
+    let plan = GptqOptions { scheme, fallback }.plan(&*begun.job.model);
+    warn_of_dense(&begun.job, &plan, scheme);
+    gptq(&mut *begun.job.model, &samples.batches(4), &plan, &mut progress::work())?;
+    begun.finish(scheme, args.learn.revision.as_deref(), "")
+}

@@ -1,0 +1,30 @@
+//! Queries that grow with their position, so that attention stays as sharp over long texts (Llama 4, Ministral 3).
+
+use mlxlm_cache::Offset;
+use mlxlm_core::{Array, Dtype, ops};
+
+use crate::Result;
+
+/// Queries times `1 + beta · ln(1 + ⌊position / original⌋)`, as of positions from the `original` length of the training on.
+///
+/// Positions of padding, which lie before the first token, count as zero.
+///
+/// # Shapes
+/// - `q`: `[B, H, L, d]`, and the same comes back
+pub fn grown(q: &Array, offset: &Offset, beta: f32, original: f32) -> Result<Array> {
+    let len = q.dim(-2);
+    let factors = match offset {
+        Offset::Same(offset) => {
+            let factor = |i: i32| 1.0 + beta * (offset.saturating_add(i) as f32 / original).floor().max(0.0).ln_1p();
+            Array::from_slice(&(0..len).map(factor).collect::<Vec<_>>(), &[len, 1])
+        }
+        Offset::Rows(offsets) => {
+            let steps = Array::from_slice(&(0..len).collect::<Vec<_>>(), &[1, 1, len, 1]);
+            let positions = offsets.reshape(&[-1, 1, 1, 1])?.add(steps)?.as_dtype(Dtype::Float32)?;
+            let stretches = ops::floor(&positions.divide(Array::from_f32(original))?)?;
+            let stretches = ops::maximum(&stretches, Array::from_f32(0.0))?;
+            ops::log1p(&stretches)?.multiply(Array::from_f32(beta))?.add(Array::from_f32(1.0))?
+        }
+    };
+    Ok(q.multiply(factors.as_dtype(q.dtype())?)?)
+}

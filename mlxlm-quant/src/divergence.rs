@@ -1,0 +1,116 @@
+//! How far a model is from another over the same texts: what quantizing costs, in figures.
+
+use mlxlm_core::{Array, Dtype, Exception, ops, ops::indexing, transforms};
+use mlxlm_models::CausalLm;
+
+use crate::Result;
+
+/// How far a student is from its teacher, in means over all positions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Divergence {
+    /// The Kullback-Leibler divergence of the student's next token from the teacher's, in nats.
+    pub kl: f64,
+    /// The share of positions at which both find the same token the likeliest.
+    pub same_top1: f64,
+    /// The student's perplexity of the texts.
+    pub perplexity: f64,
+    /// The teacher's.
+    pub teacher_perplexity: f64,
+    /// How many positions there were.
+    pub positions: usize,
+}
+
+/// The divergence of each position: `sum(p · (log p − log q))` over the vocabulary, where the teacher's logits over `temperature` make
+/// `p`, and those of the student `q`; in `f32`.
+///
+/// # Shapes
+/// - `student`, `teacher`: `[…, V]`, result: `[…]`
+pub fn kl(student: &Array, teacher: &Array, temperature: f32) -> Result<Array, Exception> {
+    let normed = |logits: &Array| {
+        let logits = logits.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(1.0 / temperature))?;
+        logits.subtract(logits.logsumexp_axis(-1, true)?)
+    };
+    let (of_student, of_teacher) = (normed(student)?, normed(teacher)?);
+    ops::exp(&of_teacher)?.multiply(of_teacher.subtract(&of_student)?)?.sum_axis(-1, false)
+}
+
+/// Compares two models over texts.
+///
+/// # Shapes
+/// - `batches`: each `[B, L]` of tokens, with `L` at least 2
+pub fn divergence(teacher: &dyn CausalLm, student: &dyn CausalLm, batches: &[Array]) -> Result<Divergence> {
+    let (mut sums, mut positions) = ([0.0_f64; 4], 0_usize);
+    for batch in batches {
+        let logits = [teacher.forward(batch, None)?, student.forward(batch, None)?];
+        for (sum, more) in sums.iter_mut().zip(compared(&logits[0], &logits[1], batch)?) {
+            *sum += more;
+        }
+        positions += batch.size();
+    }
+    let targets = (positions - batches.iter().map(|batch| batch.dim(0) as usize).sum::<usize>()).max(1) as f64;
+    let [kl, same, of_teacher, of_student] = sums;
+    let count = positions.max(1) as f64;
+    Ok(Divergence {
+        kl: kl / count,
+        same_top1: same / count,
+        perplexity: (of_student / targets).exp(),
+        teacher_perplexity: (of_teacher / targets).exp(),
+        positions,
+    })
+}
+
+/// The sums over a batch: divergence, agreement, and the cross entropies of teacher and student.
+fn compared(teacher: &Array, student: &Array, batch: &Array) -> Result<[f64; 4]> {
+    let top = |logits: &Array| indexing::argmax_axis(logits, -1, false);
+    let same = top(teacher)?.eq(top(student)?)?.as_dtype(Dtype::Float32)?.sum(None)?;
+    let entropy = |logits: &Array| cross_entropy(logits, batch);
+    let all = [kl(student, teacher, 1.0)?.sum(None)?, same, entropy(teacher)?, entropy(student)?];
+    transforms::eval(&all)?;
+    let mut sums = [0.0; 4];
+    for (sum, array) in sums.iter_mut().zip(&all) {
+        *sum = f64::from(array.try_item_exact::<f32>()?);
+    }
+    Ok(sums)
+}
+
+/// The sum of the cross entropies of all tokens but the first of each row.
+fn cross_entropy(logits: &Array, batch: &Array) -> Result<Array, Exception> {
+    use indexing::TryIndexOp;
+    let (ahead, targets) = (logits.try_index((.., ..-1))?, batch.try_index((.., 1..))?);
+    mlxlm_core::fast::cross_entropy(&ahead, &targets)?.sum(None)
+}
+
+/// The mean divergence of a student, as a loss.
+pub(crate) fn mean_kl(student: &Array, teacher: &Array) -> Result<Array> {
+    Ok(kl(student, teacher, 1.0)?.mean(None)?)
+}
+
+/// A model's perplexity of texts; the shape of `batches` is that of [`divergence`].
+pub fn perplexity(model: &dyn CausalLm, batches: &[Array]) -> Result<f64> {
+    let (mut sum, mut count) = (0.0, 0_usize);
+    for batch in batches {
+        let entropy = cross_entropy(&model.forward(batch, None)?, batch)?;
+        sum += f64::from(entropy.try_item_exact::<f32>()?);
+        count += batch.size() - batch.dim(0) as usize;
+    }
+    Ok((sum / count.max(1) as f64).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_divergence_worked_out_by_hand() {
+        let (p, q) = ([0.5_f64, 0.25, 0.25], [0.2_f64, 0.2, 0.6]);
+        let logits = |p: [f64; 3]| Array::from_slice(&p.map(|p| p.ln() as f32 + 3.0), &[1, 1, 3]);
+        let want: f64 = p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum();
+        let got = kl(&logits(q), &logits(p), 1.0).unwrap().try_item_exact::<f32>().unwrap();
+        assert!((f64::from(got) - want).abs() < 1e-6, "{got} {want}");
+        let batch = Array::from_slice(&[0_i32, 1, 2], &[1, 3]);
+        let row = |p: [f64; 3]| mlxlm_core::ops::concatenate(&[logits(p), logits(p), logits(p)], 1).unwrap();
+        let [kl, same, of_p, of_q] = compared(&row(p), &row(q), &batch).unwrap();
+        assert!((kl - 3.0 * want).abs() < 1e-5 && same == 0.0, "{kl} {same}");
+        assert!((of_p + 2.0 * 0.25_f64.ln()).abs() < 1e-5 && (of_q + 0.2_f64.ln() + 0.6_f64.ln()).abs() < 1e-5);
+    }
+}

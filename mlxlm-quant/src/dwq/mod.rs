@@ -1,0 +1,143 @@
+//! DWQ: the scales and biases of a quantized model are trained until it says what the dense one says; its codes stay.
+//!
+//! Ports `mlx_lm/quant/dwq.py` @ 0.32.2. Unusual: while it is trained the student's matrices are unpacked, as functions of scales and
+//! biases, so that stacks of experts and tables are trained too; a run can be continued.
+
+mod data;
+mod student;
+mod targets;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use mlxlm_core::{Array, transforms};
+use mlxlm_models::CausalLm;
+use mlxlm_train::optim::{Adam, Optimizer, Rule};
+
+use crate::divergence::kl;
+use crate::report::{Event, Report};
+use crate::{Error, Result};
+pub use data::{Batch, batches};
+pub use student::Student;
+pub use targets::{Split, Targets, write_targets};
+
+/// How a student is trained.
+#[derive(Debug, Clone)]
+pub struct DwqOptions {
+    /// The rate of Adam.
+    pub learning_rate: f32,
+    /// What logits are divided by before they are compared.
+    pub temperature: f32,
+    /// Steps between two looks at the samples that are not trained with.
+    pub validate_every: usize,
+    /// A file that keeps how far the run came, and that a later one goes on from.
+    pub checkpoint: Option<PathBuf>,
+    /// Steps between two writes of it.
+    pub checkpoint_every: usize,
+}
+
+impl Default for DwqOptions {
+    fn default() -> Self {
+        let checkpoint = None;
+        Self { learning_rate: 1e-6, temperature: 2.0, validate_every: 200, checkpoint, checkpoint_every: 20 }
+    }
+}
+
+/// What a run reached.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trained {
+    /// The loss over the samples that are not trained with, before.
+    pub before: f64,
+    /// And after.
+    pub after: f64,
+}
+
+/// Trains the scales and biases of `student`, whose matrices are packed before and after: once over `train`.
+///
+/// # Errors
+/// [`Error::NothingToTrain`] if no leaf of the student is affine with less than 8 bits; [`Error::NotFinite`] for a loss that is not finite.
+pub fn dwq(
+    student: &mut dyn CausalLm,
+    targets: &Targets<'_>,
+    (train, valid): (&[Batch], &[Batch]),
+    options: &DwqOptions,
+    report: Report<'_>,
+) -> Result<Trained> {
+    if options.learning_rate <= 0.0 || !options.learning_rate.is_finite() {
+        let value = options.learning_rate.to_string();
+        return Err(Error::Parameter { name: "learning_rate", value, expected: "a number above 0" });
+    }
+    let mut leaves = Student::unpack(student)?;
+    let mut optimizer = Optimizer::new(Rule::Adam(Adam { bias_correction: true, ..Adam::default() }));
+    let path = options.checkpoint.as_deref();
+    let first = match path.filter(|path| path.exists()) {
+        Some(path) => leaves.resume(path, &mut optimizer)?,
+        None => 0,
+    };
+    leaves.put(student, leaves.arrays())?;
+    let validate = |student: &dyn CausalLm, step: usize, report: Report<'_>| -> Result<f64> {
+        let loss = mean_loss(student, targets, valid, options.temperature)?;
+        report(Event::Loss { valid: true, step, loss });
+        Ok(loss)
+    };
+    let before = validate(student, first, report)?;
+    let began = Instant::now();
+    for (step, batch) in train.iter().enumerate().skip(first) {
+        let wanted = targets.of(Split::Train, step, &batch.inputs)?;
+        let (values, gradients) =
+            leaves.value_and_grad(student, |student| loss(student, batch, &wanted, options.temperature))?;
+        let updated = optimizer.update(leaves.arrays(), &gradients, options.learning_rate)?;
+        transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten()))?;
+        leaves.replace(student, updated)?;
+        let loss = f64::from(values[0].try_item_exact::<f32>()?);
+        if !loss.is_finite() {
+            return Err(Error::NotFinite { path: format!("the loss of step {}", step + 1) });
+        }
+        let done = step + 1;
+        report(Event::Loss { valid: false, step: done, loss });
+        report(Event::Step { what: "steps", done, of: train.len() });
+        if let Some(path) = path.filter(|_| done % options.checkpoint_every.max(1) == 0 || done == train.len()) {
+            leaves.save(path, &optimizer, done, began.elapsed().as_secs_f64())?;
+        }
+        if done % options.validate_every.max(1) == 0 && done < train.len() {
+            validate(student, done, report)?;
+        }
+    }
+    let after = validate(student, train.len(), report)?;
+    if after > before {
+        report(Event::Note(&format!(
+            "the loss over the samples that were not trained with rose from {before:.4} to {after:.4}; take a smaller `--learning-rate`"
+        )));
+    }
+    leaves.pack(student)?;
+    Ok(Trained { before, after })
+}
+
+/// The mean divergence of the positions that count, and how many they are.
+fn loss(student: &dyn CausalLm, batch: &Batch, wanted: &targets::Wanted, temperature: f32) -> Result<Vec<Array>> {
+    let logits = student.forward(&batch.inputs, None)?;
+    let logits = match &wanted.indices {
+        Some(indices) => logits.take_along_axis(indices, -1)?,
+        None => logits,
+    };
+    let count = batch.mask.sum(None)?;
+    let sum = kl(&logits, &wanted.logits, temperature)?.multiply(&batch.mask)?.sum(None)?;
+    Ok(vec![sum.divide(&count)?, count])
+}
+
+fn mean_loss(student: &dyn CausalLm, targets: &Targets<'_>, batches: &[Batch], temperature: f32) -> Result<f64> {
+    let (mut sum, mut all) = (0.0, 0.0);
+    for (i, batch) in batches.iter().enumerate() {
+        let wanted = targets.of(Split::Valid, i, &batch.inputs)?;
+        let values = loss(student, batch, &wanted, temperature)?;
+        let count = f64::from(values[1].try_item_exact::<f32>()?);
+        sum += f64::from(values[0].try_item_exact::<f32>()?) * count;
+        all += count;
+    }
+    Ok(sum / f64::max(all, 1.0))
+}
+
+/// Whether a folder has targets of both kinds.
+pub fn has_targets(folder: &Path) -> bool {
+    [Split::Train, Split::Valid].iter().all(|split| folder.join(split.name()).join(targets::file_name(0)).is_file())
+}
