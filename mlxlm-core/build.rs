@@ -23,8 +23,8 @@ fn main() -> ExitCode {
     }
     let Some(include) = env::var_os("DEP_MLX_INCLUDE") else {
         println!(
-            "cargo::error=cargo does not know where MLX's headers are: in mlxlm's repository run `cargo xtask setup` once; in another \
-             project, include that repository's `.cargo/mlx-native.toml` in your `.cargo/config.toml` (see README.md of mlxlm-core)"
+            "cargo::error=cargo does not know where MLX's headers are: in mlxlm's repository run `cargo xtask setup` once, in another \
+             project `mlxlm-setup` (`cargo install mlxlm-core --no-default-features --features setup`; see README.md of mlxlm-core)"
         );
         return ExitCode::FAILURE;
     };

@@ -56,6 +56,8 @@ pub mod process;
 pub mod quant;
 #[cfg(feature = "mlx")]
 mod raw;
+#[cfg(feature = "setup")]
+pub mod setup;
 #[cfg(feature = "text")]
 pub mod text;
 #[cfg(feature = "mlx")]

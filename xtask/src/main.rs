@@ -13,7 +13,6 @@ mod fuzz;
 mod golden;
 mod new_arch;
 mod openapi;
-mod process;
 mod real_model;
 mod run;
 mod sections;
@@ -25,6 +24,7 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use mlxlm_core::setup::tool as process;
 
 /// What is done to this repository
 #[derive(Parser)]

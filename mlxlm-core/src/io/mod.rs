@@ -27,6 +27,7 @@ pub use shared::{
     FolderLock, Listed, NewFile, create_private_dir, list_files, private_temporary_dir, remove_file, touch,
 };
 pub use temporary::{TemporaryFolder, abandon, is_temporary};
+#[cfg(feature = "hub")]
 pub(crate) use temporary::{link, scratch};
 pub use write::{copy, target, write, write_json, write_with};
 

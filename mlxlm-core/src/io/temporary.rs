@@ -180,11 +180,13 @@ fn scratch_in(folder: &Path) -> io::Result<(TempDir, File)> {
 
 /// A private folder in `folder` that vanishes with all that is in it, even after the process was killed: its lock is to be
 /// kept as long as it is used.
+#[cfg(feature = "hub")]
 pub(crate) fn scratch(folder: &Path) -> Result<(TempDir, File)> {
     scratch_in(folder).with_path("create a folder in", folder)
 }
 
 /// Makes the link `path` to `target`, in place of what is there, with no gap in which there is none.
+#[cfg(feature = "hub")]
 pub(crate) fn link(target: &Path, path: &Path) -> Result<()> {
     let made = named().make_in(parent(path), |place| std::os::unix::fs::symlink(target, place));
     let made = made.with_path("link", path)?.into_temp_path();
@@ -302,6 +304,7 @@ mod tests {
         assert!(at("precious").is_dir() && at(".mlxlm-link.tmp").is_symlink());
     }
 
+    #[cfg(feature = "hub")]
     #[test]
     fn a_link_takes_the_place_of_another() {
         let folder = tempfile::tempdir().unwrap();

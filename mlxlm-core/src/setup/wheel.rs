@@ -6,22 +6,25 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow};
 
 use super::source::Mlx;
-use crate::process::{self, PIP, PYTHON};
+use super::tool::{self, PIP, PYTHON};
 
 /// An error that says how to get Python or its pip, if they are missing.
 pub(super) fn check_pip() -> Result<()> {
-    let pip = process::output(python().args(["-m", "pip", "--version"]), PYTHON)?;
+    let pip = tool::output(python().args(["-m", "pip", "--version"]), PYTHON)?;
     if pip.status.success() { Ok(()) } else { Err(PIP.missing()) }
 }
 
 /// Downloads the wheel of `package` and unpacks it into `into`.
-pub(crate) fn get(package: &str, version: &str, into: &Path) -> Result<()> {
+///
+/// # Errors
+/// No pip, no network, or no such wheel.
+pub fn get(package: &str, version: &str, into: &Path) -> Result<()> {
     let download = into.with_extension("download");
     // `pip download` installs nothing, so it works where a distribution forbids `pip install`.
     let mut pip = python();
     pip.args(["-m", "pip", "--disable-pip-version-check", "--quiet", "download", "--no-deps", "--only-binary=:all:"]);
     pip.arg("--dest").arg(&download).arg(format!("{package}=={version}"));
-    process::succeed(&mut pip, PYTHON).map_err(|error| {
+    tool::succeed(&mut pip, PYTHON).map_err(|error| {
         anyhow!("{error}\nhint: {package} {version} needs a network, glibc 2.35 or newer, and a recent pip (`python3 -m pip --version`)")
     })?;
     let wheel = std::fs::read_dir(&download)
@@ -30,7 +33,7 @@ pub(crate) fn get(package: &str, version: &str, into: &Path) -> Result<()> {
         .flatten()
         .with_context(|| format!("pip left nothing in `{}`", download.display()))?
         .path();
-    process::succeed(python().args(["-m", "zipfile", "-e"]).arg(&wheel).arg(into), PYTHON)?;
+    tool::succeed(python().args(["-m", "zipfile", "-e"]).arg(&wheel).arg(into), PYTHON)?;
     std::fs::remove_dir_all(&download).with_context(|| format!("cannot remove `{}`", download.display()))
 }
 

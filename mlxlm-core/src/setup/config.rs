@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::source::{CUDA, Mlx, Source};
 
@@ -47,6 +47,36 @@ fn libraries_in(text: &str) -> Option<(PathBuf, Vec<PathBuf>)> {
     Some((of("-rpath").into_iter().next()?, of("-rpath-link")))
 }
 
+/// Lets the configuration of the project at `root` include ours.
+pub(super) fn include(root: &Path) -> Result<()> {
+    const LINE: &str = "include = [{ path = \"mlx-native.toml\", optional = true }]\n";
+    let folder = root.join(".cargo");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+    // Cargo reads the older name first.
+    let path = ["config", "config.toml"].map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
+    let path = path.unwrap_or_else(|| folder.join("config.toml"));
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+    };
+    if text.contains("mlx-native.toml") {
+        return Ok(());
+    }
+    if text.lines().any(|line| line.trim_start().starts_with("include")) {
+        bail!(
+            "`{}` includes other files\nhint: add `{{ path = \"mlx-native.toml\", optional = true }}` to its `include`",
+            path.display()
+        );
+    }
+    let draft = folder.join("config.tmp");
+    std::fs::write(&draft, format!("{LINE}{text}"))
+        .and_then(|()| std::fs::rename(&draft, &path))
+        .with_context(|| format!("cannot write `{}`", path.display()))?;
+    eprintln!("setup: `{}` includes mlx-native.toml; keep that file and .mlx out of your repository", path.display());
+    Ok(())
+}
+
 fn path(root: &Path) -> PathBuf {
     root.join(".cargo/mlx-native.toml")
 }
@@ -64,7 +94,7 @@ fn text(source: &Source, mlx: &Mlx, dir: &Path) -> String {
     let flags: Vec<_> = flags.into_iter().flat_map(|flag| ["-C".to_owned(), flag]).collect();
     let include = format!("{}:{}", mlx.include.display(), dir.join("mlx-c").display());
     format!(
-        "# Written by `cargo xtask setup`; not committed.\n\
+        "# Written by mlxlm's setup for this machine; not to be committed.\n\
          {SETUP}{}\n\
          [target.{triple}.mlx]\n\
          rustc-link-search = {search:?}\n\
@@ -132,5 +162,26 @@ mod tests {
         assert!(is_written(root, &CPU, &mlx(), Path::new("/s")));
         assert!(!is_written(root, &CPU, &mlx(), Path::new("/t")));
         assert_eq!(setup_dir(root), Some("/s".into()));
+    }
+
+    #[test]
+    fn the_configuration_of_a_project_includes_ours_once() {
+        let root = tempfile::tempdir().unwrap();
+        let read = |name: &str| std::fs::read_to_string(root.path().join(".cargo").join(name)).unwrap();
+        include(root.path()).unwrap();
+        let made = read("config.toml");
+        assert_eq!(made, "include = [{ path = \"mlx-native.toml\", optional = true }]\n");
+        include(root.path()).unwrap();
+        assert_eq!(read("config.toml"), made);
+
+        let path = root.path().join(".cargo/config.toml");
+        std::fs::write(&path, "[build]\njobs = 1\n").unwrap();
+        include(root.path()).unwrap();
+        assert_eq!(read("config.toml"), made + "[build]\njobs = 1\n");
+
+        std::fs::write(&path, "include = [\"other.toml\"]\n").unwrap();
+        let error = include(root.path()).unwrap_err().to_string();
+        assert!(error.contains("hint: add `{ path = \"mlx-native.toml\""), "{error}");
+        assert_eq!(read("config.toml"), "include = [\"other.toml\"]\n");
     }
 }

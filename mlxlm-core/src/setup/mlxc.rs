@@ -10,14 +10,17 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{self, AR, CARGO, CXX};
-use crate::workspace;
+use super::tool::{self, AR, CARGO, CXX};
 
-/// The `mlx-c` folder of the `mlx-sys` that the workspace is locked to, which must bind MLX `version`.
-pub(super) fn sources(version: &str) -> Result<PathBuf> {
-    let mut cargo = workspace::cargo();
+/// Sources of our own that are compiled with those of mlx-c.
+const NATIVE: [(&str, &str); 2] =
+    [("linux.cpp", include_str!("native/linux.cpp")), ("format.h", include_str!("native/format.h"))];
+
+/// The `mlx-c` folder of the `mlx-sys` that the workspace at `root` is locked to, which must bind MLX `version`.
+pub(super) fn sources(root: &Path, version: &str) -> Result<PathBuf> {
+    let mut cargo = tool::cargo(root);
     cargo.args(["metadata", "--format-version=1"]);
-    let metadata = process::succeed(&mut cargo, CARGO)?;
+    let metadata = tool::succeed(&mut cargo, CARGO)?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cannot read cargo's metadata")?;
     let manifest = metadata["packages"]
         .as_array()
@@ -25,13 +28,13 @@ pub(super) fn sources(version: &str) -> Result<PathBuf> {
         .flatten()
         .find(|package| package["name"] == "mlx-sys")
         .and_then(|package| package["manifest_path"].as_str())
-        .context("cargo metadata names no `mlx-sys`")?;
+        .context("this project does not depend on MLX\nhint: add `mlxlm-core` to its dependencies first")?;
     let sources = Path::new(manifest).with_file_name("src").join("mlx-c");
     let cmake = sources.join("CMakeLists.txt");
     let text = std::fs::read_to_string(&cmake).with_context(|| format!("cannot read `{}`", cmake.display()))?;
     if !text.contains(&format!("GIT_TAG v{version})")) {
         bail!(
-            "`{}` does not bind MLX {version}\nhint: raise MLX_VERSION in xtask/src/setup.rs with mlx-sys",
+            "`{}` does not bind MLX {version}\nhint: raise MLX_VERSION in mlxlm-core/src/setup with mlx-sys",
             cmake.display()
         );
     }
@@ -49,11 +52,14 @@ pub(super) fn version(include: &Path) -> Result<String> {
 }
 
 /// Compiles `libmlxc.a` into `out`.
-pub(super) fn compile(root: &Path, sources: &Path, include: &Path, out: &Path) -> Result<()> {
+pub(super) fn compile(sources: &Path, include: &Path, out: &Path) -> Result<()> {
     let objects = out.join("objects");
     std::fs::create_dir_all(&objects).with_context(|| format!("cannot create `{}`", objects.display()))?;
-    let native = root.join("xtask/native");
-    let mut files = vec![native.join("linux.cpp")];
+    let [linux, format] = NATIVE.map(|(name, text)| (objects.join(name), text));
+    for (path, text) in [&linux, &format] {
+        std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    let mut files = vec![linux.0];
     let folder = sources.join("mlx/c");
     for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
         files.push(entry?.path());
@@ -70,9 +76,9 @@ pub(super) fn compile(root: &Path, sources: &Path, include: &Path, out: &Path) -
     let worker = || -> Result<()> {
         while let Some(file) = next() {
             let mut cxx = Command::new("g++");
-            cxx.args(["-c", "-std=c++20", "-O2", "-fPIC", "-w", "-include"]).arg(native.join("format.h"));
+            cxx.args(["-c", "-std=c++20", "-O2", "-fPIC", "-w", "-include"]).arg(&format.0);
             cxx.arg("-I").arg(sources).arg("-isystem").arg(include).arg(&file).arg("-o").arg(object(&file));
-            process::succeed(&mut cxx, CXX)?;
+            tool::succeed(&mut cxx, CXX)?;
         }
         Ok(())
     };
@@ -81,7 +87,7 @@ pub(super) fn compile(root: &Path, sources: &Path, include: &Path, out: &Path) -
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("a worker returns its errors"))
     })?;
-    process::succeed(Command::new("ar").arg("crs").arg(out.join("libmlxc.a")).args(made), AR)?;
+    tool::succeed(Command::new("ar").arg("crs").arg(out.join("libmlxc.a")).args(made), AR)?;
     std::fs::remove_dir_all(&objects).with_context(|| format!("cannot remove `{}`", objects.display()))
 }
 

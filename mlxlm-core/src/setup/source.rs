@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{MLX_VERSION, RECIPE, wheel};
-use crate::workspace;
+use super::{MLX_VERSION, RECIPE, tool, wheel};
 
 /// Where MLX comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +69,7 @@ impl Source {
 
 /// The part of a key that is the same for every source.
 pub(super) fn key_suffix(root: &Path) -> Result<String> {
-    let sys = workspace::locked_version(root, "mlx-sys")?;
+    let sys = tool::locked_version(root, "mlx-sys")?;
     Ok(format!("-{MLX_VERSION}-sys-{sys}-r{RECIPE}"))
 }
 

@@ -1,7 +1,7 @@
 //! The Rust declarations of mlx-c, as `mlx-sys`'s build script would have written them.
 //!
 //! Unusual: bindgen looks libclang up by an environment variable, and it panics where there is none; therefore
-//! it runs in a child, the hidden command `cargo xtask bindings`. libclang is the one that `LIBCLANG_PATH` names,
+//! it runs in a child, the hidden command `bindings` of the program that runs. libclang is the one that `LIBCLANG_PATH` names,
 //! or comes as a wheel, which lacks the compiler's own headers: GCC's serve.
 
 use std::path::{Path, PathBuf};
@@ -9,14 +9,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::tool::{self, CXX, LIBCLANG};
 use super::wheel;
-use crate::process::{self, CXX, LIBCLANG};
 
 /// The wheel that setup takes: the newest there is for x86-64 and aarch64.
 const LIBCLANG_VERSION: &str = "18.1.1";
 
+/// What the child is given
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct Args {
+pub struct Args {
     /// The mlx-c folder
     sources: PathBuf,
     /// A folder of headers that go before all others
@@ -26,7 +27,7 @@ pub(crate) struct Args {
 }
 
 /// Writes `bindings.rs` into `out`; `draft` takes libclang while it is needed.
-pub(super) fn generate(root: &Path, sources: &Path, out: &Path, draft: &Path) -> Result<()> {
+pub(super) fn generate(sources: &Path, out: &Path, draft: &Path) -> Result<()> {
     let scratch = draft.join("clang");
     let shadows = scratch.join("shadows");
     std::fs::create_dir_all(&shadows).with_context(|| format!("cannot create `{}`", shadows.display()))?;
@@ -34,28 +35,30 @@ pub(super) fn generate(root: &Path, sources: &Path, out: &Path, draft: &Path) ->
     for header in ["arm_fp16.h", "arm_bf16.h"] {
         std::fs::write(shadows.join(header), "").with_context(|| format!("cannot write `{header}`"))?;
     }
-    let mut child = Command::new(std::env::current_exe().context("cannot find xtask's own binary")?);
+    let mut child = Command::new(std::env::current_exe().context("cannot find the program that runs")?);
     child.arg("bindings").arg(sources).arg(&shadows).arg(out.join("bindings.rs"));
     if std::env::var_os("LIBCLANG_PATH").is_none() {
         let wheel = scratch.join("wheel");
         wheel::get("libclang", LIBCLANG_VERSION, &wheel).map_err(|error| anyhow!("{error}\n{}", LIBCLANG.missing()))?;
         child.env("LIBCLANG_PATH", wheel.join(format!("libclang-{LIBCLANG_VERSION}.data/platlib/clang/native")));
     }
-    process::succeed(&mut child, LIBCLANG)?;
+    tool::succeed(&mut child, LIBCLANG)?;
     if cfg!(target_arch = "x86_64") {
-        let path = root.join("xtask/native/bindings_x86_64.rs.in");
-        append(&out.join("bindings.rs"), &path)?;
+        append(&out.join("bindings.rs"), include_str!("native/bindings_x86_64.rs.in"))?;
     }
     std::fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove `{}`", scratch.display()))
 }
 
-fn append(to: &Path, from: &Path) -> Result<()> {
-    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()));
-    std::fs::write(to, read(to)? + &read(from)?).with_context(|| format!("cannot write `{}`", to.display()))
+fn append(to: &Path, text: &str) -> Result<()> {
+    let there = std::fs::read_to_string(to).with_context(|| format!("cannot read `{}`", to.display()))?;
+    std::fs::write(to, there + text).with_context(|| format!("cannot write `{}`", to.display()))
 }
 
 /// The child's part: needs `LIBCLANG_PATH`, or a libclang where the system keeps it.
-pub(crate) fn run(args: &Args) -> Result<()> {
+///
+/// # Errors
+/// No libclang, or headers that it cannot read.
+pub fn run(args: &Args) -> Result<()> {
     let headers = args.sources.join("mlx/c");
     let mut names: Vec<_> = std::fs::read_dir(&headers)
         .with_context(|| format!("cannot read `{}`", headers.display()))?
@@ -63,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "h"))
         .collect();
     names.sort();
-    let builtin = process::succeed(Command::new("g++").arg("-print-file-name=include"), CXX)?;
+    let builtin = tool::succeed(Command::new("g++").arg("-print-file-name=include"), CXX)?;
     let mut builder = bindgen::Builder::default()
         .rust_target("1.73.0".parse().map_err(|error| anyhow!("{error}"))?)
         .clang_args(["-I", &args.shadows.to_string_lossy(), "-I", &args.sources.to_string_lossy()])
