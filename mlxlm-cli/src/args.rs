@@ -30,20 +30,30 @@ pub(crate) use tuning::{FuseArgs, LoraArgs};
 /// The model that a command takes when none is named.
 pub(crate) const DEFAULT_MODEL: &str = "mlx-community/Llama-3.2-3B-Instruct-4bit";
 
-/// Language models on MLX: generate, chat, convert, without Python.
+/// The folder that `convert` writes if none is named, and that `cache_prompt` reads.
+pub(crate) const CONVERTED_MODEL: &str = "mlx_model";
+
+/// Run, serve, fine-tune and quantize language models on MLX.
 #[derive(Debug, Parser)]
-#[command(name = "mlxlm", version, infer_long_args = true, infer_subcommands = true, subcommand_required = true)]
+#[command(
+    name = "mlxlm",
+    version,
+    infer_long_args = true,
+    infer_subcommands = true,
+    subcommand_required = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Cli {
-    /// Compute on the CPU, even where there is a GPU.
+    /// Use the CPU even if there is a GPU.
     #[arg(long, global = true)]
     pub(crate) cpu: bool,
-    /// Threads that compute on the CPU of a Linux machine [default: its cores].
+    /// Number of CPU threads, on Linux [default: number of cores].
     #[arg(long, global = true)]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Refuse a model that needs more memory than is free, instead of a warning.
+    /// Fail instead of warning if a model needs more memory than is free.
     #[arg(long, global = true)]
     pub(crate) strict_memory: bool,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -55,55 +65,55 @@ pub(crate) enum Command {
     Generate(Box<GenerateArgs>),
     /// Chat with a model in the terminal.
     Chat(ChatArgs),
-    /// Load a model and look through its weights for values that are not finite.
+    /// Check the weights of a model for NaN and infinite values.
     Check(CheckArgs),
-    /// Convert a model: quantize, dequantize, change its type, upload it.
+    /// Convert a model: quantize, dequantize, change the type.
     Convert(ConvertArgs),
-    /// Fine-tune a model: LoRA, DoRA or its own weights.
+    /// Fine-tune a model: LoRA, DoRA or all weights.
     Lora(Box<LoraArgs>),
-    /// Put a fine-tune into the weights of its model.
+    /// Fuse an adapter into the weights of its model.
     Fuse(FuseArgs),
-    /// Quantize a model as well as a budget of bits, bytes or divergence allows.
+    /// Quantize a model to a target size or quality.
     Quantize(QuantizeArgs),
-    /// Quantize by AWQ: scale what matters, clip what does not.
+    /// Quantize with AWQ (activation-aware scaling and clipping).
     Awq(AwqArgs),
-    /// Quantize by GPTQ: columns make up for the rounding of those before.
+    /// Quantize with GPTQ (rounding errors are corrected column by column).
     Gptq(GptqArgs),
-    /// Train the scales of a quantized model until it says what the original says.
+    /// Improve a quantized model by training its scales against the original.
     Dwq(DwqArgs),
-    /// Quantize with more bits where they matter most.
+    /// Quantize with more bits for the more sensitive layers.
     #[command(name = "dynamic_quant", alias = "dynamic-quant")]
     DynamicQuant(DynamicQuantArgs),
-    /// Upload a model folder to the hub.
+    /// Upload a model folder to the Hugging Face hub.
     Upload(UploadArgs),
-    /// Not supported: copies a model between machines.
+    /// Not supported: copy a model between machines.
     #[command(hide = true)]
     Share(ShareArgs),
-    /// Merge fine-tunes of one model into one: slerp, linear, TIES, DARE.
+    /// Merge fine-tunes of one model: slerp, linear, TIES, DARE.
     Merge(MergeArgs),
-    /// Measure how well a model predicts texts, and how far it is from another model.
+    /// Measure perplexity, and the divergence from another model.
     Perplexity(PerplexityArgs),
-    /// Measure a model's answers to the questions of tasks.
+    /// Run evaluation tasks in the format of lm-evaluation-harness.
     Evaluate(EvaluateArgs),
-    /// Convert the adapter of a fine-tune between the layouts of mlx-lm and PEFT.
+    /// Convert an adapter between the formats of mlx-lm and PEFT.
     Adapter(AdapterLayoutArgs),
-    /// Read a prompt once and keep the model's state in a file.
+    /// Process a prompt once and save its KV cache.
     #[command(name = "cache_prompt", alias = "cache-prompt")]
     CachePrompt(CachePromptArgs),
-    /// Measure how fast a model reads and writes.
+    /// Measure the speed of prompt processing and generation.
     Benchmark(BenchmarkArgs),
-    /// Answer requests over HTTP, as OpenAI's and Anthropic's APIs do.
+    /// Serve models over HTTP with APIs like OpenAI's and Anthropic's.
     #[command(alias = "serve")]
     Server(Box<ServerArgs>),
     /// List or delete models in the Hugging Face cache.
     Manage(ManageArgs),
-    /// List the supported model types, or measure the model of a configuration.
+    /// List the supported model types, or measure a `config.json`.
     Models(ModelsArgs),
     /// List the models on this machine.
     List(ListArgs),
-    /// Show what is known of a model: parameters, bits, context, memory.
+    /// Show the parameters, bits, context and memory of a model.
     Show(ShowArgs),
-    /// Print completions for a shell.
+    /// Print a completion script for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -116,26 +126,26 @@ pub(crate) enum Command {
     },
 }
 
-/// Which model, and which fine-tune of it.
+/// Which model, and which adapter of it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// A model folder, a GGUF file, a repository of the hub as `org/name`, or `demo`, which is built in.
+    /// Model folder, GGUF file, hub repository (`org/name`) or `demo` (built in).
     #[arg(long)]
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) variant: VariantArgs,
 }
 
-/// Which version of a model, and which fine-tune of it. The default is the model as it is.
+/// Which version of a model, and which adapter of it.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct VariantArgs {
-    /// The branch, tag or commit of a repository.
+    /// Branch, tag or commit of a hub repository.
     #[arg(long)]
     pub(crate) revision: Option<String>,
-    /// The folder of a LoRA or DoRA adapter.
+    /// Folder of a LoRA or DoRA adapter.
     #[arg(long)]
     pub(crate) adapter_path: Option<PathBuf>,
-    /// Accepted for compatibility: nothing of a model folder is ever run.
+    /// No effect: code in a model folder is never run.
     #[arg(long)]
     pub(crate) trust_remote_code: bool,
 }
@@ -143,16 +153,16 @@ pub(crate) struct VariantArgs {
 /// How the next token is chosen.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SamplingArgs {
-    /// Temperature; 0 always takes the best token.
+    /// Sampling temperature (0: always take the most likely token).
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temp: f64,
-    /// Sample from the most likely tokens that together have this probability.
+    /// Sample from the most likely tokens whose probabilities add up to this.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) top_p: f64,
-    /// XTC: at each token, drop all likely tokens but the least likely of them with this probability.
+    /// Probability of applying XTC at each token.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) xtc_probability: f64,
-    /// XTC: a token counts as likely from this probability on.
+    /// Probability from which XTC counts a token as likely.
     #[arg(long, default_value_t = 0.1)]
     pub(crate) xtc_threshold: f64,
 }
@@ -160,7 +170,7 @@ pub(crate) struct SamplingArgs {
 /// The KV cache.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct KvArgs {
-    /// Keep at most this many tokens in the KV cache.
+    /// Maximum number of tokens in the KV cache [default: no limit].
     #[arg(long)]
     pub(crate) max_kv_size: Option<usize>,
     #[command(flatten)]
@@ -173,13 +183,13 @@ pub(crate) struct KvArgs {
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// More tokens that end the answer, by name or number.
+    /// Additional tokens that end the answer (text or id).
     #[arg(long = "extra-eos-token", num_args = 1..)]
     pub(crate) extra_eos_token: Vec<String>,
     /// System prompt.
     #[arg(long)]
     pub(crate) system_prompt: Option<String>,
-    /// The prompt; `-` reads it from standard input.
+    /// Prompt (`-`: read it from standard input).
     #[arg(long, short, default_value = "hello", allow_hyphen_values = true)]
     pub(crate) prompt: String,
     /// Start the answer with this text.
@@ -190,34 +200,34 @@ pub(crate) struct GenerateArgs {
     pub(crate) max_tokens: i64,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// Keep tokens of at least this share of the best one's probability.
+    /// Minimum probability of a token, relative to the most likely one.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) min_p: f64,
-    /// Sample from this many of the most likely tokens only (0: all).
+    /// Sample from the K most likely tokens (0: all).
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
-    /// Keep at least this many tokens, for `--min-p`.
+    /// Minimum number of tokens that `--min-p` keeps.
     #[arg(long, default_value_t = 1)]
     pub(crate) min_tokens_to_keep: usize,
-    /// Seed of the random choices.
+    /// Random seed.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Do not apply the chat template.
     #[arg(long)]
     pub(crate) ignore_chat_template: bool,
-    /// Accepted for compatibility; the template of the model is always the default.
+    /// No effect: the model's chat template is the default.
     #[arg(long)]
     pub(crate) use_default_chat_template: bool,
-    /// Values for the chat template, as a JSON object.
+    /// Variables of the chat template, as a JSON object.
     #[arg(long)]
     pub(crate) chat_template_config: Option<String>,
-    /// Print the text as it is generated, and the speed; `false` prints only the text, at the end.
+    /// Stream the text and print the speed (`false`: print only the text, at the end).
     #[arg(long, default_value = "true", num_args = 1, action = ArgAction::Set, value_parser = truth)]
     pub(crate) verbose: bool,
-    /// Tokens of the prompt to read at once.
+    /// Number of prompt tokens to process at once.
     #[arg(long, default_value = "2048")]
     pub(crate) prefill_step_size: NonZeroUsize,
-    /// A file that `cache_prompt` wrote; the prompt continues it.
+    /// Prompt cache written by `mlxlm cache_prompt`; the prompt continues it.
     #[arg(long)]
     pub(crate) prompt_cache_file: Option<PathBuf>,
     #[command(flatten)]
@@ -230,10 +240,10 @@ pub(crate) struct GenerateArgs {
     pub(crate) snapkv: SnapKvArgs,
     #[command(flatten)]
     pub(crate) many: PromptsArgs,
-    /// Not supported (nor `-qa`): activations stay in floating point.
+    /// Not supported, nor is `-qa`: quantize activations.
     #[arg(long)]
     pub(crate) quantize_activations: bool,
-    /// Not supported: no model here takes images.
+    /// Not supported: images.
     #[arg(long, num_args = 1..)]
     pub(crate) image: Vec<PathBuf>,
 }
@@ -245,21 +255,21 @@ pub(crate) struct ChatArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// Seed of the random choices.
+    /// Random seed.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
-    /// Tokens of the prompt to read at once.
+    /// Number of prompt tokens to process at once.
     #[arg(long, default_value = "2048")]
     pub(crate) prefill_step_size: NonZeroUsize,
-    /// Maximum number of tokens of an answer (-1: no limit).
+    /// Maximum number of tokens in an answer (-1: no limit).
     #[arg(long, short, default_value_t = 256)]
     pub(crate) max_tokens: i64,
     /// System prompt.
     #[arg(long)]
     pub(crate) system_prompt: Option<String>,
-    /// Not supported: pipelines need several machines.
+    /// Not supported: split the model over several machines.
     #[arg(long)]
     pub(crate) pipeline: bool,
 }
@@ -267,43 +277,43 @@ pub(crate) struct ChatArgs {
 /// `convert`.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
-    /// A model folder, a GGUF file or a repository of the hub.
+    /// Model folder, GGUF file or hub repository (`org/name`).
     #[arg(long, visible_alias = "hf-path", required_unless_present = "gguf_path")]
     pub(crate) model: Option<String>,
-    /// A GGUF file; the first part of one that is split.
+    /// GGUF file (of a split file, the first part).
     #[arg(long, conflicts_with_all = ["model", "revision"])]
     pub(crate) gguf_path: Option<PathBuf>,
-    /// The branch, tag or commit of a repository.
+    /// Branch, tag or commit of a hub repository.
     #[arg(long)]
     pub(crate) revision: Option<String>,
-    /// The folder to write; it must not exist yet.
+    /// Output folder; it must not exist.
     #[arg(long, default_value = "mlx_model")]
     pub(crate) mlx_path: PathBuf,
     /// Quantize the weights.
     #[arg(long, short)]
     pub(crate) quantize: bool,
-    /// Group size [default: depends on `--q-mode`].
+    /// Group size of quantization [default: depends on `--q-mode`].
     #[arg(long, requires = "quantize")]
     pub(crate) q_group_size: Option<i32>,
     /// Bits per weight [default: depends on `--q-mode`].
     #[arg(long, requires = "quantize")]
     pub(crate) q_bits: Option<i32>,
-    /// The format of quantized weights.
+    /// Quantization mode.
     #[arg(long, default_value = "affine", requires = "quantize")]
     pub(crate) q_mode: QuantMode,
-    /// More bits for the more sensitive layers.
+    /// Mixed recipe: more bits for the more sensitive layers.
     #[arg(long, requires = "quantize")]
     pub(crate) quant_predicate: Option<MixedRecipe>,
-    /// The type of the weights; that of the configuration if absent.
+    /// Type of the weights [default: `dtype` in `config.json`].
     #[arg(long)]
     pub(crate) dtype: Option<WeightType>,
-    /// The repository of the hub to upload the result to.
+    /// Upload the result to this hub repository.
     #[arg(long)]
     pub(crate) upload_repo: Option<String>,
-    /// Unpack quantized weights.
+    /// Dequantize the weights.
     #[arg(long, short, conflicts_with = "quantize")]
     pub(crate) dequantize: bool,
-    /// Accepted for compatibility: nothing of a model folder is ever run.
+    /// No effect: code in a model folder is never run.
     #[arg(long)]
     pub(crate) trust_remote_code: bool,
 }
@@ -311,13 +321,13 @@ pub(crate) struct ConvertArgs {
 /// `--q-mode`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum QuantMode {
-    /// A scale and a bias for each group.
+    /// A scale and a bias per group.
     Affine,
-    /// 4-bit floats, a power of two for each 32.
+    /// 4-bit floats with a power-of-two scale per 32 weights.
     Mxfp4,
-    /// 4-bit floats, an 8-bit float for each 16.
+    /// 4-bit floats with an 8-bit float scale per 16 weights.
     Nvfp4,
-    /// 8-bit floats, a power of two for each 32.
+    /// 8-bit floats with a power-of-two scale per 32 weights.
     Mxfp8,
 }
 
@@ -352,13 +362,13 @@ pub(crate) enum WeightType {
 /// `models`.
 #[derive(Debug, Args)]
 pub(crate) struct ModelsArgs {
-    /// A `config.json`, or the folder that has it: count the parameters, caches and bytes of its model, without any weights.
+    /// `config.json` or its folder: print the parameters, caches and size of the model, without weights.
     #[arg(long)]
     pub(crate) config: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print the list as the page `docs/architectures.md`.
+    /// Print the list as Markdown, for `docs/architectures.md`.
     #[arg(long, hide = true, conflicts_with_all = ["json", "config"])]
     pub(crate) markdown: bool,
 }
@@ -366,12 +376,12 @@ pub(crate) struct ModelsArgs {
 /// `check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// A model folder, a GGUF file, a repository of the hub as `org/name`, or `demo`, which is built in.
+    /// Model folder, GGUF file, hub repository (`org/name`) or `demo` (built in).
     pub(crate) model: String,
-    /// The branch, tag or commit of a repository.
+    /// Branch, tag or commit of a hub repository.
     #[arg(long)]
     pub(crate) revision: Option<String>,
-    /// The folder of a LoRA or DoRA adapter.
+    /// Folder of a LoRA or DoRA adapter.
     #[arg(long)]
     pub(crate) adapter_path: Option<PathBuf>,
     /// Print JSON.
@@ -384,15 +394,15 @@ pub(crate) struct CheckArgs {
 pub(crate) struct CachePromptArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The token that ends an answer, instead of the tokenizer's own.
+    /// Token that ends an answer, instead of the tokenizer's.
     #[arg(long)]
     pub(crate) eos_token: Option<String>,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
-    /// The file to write.
+    /// Output file.
     #[arg(long)]
     pub(crate) prompt_cache_file: PathBuf,
-    /// The prompt; `-` reads it from standard input.
+    /// Prompt (`-`: read it from standard input).
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) prompt: String,
 }
@@ -402,25 +412,25 @@ pub(crate) struct CachePromptArgs {
 pub(crate) struct ServerArgs {
     #[command(flatten)]
     pub(crate) served: ServedArgs,
-    /// More names that requests may call the model.
+    /// Additional names of the model in requests.
     #[arg(long, value_delimiter = ',')]
     pub(crate) served_model_name: Vec<String>,
-    /// The host to listen on; 0.0.0.0 is reached from other machines.
+    /// Address to listen on (0.0.0.0: all interfaces).
     #[arg(long, default_value = "127.0.0.1")]
     pub(crate) host: String,
-    /// The port; 0 takes a free one.
+    /// Port to listen on (0: any free port).
     #[arg(long, default_value_t = 8080)]
     pub(crate) port: u16,
-    /// Origins whose pages may ask, `*` for all [default: pages of this machine].
+    /// Allowed CORS origins (`*`: all) [default: pages of this machine].
     #[arg(long, value_delimiter = ',')]
     pub(crate) allowed_origins: Option<Vec<String>>,
-    /// Names that the server may be asked under, `*` for all [default: those of this machine on a local address, else all].
+    /// Allowed `Host` headers (`*`: all) [default: on a local address those of this machine, otherwise all].
     #[arg(long, value_delimiter = ',')]
     pub(crate) allowed_hosts: Option<Vec<String>>,
-    /// A key that requests have to bring; may be given several times, and in `MLXLM_API_KEY`.
+    /// API key that requests must have; repeatable, also `MLXLM_API_KEY`.
     #[arg(long)]
     pub(crate) api_key: Vec<String>,
-    /// A file with such keys, one a line.
+    /// File of API keys, one per line.
     #[arg(long)]
     pub(crate) api_key_file: Option<PathBuf>,
     #[command(flatten)]
@@ -429,60 +439,60 @@ pub(crate) struct ServerArgs {
     pub(crate) disk_prompt_cache: DiskPromptCacheArgs,
     #[command(flatten)]
     pub(crate) adapters: AdapterArgs,
-    /// The least that is written to the log.
+    /// Minimum level of log messages.
     #[arg(long, default_value = "INFO", ignore_case = true)]
     pub(crate) log_level: LogLevel,
-    /// A chat template to use instead of the model's.
+    /// Chat template to use instead of the model's.
     #[arg(long, default_value = "")]
     pub(crate) chat_template: String,
-    /// Accepted for compatibility; the template of the model is always the default.
+    /// No effect: the model's chat template is the default.
     #[arg(long)]
     pub(crate) use_default_chat_template: bool,
-    /// Values for the chat template, as a JSON object.
+    /// Variables of the chat template, as a JSON object.
     #[arg(long, default_value = "{}")]
     pub(crate) chat_template_args: String,
-    /// Temperature of requests that name none; 0 always takes the best token.
+    /// Default sampling temperature (0: always take the most likely token).
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temp: f64,
-    /// Sample from the most likely tokens that together have this probability.
+    /// Sample from the most likely tokens whose probabilities add up to this.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) top_p: f64,
-    /// Sample from this many of the most likely tokens only (0: all).
+    /// Sample from the K most likely tokens (0: all).
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
-    /// Keep tokens of at least this share of the best one's probability.
+    /// Minimum probability of a token, relative to the most likely one.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) min_p: f64,
-    /// Tokens of an answer at most, where the request does not say.
+    /// Default maximum number of tokens in an answer.
     #[arg(long, short, default_value = "512")]
     pub(crate) max_tokens: NonZeroUsize,
-    /// Sequences that are generated at the same time.
+    /// Maximum number of sequences generated at the same time.
     #[arg(long, default_value = "32")]
     pub(crate) decode_concurrency: NonZeroUsize,
-    /// Prompts that are read by turns.
+    /// Maximum number of prompts processed at the same time.
     #[arg(long, default_value = "8")]
     pub(crate) prompt_concurrency: NonZeroUsize,
-    /// Tokens of a prompt to read at once, hence how long the others wait.
+    /// Number of prompt tokens to process at once; other requests wait as long.
     #[arg(long, default_value = "2048")]
     pub(crate) prefill_step_size: NonZeroUsize,
-    /// Sequences whose keys and values are kept for prompts to come.
+    /// Number of sequences kept in the prompt cache.
     #[arg(long, default_value_t = 10)]
     pub(crate) prompt_cache_size: usize,
-    /// The most memory of these, as in 512M or 4GB.
-    #[arg(long, value_parser = size_bytes)]
+    /// Maximum memory of the prompt cache, for example 512M or 4GB.
+    #[arg(long, value_name = "BYTES", value_parser = size_bytes)]
     pub(crate) prompt_cache_bytes: Option<usize>,
     #[command(flatten)]
     pub(crate) precision: PrecisionArgs,
-    /// Requests that may wait; more are refused.
+    /// Maximum number of waiting requests; more are rejected.
     #[arg(long, default_value_t = 256)]
     pub(crate) queue_size: usize,
-    /// Seconds that a request may take [default: no bound].
+    /// Maximum duration of a request in seconds [default: no limit].
     #[arg(long)]
     pub(crate) request_timeout: Option<u64>,
-    /// The longest body of a request, as in 32M.
-    #[arg(long, default_value = "32M", value_parser = size_bytes)]
+    /// Maximum size of a request body, for example 32M.
+    #[arg(long, default_value = "32M", value_name = "BYTES", value_parser = size_bytes)]
     pub(crate) max_body_bytes: usize,
-    /// Not supported: pipelines need several machines.
+    /// Not supported: split the model over several machines.
     #[arg(long)]
     pub(crate) pipeline: bool,
     #[command(flatten)]
@@ -495,13 +505,13 @@ pub(crate) enum LogLevel {
     /// Everything.
     #[value(name = "DEBUG")]
     Debug,
-    /// What happens.
+    /// Requests, and models that load or unload.
     #[value(name = "INFO")]
     Info,
-    /// What should not be.
+    /// Problems that the server handles.
     #[value(name = "WARNING")]
     Warning,
-    /// What has failed.
+    /// Failures only.
     #[value(name = "ERROR", alias = "CRITICAL")]
     Error,
 }

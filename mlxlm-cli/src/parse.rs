@@ -30,6 +30,12 @@ fn parse_with(
         words.insert(1, command.into());
     }
     let mut command = help::spelled_freely();
+    // `mlxlm help generate` is `mlxlm generate --help`.
+    if words.get(1).is_some_and(|word| word == "help") {
+        words.remove(1);
+        words.truncate(2);
+        words.push("--help".into());
+    }
     match words.get(1).and_then(|word| word.to_str()) {
         None => {
             let text = help::command().render_help();

@@ -3,7 +3,7 @@
 //! - [`shape`] knows the models' sizes, [`folder`] makes them from a seed in `target/bench-models`;
 //! - [`plan`] runs `mlxlm benchmark` and the [`peers`] in turns, and [`measure`] keeps what they say;
 //! - [`serve`] puts the server under load;
-//! - [`decoding`] is what stands on top of plain decoding: proposals, grammars, prompts that were read before;
+//! - [`decoding`] measures speculation, grammars and prompt caches against plain decoding;
 //! - [`goals`] compares, [`report`] writes `BENCHMARKS.md`.
 
 mod decoding;
@@ -31,21 +31,21 @@ use self::report::About;
 use crate::process::{self, CARGO};
 use crate::{run, setup, workspace};
 
-/// Measure mlxlm and its peers on models of real shapes, and write BENCHMARKS.md
+/// Measure mlxlm and other programs on models of real shapes, and write BENCHMARKS.md
 ///
-/// The first time it makes the models (10 GB in target/bench-models). A whole run takes about ten minutes, on a machine that
-/// should do nothing else; with `--quick` or `--only` the tables are printed and BENCHMARKS.md stays as it is.
+/// The first run makes the models (10 GB in target/bench-models). A full run takes about ten minutes; nothing else should run
+/// meanwhile. With `--quick` or `--only` the tables are printed and BENCHMARKS.md is not changed.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Measure once only, and little but what the goals need
+    /// Measure once, and only what the targets need
     #[arg(long)]
     quick: bool,
 
-    /// Measure these shapes only, as in `--only llama-3.2-1b,qwen3-4b`; `decoding` is what stands on top of plain decoding
+    /// Measure only these shapes, for example `llama-3.2-1b,qwen3-4b`; `decoding` is speculation, prompt caches and grammars
     #[arg(long, value_delimiter = ',', value_name = "SHAPE")]
     only: Vec<String>,
 
-    /// Go on with a run that was interrupted
+    /// Resume an interrupted run
     #[arg(long)]
     resume: bool,
 
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
 
-    /// A Python that has llama-cpp-python and gguf; once for each build of it
+    /// A Python that has llama-cpp-python and gguf; repeatable, one for each build
     #[arg(long, value_name = "PATH")]
     llama_python: Vec<PathBuf>,
 
@@ -61,7 +61,7 @@ pub(crate) struct Args {
     #[arg(long)]
     install_peers: bool,
 
-    /// Measure the server under load instead, with a small real model; the table is printed
+    /// Measure the server under load instead, with a small real model, and print the table
     #[arg(long, conflicts_with_all = ["only", "resume"])]
     server: bool,
 
@@ -118,9 +118,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         let path = root.join("BENCHMARKS.md");
         let old = fs::read_to_string(&path).unwrap_or_default();
-        fs::write(&path, report::with_part_by_hand(&text, &old))
+        fs::write(&path, report::with_kept_part(&text, &old))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
-        eprintln!("wrote BENCHMARKS.md; what is below `{}` was written by hand and is as it was", report::BY_HAND);
+        eprintln!("wrote BENCHMARKS.md, and kept what is below `{}`", report::KEPT_BELOW);
     }
     eprintln!("took {:.0} s", begin.elapsed().as_secs_f32());
     Ok(())

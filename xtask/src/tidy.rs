@@ -3,7 +3,7 @@
 //! - [`source`]: rules for one Rust file, on what [`code`] leaves of it;
 //! - [`manifest`]: rules for a crate's `Cargo.toml`, the layers among them;
 //! - [`text`]: rules for every file;
-//! - [`table`]: the page of architectures is current.
+//! - [`table`]: the page of architectures and the list in README.md are current.
 //!
 //! A rule is a function from a [`File`] to [`Finding`]s. `cargo xtask test` runs them all.
 
@@ -21,9 +21,13 @@ use anyhow::{Context, Result, bail};
 use crate::process::{self, GIT};
 use crate::workspace;
 
-/// Check the rules that neither the compiler nor clippy knows: headers, lengths, layers, who may do what
+/// Check the rules that neither the compiler nor clippy knows: headers, lengths, layers
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// First write the list of model types in README.md anew, from docs/architectures.md
+    #[arg(long)]
+    write: bool,
+}
 
 /// A file of the repository.
 #[derive(Debug)]
@@ -60,7 +64,14 @@ impl File {
     }
 }
 
-pub(crate) fn run(_: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.write {
+        let root = workspace::root();
+        let files = files(&root)?;
+        if let Some((path, text)) = table::new_readme(&files) {
+            std::fs::write(root.join(path), text).with_context(|| format!("cannot write `{path}`"))?;
+        }
+    }
     check()?;
     eprintln!("tidy: all rules hold");
     Ok(())

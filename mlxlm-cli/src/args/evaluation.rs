@@ -10,33 +10,33 @@ use super::{VariantArgs, count};
 /// `perplexity`.
 #[derive(Debug, Args)]
 pub(crate) struct PerplexityArgs {
-    /// A model folder, a GGUF file, a repository of the hub as `org/name`, or `demo`.
+    /// Model folder, GGUF file, hub repository (`org/name`) or `demo` (built in).
     #[arg(long)]
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) variant: VariantArgs,
-    /// Sequences that are read together.
+    /// Number of sequences to process together.
     #[arg(long, default_value = "8", value_parser = count)]
     pub(crate) batch_size: NonZeroUsize,
-    /// Tokens in a sequence.
+    /// Number of tokens per sequence.
     #[arg(long, default_value = "512", value_parser = count)]
     pub(crate) sequence_length: NonZeroUsize,
-    /// Sequences that are read; -1 for all.
+    /// Number of sequences (-1: all).
     #[arg(long, default_value_t = 256, allow_negative_numbers = true)]
     pub(crate) num_samples: i64,
-    /// A file, a folder, or a dataset of the hub, with texts or conversations.
+    /// File, folder or hub dataset of texts or conversations.
     #[arg(long, default_value = "allenai/tulu-3-sft-mixture")]
     pub(crate) data_path: String,
-    /// The split of the dataset.
+    /// Split of the dataset.
     #[arg(long, default_value = "train")]
     pub(crate) split: String,
-    /// What the order of the texts is drawn from.
+    /// Seed of the order of the texts.
     #[arg(long, default_value_t = 123)]
     pub(crate) seed: u32,
-    /// Also say how far the model is from this one, as the original that it was quantized from.
+    /// Also measure the divergence from this model, for example the unquantized one.
     #[arg(long)]
     pub(crate) against: Option<String>,
-    /// Print a JSON object.
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -44,57 +44,57 @@ pub(crate) struct PerplexityArgs {
 /// `evaluate`.
 #[derive(Debug, Args)]
 pub(crate) struct EvaluateArgs {
-    /// A model folder, a GGUF file, a repository of the hub as `org/name`, or `demo`.
+    /// Model folder, GGUF file, hub repository (`org/name`) or `demo` (built in).
     #[arg(long)]
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) variant: VariantArgs,
-    /// Files of tasks in the form of lm-evaluation-harness (YAML).
+    /// Task files in the format of lm-evaluation-harness (YAML).
     #[arg(long, num_args = 1.., required = true)]
     pub(crate) tasks: Vec<PathBuf>,
-    /// The folder of the results.
+    /// Folder for the results.
     #[arg(long, default_value = ".")]
     pub(crate) output_dir: PathBuf,
-    /// Questions that are answered together.
+    /// Number of questions to answer together.
     #[arg(long, default_value = "8", value_parser = count)]
     pub(crate) batch_size: NonZeroUsize,
-    /// Examples before each question, instead of the task's own number.
+    /// Number of examples before each question [default: that of the task].
     #[arg(long)]
     pub(crate) num_shots: Option<usize>,
-    /// The most tokens of a question with its answer, and of an answer [default: 8192].
+    /// Maximum number of tokens of a question with its answer, and of an answer [default: 8192].
     #[arg(long, value_parser = count)]
     pub(crate) max_tokens: Option<NonZeroUsize>,
-    /// Only the first questions of each task.
+    /// Maximum number of questions per task [default: all].
     #[arg(long, value_parser = count)]
     pub(crate) limit: Option<NonZeroUsize>,
-    /// What answers are drawn from, where the temperature is not 0.
+    /// Random seed, for temperatures above 0.
     #[arg(long, default_value_t = 123)]
     pub(crate) seed: u64,
-    /// Each example as messages of its own.
+    /// Put each example into a message of its own.
     #[arg(long)]
     pub(crate) fewshot_as_multiturn: bool,
-    /// Ask in the model's chat format; the default where it has one.
+    /// Apply the chat template; the default if the model has one.
     #[arg(long, overrides_with = "no_apply_chat_template")]
     pub(crate) apply_chat_template: bool,
-    /// Ask in plain text.
+    /// Do not apply the chat template.
     #[arg(long, overrides_with = "apply_chat_template")]
     pub(crate) no_apply_chat_template: bool,
-    /// Values for the chat template, as a JSON object.
+    /// Variables of the chat template, as a JSON object.
     #[arg(long, default_value = "{}")]
     pub(crate) chat_template_args: String,
-    /// Refused: tasks that run code are not supported.
+    /// Not supported: run code in tasks.
     #[arg(long)]
     pub(crate) confirm_run_unsafe_code: bool,
-    /// Temperature; 0 always takes the best token.
+    /// Sampling temperature (0: always take the most likely token).
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temp: f64,
-    /// Keep the best tokens that together have this probability.
+    /// Sample from the most likely tokens whose probabilities add up to this.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) top_p: f64,
-    /// Keep this many of the best tokens.
+    /// Sample from the K most likely tokens (0: all).
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
-    /// Also write each question with its answer, as lines of JSON.
+    /// Also write each question with its answer, as JSON Lines.
     #[arg(long)]
     pub(crate) log_samples: bool,
 }

@@ -1,4 +1,4 @@
-//! Options of what the server shows to whom: the page, encryption, the log, and how strict it is.
+//! Options of the server's HTTP side: the page, TLS, the log, and strictness.
 
 use std::path::PathBuf;
 
@@ -7,22 +7,22 @@ use clap::{Args, ValueEnum};
 /// What clients see of the server.
 #[derive(Debug, Args)]
 pub(crate) struct FrontArgs {
-    /// Serve no page to chat on at `/`.
+    /// Do not serve the chat page at `/`.
     #[arg(long)]
     pub(crate) no_page: bool,
-    /// A file of PEM with the certificate, and those behind it: connections are encrypted. SIGHUP reads it again.
+    /// PEM file of the TLS certificate chain; SIGHUP reloads it.
     #[arg(long, requires = "tls_key", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// A file of PEM with the private key of the certificate.
+    /// PEM file of the certificate's private key.
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// How lines of the log are written.
+    /// Format of the log.
     #[arg(long, default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// What happens to images in messages: no model here can see them.
+    /// How to handle images in messages; models cannot see them.
     #[arg(long, default_value = "refuse")]
     pub(crate) images: ImageUse,
-    /// Refuse requests that name no model, as OpenAI does.
+    /// Reject requests without a model name, as OpenAI does.
     #[arg(long)]
     pub(crate) require_model: bool,
 }
@@ -30,17 +30,17 @@ pub(crate) struct FrontArgs {
 /// `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// Words for people.
+    /// Plain text.
     Text,
-    /// An object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// `--images`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImageUse {
-    /// The request is refused.
+    /// Reject the request.
     Refuse,
-    /// The model reads `[image]` in their place.
+    /// Replace the image by the text `[image]`.
     Mention,
 }

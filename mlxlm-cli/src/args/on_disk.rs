@@ -8,7 +8,7 @@ pub(crate) struct ListArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print names only, for completions.
+    /// Print only names, for shell completions.
     #[arg(long, hide = true, conflicts_with = "json")]
     pub(crate) names: bool,
 }
@@ -16,9 +16,9 @@ pub(crate) struct ListArgs {
 /// `show`.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// A model folder, a GGUF file, a repository of the hub as `org/name`, or `demo`, which is built in.
+    /// Model folder, GGUF file, hub repository (`org/name`) or `demo` (built in).
     pub(crate) model: String,
-    /// The branch, tag or commit of a repository.
+    /// Branch, tag or commit of a hub repository.
     #[arg(long)]
     pub(crate) revision: Option<String>,
     /// Print JSON.
@@ -32,10 +32,10 @@ pub(crate) struct ManageArgs {
     /// List the models in the cache.
     #[arg(long)]
     pub(crate) scan: bool,
-    /// Delete the models whose name contains the pattern, after asking.
+    /// Delete models that match the pattern, after asking.
     #[arg(long)]
     pub(crate) delete: bool,
-    /// What the names contain.
+    /// Part of the names of the models.
     #[arg(long, default_value = "mlx")]
     pub(crate) pattern: String,
 }

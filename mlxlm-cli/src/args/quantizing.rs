@@ -5,23 +5,22 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
 
-/// Where a quantized model goes, and what it is calibrated with.
+/// Where a quantized model is written, and what it is calibrated with.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LearnArgs {
-    /// The branch, tag or commit of a repository.
+    /// Branch, tag or commit of a hub repository.
     #[arg(long)]
     pub(crate) revision: Option<String>,
-    /// The folder to write; it must not exist yet.
+    /// Output folder; it must not exist.
     #[arg(long, default_value = "mlx_model")]
     pub(crate) mlx_path: PathBuf,
-    /// A file of text, or of JSON objects with `text`, `messages` or `prompt`, one a line, in `.jsonl` [default: texts that are
-    /// built in].
+    /// Calibration data: a text file, or JSON Lines with `text`, `messages` or `prompt` [default: built-in texts].
     #[arg(long)]
     pub(crate) data_path: Option<PathBuf>,
-    /// Seed of the order of samples.
+    /// Seed of the order of the samples.
     #[arg(long, default_value_t = 123)]
     pub(crate) seed: u64,
-    /// Accepted for compatibility: nothing of a model folder is ever run.
+    /// No effect: code in a model folder is never run.
     #[arg(long)]
     pub(crate) trust_remote_code: bool,
 }
@@ -29,42 +28,42 @@ pub(crate) struct LearnArgs {
 /// `dynamic_quant`.
 #[derive(Debug, Args)]
 pub(crate) struct DynamicQuantArgs {
-    /// A model folder, a GGUF file or a repository of the hub.
+    /// Model folder, GGUF file or hub repository (`org/name`).
     #[arg(long, short, default_value = "Qwen/Qwen3-0.6B-base")]
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) learn: LearnArgs,
-    /// A file of sensitivities that this command wrote before.
+    /// Sensitivities written by an earlier run.
     #[arg(long)]
     pub(crate) sensitivities: Option<PathBuf>,
-    /// Bits for each weight, all scales and biases included.
+    /// Target bits per weight, including scales and biases.
     #[arg(long, default_value_t = 5.0)]
     pub(crate) target_bpw: f64,
-    /// Bits of most leaves.
+    /// Bits of most matrices.
     #[arg(long, default_value_t = 4)]
     pub(crate) low_bits: i32,
-    /// Weights that share a scale in those.
+    /// Group size of most matrices.
     #[arg(long, default_value_t = 64)]
     pub(crate) low_group_size: i32,
-    /// Bits of the most sensitive leaves.
+    /// Bits of the most sensitive matrices.
     #[arg(long, default_value_t = 5)]
     pub(crate) high_bits: i32,
-    /// Weights that share a scale in those.
+    /// Group size of the most sensitive matrices.
     #[arg(long, default_value_t = 64)]
     pub(crate) high_group_size: i32,
-    /// The most samples; -1 for all.
+    /// Maximum number of samples (-1: all).
     #[arg(long, default_value_t = -1)]
     pub(crate) num_samples: i64,
-    /// Tokens of a sample.
+    /// Number of tokens per sample.
     #[arg(long, default_value_t = 512)]
     pub(crate) sequence_length: usize,
-    /// Print the perplexity before and after.
+    /// Print the perplexity before and after quantizing.
     #[arg(long)]
     pub(crate) report_ppl: bool,
-    /// Not supported: gradients take the memory that they take.
+    /// Not supported: recompute activations to save memory.
     #[arg(long)]
     pub(crate) grad_checkpoint: bool,
-    /// The type in which gradients are added up.
+    /// Type in which gradients are summed.
     #[arg(long, default_value = "float32")]
     pub(crate) accumulation_dtype: SumType,
 }
@@ -81,27 +80,34 @@ pub(crate) enum SumType {
 /// `gptq`.
 #[derive(Debug, Args)]
 pub(crate) struct GptqArgs {
-    /// A model folder, a GGUF file or a repository of the hub.
+    /// Model folder, GGUF file or hub repository (`org/name`).
     #[arg(long, short, default_value = "Qwen/Qwen3-0.6B-base")]
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) learn: LearnArgs,
-    /// Bits of linear maps and experts.
+    /// Bits of linear layers and experts.
     #[arg(long, default_value_t = 4)]
     pub(crate) bits: i32,
-    /// Weights that share a scale in those.
+    /// Group size of linear layers and experts.
     #[arg(long, default_value_t = 64)]
     pub(crate) group_size: i32,
-    /// Bits of everything else, tables above all.
+    /// Bits of other weights, such as embeddings.
     #[arg(long, default_value_t = 6)]
     pub(crate) fallback_bits: i32,
-    /// Weights that share a scale in that.
+    /// Group size of other weights.
     #[arg(long, default_value_t = 64)]
     pub(crate) fallback_group_size: i32,
-    /// The most samples; -1 for all.
+    /// Do what Python mlx-lm does and no more: scales reach from the least weight to the largest, and blocks do not make up for what
+    /// packing has done to those before them.
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// A folder that keeps how far the work came, and that a later run with the same options goes on from; removed at the end.
+    #[arg(long)]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Maximum number of samples (-1: all).
     #[arg(long, default_value_t = -1)]
     pub(crate) num_samples: i64,
-    /// Tokens of a sample.
+    /// Number of tokens per sample.
     #[arg(long, default_value_t = 512)]
     pub(crate) sequence_length: usize,
 }
@@ -109,76 +115,79 @@ pub(crate) struct GptqArgs {
 /// `awq`.
 #[derive(Debug, Args)]
 pub(crate) struct AwqArgs {
-    /// A model folder, a GGUF file or a repository of the hub.
+    /// Model folder, GGUF file or hub repository (`org/name`).
     #[arg(long, short, default_value = "mlx-community/Qwen2.5-7B-Instruct-bf16")]
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) learn: LearnArgs,
-    /// Bits of everything in the blocks.
+    /// Bits of weights in the blocks.
     #[arg(long, default_value_t = 4)]
     pub(crate) bits: i32,
-    /// Weights that share a scale in those.
+    /// Group size of weights in the blocks.
     #[arg(long, default_value_t = 64)]
     pub(crate) group_size: i32,
-    /// Bits of tables and heads.
+    /// Bits of embeddings and heads.
     #[arg(long, default_value_t = 4)]
     pub(crate) embed_bits: i32,
-    /// Weights that share a scale in those.
+    /// Group size of embeddings and heads.
     #[arg(long, default_value_t = 32)]
     pub(crate) embed_group_size: i32,
-    /// The most samples; -1 for all.
+    /// Maximum number of samples (-1: all).
     #[arg(long, default_value_t = 128)]
     pub(crate) num_samples: i64,
-    /// Tokens of a sample.
+    /// Number of tokens per sample.
     #[arg(long, default_value_t = 512)]
     pub(crate) sequence_length: usize,
-    /// How many strengths of scaling are tried.
+    /// Number of scaling strengths to try.
     #[arg(long, default_value = "20")]
     pub(crate) n_grid: NonZeroUsize,
+    /// A folder that keeps how far the work came, and that a later run with the same options goes on from; removed at the end.
+    #[arg(long)]
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 /// `dwq`.
 #[derive(Debug, Args)]
 pub(crate) struct DwqArgs {
-    /// The model that teaches; quantized, it is also the student, if no other is named.
+    /// Teacher model; also quantized as the student unless `--quantized-model` is given.
     #[arg(long, short, required = true)]
     pub(crate) model: String,
-    /// A quantized model that is made better.
+    /// Quantized model to improve (the student).
     #[arg(long)]
     pub(crate) quantized_model: Option<String>,
     #[command(flatten)]
     pub(crate) learn: LearnArgs,
-    /// Bits of the student.
+    /// Bits of the quantized student.
     #[arg(long, default_value_t = 4)]
     pub(crate) bits: i32,
-    /// Weights that share a scale in the student.
+    /// Group size of the quantized student.
     #[arg(long, default_value_t = 64)]
     pub(crate) group_size: i32,
-    /// The most samples to train with.
+    /// Maximum number of training samples.
     #[arg(long, default_value_t = 2048)]
     pub(crate) num_samples: usize,
-    /// The most tokens of a sample.
+    /// Maximum number of tokens per sample.
     #[arg(long, default_value_t = 1025)]
     pub(crate) max_seq_length: usize,
-    /// The rate of Adam.
+    /// Learning rate of Adam.
     #[arg(long, default_value_t = 1e-6)]
     pub(crate) learning_rate: f32,
-    /// Samples of a step.
+    /// Number of samples per step.
     #[arg(long, default_value_t = 4)]
     pub(crate) batch_size: usize,
-    /// Not supported: gradients take the memory that they take.
+    /// Not supported: recompute activations to save memory.
     #[arg(long)]
     pub(crate) grad_checkpoint: bool,
-    /// A folder for what the teacher says; taken from there if it is there.
+    /// Folder that caches the teacher's outputs.
     #[arg(long)]
     pub(crate) target_dir: Option<PathBuf>,
-    /// End when that is written.
+    /// Write the teacher's outputs and stop.
     #[arg(long, requires = "target_dir")]
     pub(crate) targets_only: bool,
-    /// A file that keeps how far the training came, and that a later run goes on from.
+    /// Checkpoint file; a later run resumes from it.
     #[arg(long)]
     pub(crate) checkpoint: Option<PathBuf>,
-    /// Not supported: pipelines need several machines.
+    /// Not supported: split the model over several machines.
     #[arg(long)]
     pub(crate) pipeline: bool,
 }
@@ -187,47 +196,50 @@ pub(crate) struct DwqArgs {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("goal").required(true))]
 pub(crate) struct QuantizeArgs {
-    /// A model folder, a GGUF file or a repository of the hub.
+    /// Model folder, GGUF file or hub repository (`org/name`).
     #[arg(long, short, required = true)]
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) learn: LearnArgs,
-    /// The most bits for each weight, all scales and biases included.
+    /// Maximum bits per weight, including scales and biases.
     #[arg(long, group = "goal")]
     pub(crate) target_bpw: Option<f64>,
-    /// The most bytes of weights, as in 500M or 4GB.
-    #[arg(long, group = "goal", value_parser = super::size_bytes)]
+    /// Maximum size of the weights, for example 500M or 4GB.
+    #[arg(long, group = "goal", value_name = "BYTES", value_parser = super::size_bytes)]
     pub(crate) target_bytes: Option<usize>,
-    /// The largest divergence from the original, in nats; as few bytes as that takes.
+    /// Maximum KL divergence from the original, in nats; the size is minimized.
     #[arg(long, group = "goal")]
     pub(crate) max_kl: Option<f64>,
-    /// The most samples; -1 for all.
+    /// Maximum number of samples (-1: all).
     #[arg(long, default_value_t = 128)]
     pub(crate) num_samples: i64,
-    /// Tokens of a sample.
+    /// Number of tokens per sample.
     #[arg(long, default_value_t = 512)]
     pub(crate) sequence_length: usize,
-    /// Samples that each leaf is measured with.
+    /// Number of samples to measure each matrix with.
     #[arg(long, default_value = "4")]
     pub(crate) measure_samples: NonZeroUsize,
-    /// How often the scales are trained with all samples; 0 leaves them.
+    /// Number of epochs to train the scales for (0: do not train).
     #[arg(long, default_value_t = 1)]
     pub(crate) epochs: usize,
-    /// The rate at which they are trained.
+    /// Learning rate of the scales.
     #[arg(long, default_value_t = 2e-5)]
     pub(crate) learning_rate: f32,
-    /// Samples of a training step.
+    /// Number of samples per training step.
     #[arg(long, default_value_t = 2)]
     pub(crate) batch_size: usize,
+    /// A folder that keeps how far the work came, and that a later run with the same options goes on from; removed at the end.
+    #[arg(long)]
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 /// `upload`.
 #[derive(Debug, Args)]
 pub(crate) struct UploadArgs {
-    /// The model folder.
+    /// Model folder.
     #[arg(long, default_value = "mlx_model")]
     pub(crate) path: PathBuf,
-    /// The repository of the hub.
+    /// Hub repository (`org/name`).
     #[arg(long, required = true)]
     pub(crate) upload_repo: String,
 }
@@ -235,7 +247,7 @@ pub(crate) struct UploadArgs {
 /// `share`, which is refused.
 #[derive(Debug, Args)]
 pub(crate) struct ShareArgs {
-    /// Whatever is asked of it.
+    /// Ignored.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
     pub(crate) rest: Vec<String>,
 }

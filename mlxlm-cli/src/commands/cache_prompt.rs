@@ -11,7 +11,7 @@ use mlxlm_sample::{GenerateOptions, make_prompt_cache, prefill};
 use serde_json::{Map, Value, json};
 
 use super::generate::kv_quantization;
-use crate::args::CachePromptArgs;
+use crate::args::{CONVERTED_MODEL, CachePromptArgs};
 use crate::failure::{Failure, Result};
 use crate::model::load_model;
 use crate::output::{print, say};
@@ -19,7 +19,7 @@ use crate::prompt;
 
 /// Runs the command.
 pub(super) fn run(args: &CachePromptArgs) -> Result {
-    let name = args.model.model.clone().unwrap_or_else(|| "mlx_model".to_owned());
+    let name = args.model.model.clone().unwrap_or_else(|| CONVERTED_MODEL.to_owned());
     check_place(&args.prompt_cache_file)?;
     let options = GenerateOptions {
         kv_quantization: kv_quantization(&args.kv.precision)?,

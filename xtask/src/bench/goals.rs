@@ -1,10 +1,11 @@
-//! What has to be reached, each as a ratio of two figures of one run.
+//! The targets, each a ratio of two figures of one run.
 
+use super::machine;
 use super::measure::median;
 use super::plan::{Bench, What};
-use super::shape::{DENSE, MAIN, SKELETON, Shape};
+use super::shape::{MAIN, SKELETON, Shape};
 
-/// A goal and how far it is.
+/// A target, and what was measured of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Goal {
     pub(super) what: &'static str,
@@ -51,51 +52,73 @@ impl Bound {
     }
 }
 
-/// All goals.
+/// Decoding against llama.cpp: the shapes, and the rows about them.
+const AGAINST_LLAMA: [(&str, &str); 4] = [
+    ("llama-3.2-1b", "decode of Llama-3.2-1B, against llama.cpp Q4_0"),
+    ("qwen3-4b", "decode of Qwen3-4B, against llama.cpp Q4_0"),
+    ("qwen3-30b-a3b-cut", "decode of Qwen3-30B-A3B, against llama.cpp Q4_0"),
+    ("gemma-3-1b", "decode of Gemma-3-1B, against llama.cpp Q4_0"),
+];
+
+/// All targets.
 pub(super) fn goals(bench: &Bench) -> Vec<Goal> {
-    let (Some(main), Some(dense), Some(skeleton)) = (Shape::find(MAIN), Shape::find(DENSE), Shape::find(SKELETON))
-    else {
-        return Vec::new();
-    };
+    let Some(main) = Shape::find(MAIN) else { return Vec::new() };
     let ours = |shape, what, isa| bench.figure(shape, what, isa)?.ok();
     let (decode, prefill) = (What::Decode(0), What::Prefill(512));
-    let bandwidth = bench.best_bandwidth();
-    // Of the builds with AMX, or of those without, the best.
-    let llama = |what, amx: bool| {
-        let titles = bench.peers.llamas.iter().map(|peer| &peer.title).filter(|title| title.contains("AMX") == amx);
-        titles.filter_map(|title| bench.peer(title, main, what)?.ok()).max_by(f64::total_cmp)
+    // The best of those builds of llama.cpp.
+    let llama = |shape, what, wanted: &dyn Fn(&str) -> bool| {
+        let titles = bench.peers.llamas.iter().map(|peer| &peer.title).filter(|title| wanted(title));
+        titles.filter_map(|title| bench.peer(title, shape, what)?.ok()).max_by(f64::total_cmp)
     };
     let python = bench.peers.mlx_lm.as_ref().and_then(|peer| bench.peer(&peer.title, main, decode)?.ok());
-    let wall = |shape: &'static Shape, context: u64| {
-        let bytes = shape.bytes_a_step() + shape.kv_bytes(context);
-        ours(shape, What::Decode(context), None).map(|tps| tps * bytes as f64)
-    };
-    // Only where there are tiles is it measured without them, too.
-    let (tiled, untiled) = match (ours(main, prefill, None), ours(main, prefill, Some("avx512"))) {
-        (default, None) => (None, default),
-        both => both,
-    };
-    let share = |what, ours: Option<f64>| goal(what, Unit::Bytes, ours, bandwidth, 0.8);
+    // AMX computes in bf16; without it products of quantized weights are exact.
+    let exact = ours(main, prefill, Some("avx512")).or_else(|| ours(main, prefill, None));
+    let together = if machine::has("amx_int8") { 6.0 } else { 3.0 };
     let tokens = |what, ours, against, bound| goal(what, Unit::Tokens, ours, against, bound);
-    vec![
-        tokens("decode, against llama.cpp Q4_0 without AMX", ours(main, decode, None), llama(decode, false), 1.6),
-        tokens("decode, against llama.cpp Q4_0 with AMX", ours(main, decode, None), llama(decode, true), 1.6),
-        share("decode, bytes of weights against read bandwidth", wall(main, 0)),
-        tokens("prefill of 512 with AMX, against llama.cpp without", tiled, llama(prefill, false), 5.0),
-        tokens("prefill of 512 without AMX, against llama.cpp without", untiled, llama(prefill, false), 1.3),
-        Goal {
-            bound: Bound::AtLeast(0.7),
-            ..share("decode at 16k, bytes of weights and cache against read bandwidth", wall(main, 16_384))
-        },
-        tokens("16 sequences together, against one", ours(main, What::Batch(16), None), ours(main, decode, None), 6.0),
-        share("decode in bf16, bytes of weights against read bandwidth", wall(dense, 0)),
-        overhead(ours(main, decode, None), ours(skeleton, decode, None)),
+    let mut goals = vec![
+        share(bench, "decode, bytes of weights against read bandwidth", main, 0, 0.92),
+        share(bench, "decode at 16k, bytes of weights and cache against read bandwidth", main, 16_384, 0.9),
+    ];
+    goals.extend(AGAINST_LLAMA.iter().filter_map(|(name, what)| {
+        let shape = Shape::find(name)?;
+        Some(tokens(what, ours(shape, decode, None), llama(shape, decode, &|_| true), 1.1))
+    }));
+    goals.extend([
+        tokens(
+            "exact prefill of 512, against llama.cpp without AMX",
+            exact,
+            llama(main, prefill, &|title| !title.contains("AMX")),
+            1.3,
+        ),
+        tokens(
+            "16 sequences together, against one",
+            ours(main, What::Batch(16), None),
+            ours(main, decode, None),
+            together,
+        ),
         tokens("decode, against Python mlx-lm", ours(main, decode, None), python, 100.0),
         memory(bench, main),
-    ]
+    ]);
+    goals
 }
 
-/// What the figures of a goal are.
+/// The bytes that decoding reads in a second, against what probes right before and after it read: the median of the rounds.
+fn share(bench: &Bench, what: &'static str, shape: &Shape, context: u64, bound: f64) -> Goal {
+    let bytes = (shape.bytes_a_step() + shape.kv_bytes(context)) as f64;
+    let rounds: Vec<(f64, f64)> =
+        bench.probed(shape, What::Decode(context)).into_iter().map(|(tps, probe)| (tps * bytes, probe)).collect();
+    let of = |figure: &dyn Fn(&(f64, f64)) -> f64| median(rounds.iter().map(figure));
+    Goal { ratio: of(&|(ours, probe)| ours / probe), ..goal(what, Unit::Bytes, of(&|r| r.0), of(&|r| r.1), bound) }
+}
+
+/// What a step costs outside of the kernels at most, in milliseconds, and the whole step: a step of the same layers with matrices of
+/// 64 × 64, and of the model.
+pub(super) fn overhead(bench: &Bench) -> Option<(f64, f64)> {
+    let step = |name| Some(1e3 / bench.figure(Shape::find(name)?, What::Decode(0), None)?.ok()?);
+    step(SKELETON).zip(step(MAIN))
+}
+
+/// What the figures of a target are.
 #[derive(Debug, Clone, Copy)]
 enum Unit {
     Tokens,
@@ -109,18 +132,6 @@ fn goal(what: &'static str, unit: Unit, ours: Option<f64>, against: Option<f64>,
     };
     let ratio = ours.zip(against).map(|(ours, against)| ours / against);
     Goal { what, ours: ours.map(shown), against: against.map(shown), ratio, bound: Bound::AtLeast(bound) }
-}
-
-/// A step of the skeleton, whose matrices are next to nothing, against one of the model.
-fn overhead(main: Option<f64>, skeleton: Option<f64>) -> Goal {
-    let shown = |tps: f64| format!("{} ms", number(1e3 / tps));
-    Goal {
-        what: "a step with matrices of next to nothing, against a step",
-        ours: skeleton.map(shown),
-        against: main.map(shown),
-        ratio: main.zip(skeleton).map(|(main, skeleton)| main / skeleton),
-        bound: Bound::Below(0.08),
-    }
 }
 
 /// The process that took the most for what it held: its peak less 100 MB, against weights and cache.
@@ -175,10 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn the_overhead_is_a_part_of_the_step() {
-        let goal = overhead(Some(25.0), Some(500.0));
-        assert_eq!((goal.ours.as_deref(), goal.against.as_deref()), (Some("2.00 ms"), Some("40.0 ms")));
-        assert_eq!((goal.ratio, goal.verdict()), (Some(0.05), "yes"));
+    fn the_shapes_against_llama_are_those_that_are_quantized() {
+        let quantized = super::super::shape::ALL.iter().filter(|shape| shape.quantized && shape.name != SKELETON);
+        assert_eq!(quantized.map(|shape| shape.name).collect::<Vec<_>>(), AGAINST_LLAMA.map(|(name, _)| name));
     }
 
     #[test]

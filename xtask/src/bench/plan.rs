@@ -80,7 +80,7 @@ pub(super) struct Bench<'a> {
     /// The folder of the models.
     pub(super) models: PathBuf,
     pub(super) peers: Peers,
-    /// One trial and one round, and only what the goals need.
+    /// One trial and one round, and only what the targets need.
     pub(super) quick: bool,
     /// The shapes that are wanted; empty for all.
     pub(super) only: Vec<String>,
@@ -126,7 +126,15 @@ impl Bench<'_> {
         self.journal.measure(&format!("bandwidth {when}"), command.args(["benchmark", "--bandwidth", "--json"]))
     }
 
-    /// The shape of the goals, in turns with the peers.
+    /// One thing with a probe of the bandwidth right before and right after it.
+    fn between_probes(&self, shape: &Shape, what: What, round: u64) -> Result<()> {
+        let when = |side: &str| format!("{side} {}round {round}", key(shape, what, None));
+        self.bandwidth(&when("before"))?;
+        self.ours(shape, what, None, round)?;
+        self.bandwidth(&when("after"))
+    }
+
+    /// The shape of the targets, in turns with the peers.
     fn main(&self) -> Result<()> {
         let (Some(shape), Some(skeleton)) = (Shape::find(MAIN), Shape::find(SKELETON)) else { return Ok(()) };
         let isas: &[Isa] = match (machine::has("amx_int8"), self.quick) {
@@ -138,13 +146,15 @@ impl Bench<'_> {
         for round in 1..=if self.quick { 1 } else { 3 } {
             for &isa in isas {
                 self.ours(shape, What::Prefill(512), isa, round)?;
-                self.ours(shape, What::Decode(0), isa, round)?;
+                match isa {
+                    None => self.between_probes(shape, What::Decode(0), round)?,
+                    Some(_) => self.ours(shape, What::Decode(0), isa, round)?,
+                }
             }
             self.llamas(shape, round)?;
             self.ours(skeleton, What::Decode(0), None, round)?;
             self.ours(shape, What::Batch(16), None, round)?;
-            self.ours(shape, What::Decode(16_384), None, round)?;
-            self.bandwidth(&format!("round {round}"))?;
+            self.between_probes(shape, What::Decode(16_384), round)?;
         }
         self.shape(shape)
     }
@@ -211,11 +221,7 @@ impl Bench<'_> {
 
     /// The median of all trials in tokens a second, or why there is none; nothing if it was not measured.
     pub(super) fn figure(&self, shape: &Shape, what: What, isa: Isa) -> Option<Result<f64, String>> {
-        let trials = |value: &Value| {
-            let trials = value["trials"].as_array().cloned().unwrap_or_default();
-            trials.iter().filter_map(|trial| trial[what.field()].as_f64()).collect()
-        };
-        self.median(&key(shape, what, isa), trials)
+        self.median(&key(shape, what, isa), |value| trials(value, what))
     }
 
     /// The same of a peer.
@@ -244,10 +250,30 @@ impl Bench<'_> {
         median(outcomes.iter().flatten().filter_map(|value| value["usual_bytes_per_s"].as_f64()))
     }
 
+    /// Of each round that [`Bench::between_probes`] measured: tokens a second, and the mean of the probes' median passes in bytes a second.
+    pub(super) fn probed(&self, shape: &Shape, what: What) -> Vec<(f64, f64)> {
+        let round = |round: u64| {
+            let key = format!("{}round {round}", key(shape, what, None));
+            let tps = self.median(&key, |value| trials(value, what))?.ok()?;
+            let [before, after] = ["before", "after"].map(|side| {
+                let outcomes = self.journal.outcomes(&format!("bandwidth {side} {key}"));
+                median(outcomes.iter().flatten().filter_map(|value| value["usual_bytes_per_s"].as_f64()))
+            });
+            Some((tps, f64::midpoint(before?, after?)))
+        };
+        (1..=9).map_while(round).collect()
+    }
+
     /// What our processes said of this shape, each with the context and the rows that it had.
     pub(super) fn processes(&self, shape: &Shape) -> Vec<Value> {
         self.journal.outcomes(&format!("{}: ", shape.name)).into_iter().flatten().collect()
     }
+}
+
+/// The figures of the trials that a process of ours printed.
+fn trials(value: &Value, what: What) -> Vec<f64> {
+    let trials = value["trials"].as_array().map_or(&[][..], Vec::as_slice);
+    trials.iter().filter_map(|trial| trial[what.field()].as_f64()).collect()
 }
 
 fn key(shape: &Shape, what: What, isa: Isa) -> String {

@@ -1,7 +1,7 @@
 //! `BENCHMARKS.md`: what was measured, in tables that fit on a screen.
 
 use super::decoding;
-use super::goals::{Goal, goals, number, usual};
+use super::goals::{Goal, goals, number, overhead, usual};
 use super::plan::{BATCHES, Bench, CONTEXTS, Isa, PROMPTS, What};
 use super::shape::{ALL, SKELETON};
 
@@ -16,15 +16,15 @@ pub(super) struct About {
     pub(super) load: Option<f64>,
 }
 
-/// The line below which the file is written by hand.
-pub(super) const BY_HAND: &str = "<!-- By hand from here on. -->";
+/// The line below which a run leaves the file as it is.
+pub(super) const KEPT_BELOW: &str = "<!-- `cargo xtask bench` keeps what is below this line. -->";
 
-/// A new file, with the part of an earlier one that was written by hand.
-pub(super) fn with_part_by_hand(report: &str, old: &str) -> String {
-    old.find(BY_HAND).map_or(report.to_owned(), |at| format!("{report}\n{}", &old[at..]))
+/// A new file, with the part of an earlier one that runs keep.
+pub(super) fn with_kept_part(report: &str, old: &str) -> String {
+    old.find(KEPT_BELOW).map_or(report.to_owned(), |at| format!("{report}\n{}", &old[at..]))
 }
 
-/// What is measured: the file without the part that is written by hand.
+/// The measured part of the file.
 pub(super) fn report(bench: &Bench, about: &About) -> String {
     let parts =
         [head(bench, about), table_of_goals(bench), on_top(bench), speeds(bench), comparison(bench), notes(bench)];
@@ -39,7 +39,7 @@ fn head(bench: &Bench, about: &About) -> String {
         "# Benchmarks\n\n\
          Written by `{}` on {}.\n\n\
          - Machine: {}{load}.\n\
-         - Read bandwidth of all cores together: {best} in the best pass, usually {usual}.\n\
+         - Read bandwidth of all cores: {best} in the best pass, {usual} in the median pass.\n\
          - {}.\n",
         about.command, about.date, about.machine, about.version
     )
@@ -52,23 +52,23 @@ fn row<S: AsRef<str>>(cells: impl IntoIterator<Item = S>) -> String {
 
 fn table_of_goals(bench: &Bench) -> String {
     let mut text =
-        "## What has to be reached\n\nShape of Llama-3.2-1B, 4 bits in groups of 64 unless it says otherwise.\n\n"
-            .to_owned();
+        "## Targets\n\nShape of Llama-3.2-1B unless the row names another; 4 bits in groups of 64.\n\n".to_owned();
     text += &table(goals(bench));
     text
 }
 
 fn on_top(bench: &Bench) -> String {
-    let mut text = "## On top of decoding\n\n\
-        Each against doing without it, in turns within one process. Proposals: SmolLM2-135M from GGUF, 4 bits, greedy, at most 16 \
-        tokens at once. JSON: the shape of the goals. The rest: a shape of 4 layers of width 1024, 4 bits.\n\n"
+    let mut text = "## Speculation, prompt caches and grammars\n\n\
+        Each compared with plain decoding, in turns in one process. Speculation: SmolLM2-135M from GGUF, 4 bits, greedy, at most 16 \
+        tokens at once. JSON: the shape of Llama-3.2-1B. Others: a shape of 4 layers of width 1024, 4 bits.\n\n"
         .to_owned();
     text += &table(decoding::goals(bench));
     text
 }
 
 fn table(goals: Vec<Goal>) -> String {
-    let mut text = "| | ours | against | ratio | goal | reached |\n| --- | --: | --: | --: | --: | --- |\n".to_owned();
+    let mut text =
+        "| | ours | against | ratio | target | reached |\n| --- | --: | --: | --: | --: | --- |\n".to_owned();
     for goal in goals {
         let verdict = goal.verdict();
         let shown = |figure: Option<String>| figure.unwrap_or_else(|| "–".to_owned());
@@ -80,8 +80,9 @@ fn table(goals: Vec<Goal>) -> String {
 
 fn speeds(bench: &Bench) -> String {
     let mut text =
-        "## Tokens a second\n\nReading a prompt; one sequence at a context; several sequences together. Then seconds \
-                    until the first token of a program that starts, and the most memory of one sequence.\n\n"
+        "## Speed\n\nTokens per second: processing a prompt; generating one sequence after so many tokens; generating several \
+                    sequences together. Then the time from the start of the program to the first token, and the peak memory of \
+                    one sequence.\n\n"
             .to_owned();
     let k = |tokens: u64| if tokens >= 1024 { format!("{}k", tokens / 1024) } else { tokens.to_string() };
     let whats = || {
@@ -90,7 +91,7 @@ fn speeds(bench: &Bench) -> String {
         prompts.chain(contexts).chain(BATCHES.iter().map(|rows| What::Batch(*rows)))
     };
     let titles = whats().map(|what| match what {
-        What::Prefill(tokens) => format!("read {}", k(tokens)),
+        What::Prefill(tokens) => format!("prompt {}", k(tokens)),
         What::Decode(context) => format!("at {}", k(context)),
         What::Batch(rows) => format!("{rows} ×"),
     });
@@ -125,10 +126,9 @@ fn cell(figure: Option<&Result<f64, String>>) -> String {
 }
 
 fn comparison(bench: &Bench) -> String {
-    let mut text =
-        "## Others on the same shapes\n\nTokens a second; the first shape was measured in turns, three times.\n\n\
-                    | model | | read 512 | decode |\n| --- | --- | --: | --: |\n"
-            .to_owned();
+    let mut text = "## Other programs\n\nTokens per second. The first shape was measured three times, in turns.\n\n\
+                    | model | program | prompt 512 | decode |\n| --- | --- | --: | --: |\n"
+        .to_owned();
     let levels: [(&str, Isa); 3] =
         [("mlxlm", None), ("mlxlm, `MLXLM_ISA=avx512`", Some("avx512")), ("mlxlm, `MLXLM_ISA=avx2`", Some("avx2"))];
     let whats = [What::Prefill(512), What::Decode(0)];
@@ -153,20 +153,27 @@ fn comparison(bench: &Bench) -> String {
 }
 
 fn notes(bench: &Bench) -> String {
-    let mut text = "## How\n\n\
-        - Weights are random in the shape of the model, packed as mlx-lm packs them; speed does not depend on them. llama.cpp \
-        gets Q4_0 throughout, the embedding table too, which is fewer bytes than its own files have.\n\
-        - Each figure is a median, of processes of their own; what is compared ran in turns. Files are in the page cache.\n\
-        - Decoding is timed after the first token, greedy, through the same loop as `mlxlm generate`. llama.cpp and mlx-lm \
+    let mut text = "## Method\n\n\
+        - Weights are random, in the shape of the model and in mlx-lm's format; speed does not depend on their values. llama.cpp \
+        gets Q4_0 for all matrices, the embedding too, which is smaller than its usual files.\n\
+        - Each figure is a median over separate processes. Programs that are compared ran in turns. Files are in the page cache.\n\
+        - Decoding is greedy, through the same code as `mlxlm generate`, and timed after the first token. llama.cpp and mlx-lm \
         are timed in the same way, llama.cpp without sampling.\n\
-        - `--install-peers` compiles llama.cpp's AMX build with a mend (`xtask/src/bench/tiles.h`): as it is, what GCC 12 makes \
-        of it dies of an illegal instruction at its first prompt.\n\
-        - A context is random keys and values, which cost the same to attend to as those of a prompt.\n\
-        - Goals are held against the read bandwidth of the best of all passes of the run, with AVX2 loads, prefetching and huge \
-        pages. The usual one is the median pass, and what neighbours on the same machine leave.\n\
-        - What a step costs outside of the kernels is that of a model with the same layers and matrices of 64 × 64: an upper \
-        bound, since the kernels' own start is in it.\n"
+        - Read bandwidth is probed right before and right after each measurement that is compared with it. A probe reads memory with \
+        all cores, AVX2 loads, prefetching and huge pages; the figure is its median pass.\n\
+        - A context is random keys and values, which cost as much as those of a prompt.\n\
+        - 16 sequences together must be 6 times one where the CPU has AMX, and 3 times elsewhere.\n\
+        - `--install-peers` patches llama.cpp's AMX build (`xtask/src/bench/tiles.h`), because GCC 12 compiles it to an illegal \
+        instruction.\n"
         .to_owned();
+    if let Some((outside, step)) = overhead(bench) {
+        text += &format!(
+            "- At most {} ms of a step of {} ms are spent outside the kernels: that is a step of the same layers with matrices of \
+             64 × 64.\n",
+            number(outside),
+            number(step)
+        );
+    }
     for (key, why) in bench.journal.failures() {
         text += &["- Failed: ", &key, ": ", &why, ".\n"].concat();
     }
@@ -191,7 +198,12 @@ mod tests {
             let mut echo = Command::new("echo");
             journal.measure(key, echo.arg(value.to_string())).unwrap();
         };
-        say("bandwidth before", json!({"bytes_per_s": 30e9, "usual_bytes_per_s": 25e9}));
+        for side in ["before", "after"] {
+            for (round, usual) in [(1, 22e9), (2, 26e9), (3, 24e9)] {
+                let key = format!("bandwidth {side} llama-3.2-1b: decode at 0 round {round}");
+                say(&key, json!({"bytes_per_s": 30e9, "usual_bytes_per_s": usual}));
+            }
+        }
         let said = |tps: f64| {
             json!({
                 "trials": [{"prompt_tps": tps, "generation_tps": tps}], "batch_size": 1, "prompt_tokens": 1,
@@ -224,13 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn the_report_says_what_was_measured_and_what_was_not() {
+    fn the_report_has_what_was_measured_and_what_was_not() {
         with_report(|text| {
             for line in [
                 "- Machine: Some CPU; load at the beginning: 0.1.",
-                "- Read bandwidth of all cores together: 30.0 GB/s in the best pass, usually 25.0 GB/s.",
-                "| decode, bytes of weights against read bandwidth | 23.6 GB/s | 30.0 GB/s | 0.79 × | 0.8 × | **no** |",
-                "| decode, against llama.cpp Q4_0 without AMX | 34.0 tokens/s | – | – | 1.6 × | not measured |",
+                "- Read bandwidth of all cores: 30.0 GB/s in the best pass, 24.0 GB/s in the median pass.",
+                "| decode, bytes of weights against read bandwidth | 23.6 GB/s | 24.0 GB/s | 0.96 × | 0.92 × | yes |",
+                "| decode at 16k, bytes of weights and cache against read bandwidth | – | – | – | 0.9 × | not measured |",
+                "| decode of Llama-3.2-1B, against llama.cpp Q4_0 | 34.0 tokens/s | – | – | 1.1 × | not measured |",
+                "| exact prefill of 512, against llama.cpp without AMX | 600 tokens/s | – | – | 1.3 × | not measured |",
                 "| peak memory less 100 MB, against weights and cache | 1.00 GB | 0.70 GB | 1.29 × | at most 1.15 × | **no** |",
                 "| Llama-3.2-1B | 600 | – | 34.0 | – | – | – | – | – | 0.5 s | 1.0 GB |",
                 "| Gemma-3-1B | not supported yet (`gemma3_text`) |  |  |  |  |  |  |  |  |  |",
@@ -244,11 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_by_hand_stays() {
-        let by_hand = format!("{BY_HAND}\n\n## Where the time goes\n");
-        let old = with_part_by_hand("# Old\n", &by_hand);
-        assert_eq!(with_part_by_hand("# New\n", &old), format!("# New\n\n{by_hand}"));
-        assert_eq!(with_part_by_hand("# New\n", "# Old\n"), "# New\n");
+    fn a_run_keeps_the_end_of_the_file() {
+        let kept = format!("{KEPT_BELOW}\n\n## In words\n");
+        let old = with_kept_part("# Old\n", &kept);
+        assert_eq!(with_kept_part("# New\n", &old), format!("# New\n\n{kept}"));
+        assert_eq!(with_kept_part("# New\n", "# Old\n"), "# New\n");
     }
 
     #[test]
