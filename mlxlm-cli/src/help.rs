@@ -67,6 +67,7 @@ const HEADINGS: [(&str, &[&str]); 20] = [
             "data",
             "mask_prompt",
             "max_seq_length",
+            "packing",
             "perplexity.data_path",
             "perplexity.seed",
             "perplexity.num_samples",
