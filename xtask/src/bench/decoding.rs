@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::folder;
 use super::goals::{Bound, Goal, number};
 use super::plan::Bench;
-use super::shape::{MAIN, SMALL, Shape};
+use super::shape::{HYBRID, MAIN, SMALL, Shape};
 use crate::workspace;
 
 /// What `--only` takes for this section.
@@ -26,13 +26,16 @@ enum On {
     Real,
     /// A small shape with random weights, of which long prompts are read in a minute.
     Small,
+    /// A small shape with recurrent states, with random weights.
+    Hybrid,
     /// The shape of the goals, with the vocabulary of Llama 3.
     Main,
 }
 
 /// The parts, as the command calls them.
-const PARTS: [(&str, On); 7] = [
+const PARTS: [(&str, On); 8] = [
     ("speculation", On::Real),
+    ("hybrid", On::Hybrid),
     ("snapkv", On::Small),
     ("store", On::Small),
     ("prefill", On::Small),
@@ -49,6 +52,7 @@ impl Bench<'_> {
             let (model, path) = match on {
                 On::Real => (real.join("smollm2-135m.gguf"), None),
                 On::Small => (folder::ensure(&self.models, &SMALL)?, Some(self.models.join(STORE))),
+                On::Hybrid => (folder::ensure(&self.models, &HYBRID)?, None),
                 On::Main => {
                     let Some(shape) = Shape::find(MAIN) else { continue };
                     let vocabulary = real.join("vocabularies/ggml-vocab-llama-bpe.gguf");
@@ -126,6 +130,21 @@ pub(super) fn goals(bench: &Bench) -> Vec<Goal> {
         speed("automatic choice, texts to repeat", "speculation", "/echo/auto/tps", "/echo/plain/tps", 1.8),
         speed("automatic choice, texts to edit", "speculation", "/edit/auto/tps", "/edit/plain/tps", 1.8),
         speed("automatic choice, texts to make up", "speculation", "/open/auto/tps", "/open/plain/tps", 0.97),
+        speed(
+            "proposals that are right as often as on texts to repeat, gated delta nets",
+            "hybrid",
+            "/proposals/ours",
+            "/proposals/plain",
+            1.6,
+        ),
+        speed("states in bf16, gated delta nets", "hybrid", "/states/ours", "/states/plain", 1.0),
+        Goal {
+            what: "divergence of states in bf16 from f32, random weights, against 0.0068",
+            ours: bench.found("hybrid", "/divergence").map(|nats| format!("{nats:.1e}")),
+            against: Some("0.0068".into()),
+            ratio: bench.found("hybrid", "/divergence").map(|nats| nats / 0.0068),
+            bound: Bound::AtMost(1.0),
+        },
         speed("SnapKV, decode at 32k", "snapkv", "/32768/ours", "/32768/plain", 1.3),
         speed("SnapKV, decode at 96k", "snapkv", "/98304/ours", "/98304/plain", 2.0),
         times("restoring 4k tokens from disk, against reading them", "store", "/4096/read", "/4096/restored", 1600.0),

@@ -89,6 +89,10 @@ fn parts(tensor: &Tensor, quantized: bool) -> Vec<Part> {
             let kind = Kind::Constant(f32::from(u8::from(*is_one)));
             return vec![Part { name: format!("{path}.weight"), shape: vec![*width], kind }];
         }
+        Tensor::Plain { name, shape, value } => {
+            let kind = value.map_or(Kind::Weights, Kind::Constant);
+            return vec![Part { name: name.clone(), shape: shape.clone(), kind }];
+        }
         Tensor::Matrix { path, copies, rows, columns } => (path, *copies, *rows, *columns),
     };
     let part = |name: &str, columns, kind| {

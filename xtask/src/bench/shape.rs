@@ -6,6 +6,10 @@ use serde_json::{Value, json};
 pub(super) const BITS: u64 = 4;
 pub(super) const GROUP: u64 = 64;
 
+/// Of so many layers one is attention where there are delta nets, whose convolutions reach over so many tokens.
+const DELTA_INTERVAL: u64 = 4;
+const DELTA_TAPS: u64 = 4;
+
 /// A decoder of some model's size.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -26,6 +30,8 @@ pub(super) struct Shape {
     norms: Norms,
     /// How many experts there are, and how many see a token.
     experts: Option<(u64, u64)>,
+    /// Key heads, value heads and the width of a head of gated delta nets, which three of four layers then have instead of attention.
+    delta: Option<(u64, u64, u64)>,
     /// 4 bits in groups of 64, or bf16.
     pub(super) quantized: bool,
 }
@@ -55,6 +61,7 @@ const LLAMA: Shape = Shape {
     tied: true,
     norms: Norms::Pre,
     experts: None,
+    delta: None,
     quantized: true,
 };
 
@@ -76,6 +83,18 @@ pub(super) const SMALL: Shape = Shape {
     kv_heads: 2,
     vocab: 32_000,
     ..LLAMA
+};
+
+/// A small one with gated delta nets, as Qwen3-Next has them, and no experts.
+pub(super) const HYBRID: Shape = Shape {
+    name: "hybrid",
+    title: "12 layers of width 1024, 9 of them gated delta nets",
+    model_type: "qwen3_next",
+    layers: 12,
+    norms: Norms::PreQk,
+    delta: Some((8, 16, 128)),
+    tied: false,
+    ..SMALL
 };
 
 /// All shapes, in the order of the report.
@@ -141,6 +160,8 @@ pub(super) enum Tensor {
     Matrix { path: String, copies: u64, rows: u64, columns: u64 },
     /// `[width]`, all of them 1, or 0 where 1 is added.
     Norm { path: String, width: u64, is_one: bool },
+    /// A tensor of its own name that is never packed: all of it this number, or random.
+    Plain { name: String, shape: Vec<u64>, value: Option<f32> },
 }
 
 impl Shape {
@@ -186,6 +207,16 @@ impl Shape {
                 "sliding_window": 512, "sliding_window_pattern": 6, "rope_local_base_freq": 1e4,
                 "query_pre_attn_scalar": 256,
             }),
+            "qwen3_next" => {
+                let (key_heads, value_heads, width) = self.delta.unwrap_or_default();
+                json!({
+                    "num_experts": 0, "num_experts_per_tok": 0, "moe_intermediate_size": 0,
+                    "shared_expert_intermediate_size": 0, "decoder_sparse_step": 1, "mlp_only_layers": [],
+                    "full_attention_interval": DELTA_INTERVAL, "partial_rotary_factor": 0.25,
+                    "linear_num_key_heads": key_heads, "linear_num_value_heads": value_heads,
+                    "linear_key_head_dim": width, "linear_value_head_dim": width, "linear_conv_kernel_dim": DELTA_TAPS,
+                })
+            }
             _ => json!({}),
         };
         let quantization = json!({"group_size": GROUP, "bits": BITS, "mode": "affine"});
@@ -213,16 +244,21 @@ impl Shape {
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         for layer in 0..self.layers {
             let at = |part: &str| format!("model.layers.{layer}.{part}");
-            tensors.extend([
-                matrix(at("self_attn.q_proj"), queries, self.hidden),
-                matrix(at("self_attn.k_proj"), keys, self.hidden),
-                matrix(at("self_attn.v_proj"), keys, self.hidden),
-                matrix(at("self_attn.o_proj"), self.hidden, queries),
-            ]);
+            let is_delta = self.delta.is_some() && (layer + 1) % DELTA_INTERVAL != 0;
+            match self.delta.filter(|_| is_delta) {
+                Some(heads) => tensors.extend(self.delta_net(&at("linear_attn"), heads)),
+                None => tensors.extend([
+                    // With a gate for each query, beside delta nets.
+                    matrix(at("self_attn.q_proj"), queries * (1 + u64::from(self.delta.is_some())), self.hidden),
+                    matrix(at("self_attn.k_proj"), keys, self.hidden),
+                    matrix(at("self_attn.v_proj"), keys, self.hidden),
+                    matrix(at("self_attn.o_proj"), self.hidden, queries),
+                ]),
+            }
             for name in self.norms.outer() {
                 tensors.push(norm(at(name), self.hidden));
             }
-            if matches!(self.norms, Norms::PreQk | Norms::AroundQk) {
+            if matches!(self.norms, Norms::PreQk | Norms::AroundQk) && !is_delta {
                 tensors.extend(["q_norm", "k_norm"].map(|name| norm(at(&format!("self_attn.{name}")), self.head_dim)));
             }
             let (mlp, copies) = match self.experts {
@@ -245,6 +281,28 @@ impl Shape {
         tensors
     }
 
+    fn delta_net(&self, path: &str, (key_heads, value_heads, width): (u64, u64, u64)) -> Vec<Tensor> {
+        let matrix = |name: &str, rows, columns| {
+            let path = format!("{path}.{name}");
+            Tensor::Matrix { path, copies: 0, rows, columns }
+        };
+        let plain = |name: &str, shape, value| {
+            let name = format!("{path}.{name}");
+            Tensor::Plain { name, shape, value }
+        };
+        let (keys, values) = (key_heads * width, value_heads * width);
+        vec![
+            matrix("in_proj_qkvz", 2 * keys + 2 * values, self.hidden),
+            matrix("in_proj_ba", 2 * value_heads, self.hidden),
+            matrix("out_proj", self.hidden, values),
+            plain("conv1d.weight", vec![2 * keys + values, DELTA_TAPS, 1], None),
+            plain("A_log", vec![value_heads], Some(0.0)),
+            // So that a state lasts for some fifty tokens.
+            plain("dt_bias", vec![value_heads], Some(-4.0)),
+            plain("norm.weight", vec![width], Some(1.0)),
+        ]
+    }
+
     /// The bytes of weights that a step of one sequence reads: of experts those that see the token, and of an embedding
     /// table nothing if it is not the head as well.
     pub(super) fn bytes_a_step(&self) -> u64 {
@@ -255,6 +313,7 @@ impl Shape {
                 used * self.matrix_bytes(rows * columns)
             }
             Tensor::Norm { width, .. } => 2 * width,
+            Tensor::Plain { shape, .. } => 2 * shape.iter().product::<u64>(),
         };
         self.tensors().iter().map(bytes).sum()
     }
@@ -294,6 +353,7 @@ mod tests {
             let weights = |tensor: &Tensor| match tensor {
                 Tensor::Matrix { copies, rows, columns, .. } => (*copies).max(1) * rows * columns,
                 Tensor::Norm { width, .. } => *width,
+                Tensor::Plain { shape, .. } => shape.iter().product(),
             };
             Shape::find(name).unwrap().tensors().iter().map(weights).sum::<u64>() / 1_000_000
         };

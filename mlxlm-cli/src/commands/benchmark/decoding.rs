@@ -4,6 +4,7 @@
 
 mod engine;
 mod grammar;
+mod hybrid;
 mod snapkv;
 mod speculation;
 mod store;
@@ -30,6 +31,8 @@ use crate::output::say;
 pub(crate) enum Part {
     /// Proposals from the text, on texts to repeat, to edit and to make up. Needs a model that can, with its tokenizer.
     Speculation,
+    /// Proposals and states in bf16, for a model with recurrent states.
+    Hybrid,
     /// Decoding after most of a long context was dropped.
     Snapkv,
     /// Prompts that are restored from disk, against reading them. `--decoding-path` is a folder to write to.
@@ -52,6 +55,7 @@ pub(super) fn run(part: Part, args: &BenchmarkArgs) -> Result {
     };
     let found = match part {
         Part::Speculation => speculation::measure(&loaded(args)?)?,
+        Part::Hybrid => hybrid::measure(&*super::load(args)?)?,
         Part::Snapkv => snapkv::measure(&*super::load(args)?)?,
         Part::Store => store::measure(&*super::load(args)?, path()?)?,
         Part::Prefill => engine::prefill_first(&*super::load(args)?)?,
