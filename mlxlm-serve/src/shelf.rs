@@ -94,8 +94,13 @@ impl Stand {
         self.state().map_or("unloaded", |state| state.name())
     }
 
-    fn names(&self) -> &[String] {
+    pub(crate) fn names(&self) -> &[String] {
         &self.options.names
+    }
+
+    /// The name that is shown.
+    pub(crate) fn name(&self) -> &str {
+        self.names().first().map_or("default_model", String::as_str)
     }
 }
 
@@ -127,6 +132,11 @@ impl Shelf {
     /// All models, the first one first.
     pub(crate) fn stands(&self) -> Vec<Arc<Stand>> {
         self.stands.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The engines that there are, each with the first name of its model.
+    pub(crate) fn engines(&self) -> impl Iterator<Item = (String, Handle)> + use<> {
+        self.stands().into_iter().filter_map(|stand| Some((stand.name().to_owned(), stand.engine()?)))
     }
 
     /// The model of a name, perhaps with an adapter behind it; the first without one.

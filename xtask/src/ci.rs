@@ -1,11 +1,11 @@
-//! `cargo xtask ci`: all that has to hold before a change goes in, the tests of real models among them.
+//! `cargo xtask ci`: all that has to hold before a change goes in, the tests of real models and with the packages of clients among them.
 
 use anyhow::Result;
 
 use crate::sections::Sections;
-use crate::{process, setup, test, workspace};
+use crate::{clients, process, setup, test, workspace};
 
-/// Run every check: format, lints, documentation, licences, tidy, the tests and those of real models
+/// Run every check: format, lints, documentation, licences, tidy, the tests, those of real models and those with clients' packages
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {}
 
@@ -24,5 +24,6 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     }
     test::add(&mut sections);
     test::add_real(&mut sections);
+    clients::add_small(&mut sections);
     sections.finish()
 }

@@ -24,6 +24,13 @@ pub(crate) fn add(sections: &mut Sections) {
     sections.command("tests with programs of others", workspace::cargo().args(TESTS).arg("--no-fail-fast"));
 }
 
+/// Those of them that need packages only: no browser, no routers.
+pub(crate) fn add_small(sections: &mut Sections) {
+    sections.check("packages of others", || ensure(&ENVIRONMENTS[0]));
+    let only = ["--", "packages", "suites"];
+    sections.command("tests with packages of others", workspace::cargo().args(TESTS).args(only));
+}
+
 /// Makes an environment that is not there, or not as its list has it.
 fn ensure((name, list): &(&str, &str)) -> Result<()> {
     let root = workspace::root();

@@ -172,6 +172,73 @@ fn prompts_survive_a_server_that_is_killed() {
     server.end("-TERM");
 }
 
+/// Asks, and does not mind if the server is gone before it answers.
+fn ask_in_vain(address: &str, body: &str) {
+    let Ok(mut stream) = TcpStream::connect(address) else { return };
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+    if write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).is_ok() {
+        drop(stream.read_to_end(&mut Vec::new()));
+    }
+}
+
+/// It is killed while prompts are read, tokens come, requests wait and files are written, at another moment each time.
+#[test]
+fn a_server_that_is_killed_under_load_leaves_nothing_broken() {
+    let bench = Bench::new();
+    let plain = Running::start(&bench, &["--prompt-cache-size", "0"]);
+    let bodies: Vec<Value> = (0..6).map(|i| json!({"prompt": format!("{i} {}", long()), "max_tokens": 8})).collect();
+    let expected: Vec<Value> = bodies.iter().map(|body| plain.complete(body)["choices"].clone()).collect();
+    plain.end("-TERM");
+    let options = [
+        "--disk-prompt-cache-dir",
+        "kept",
+        "--disk-prompt-cache-min-tokens",
+        "8",
+        "--prefill-step-size",
+        "16",
+        "--decode-concurrency",
+        "2",
+    ];
+    for round in 0..4 {
+        let server = Running::start(&bench, &options);
+        let threads: Vec<_> = bodies
+            .iter()
+            .map(|body| {
+                let (address, mut body) = (server.address.clone(), body.clone());
+                body["max_tokens"] = 60.into();
+                body["stream"] = (round % 2 == 0).into();
+                std::thread::spawn(move || (0..20).for_each(|_| ask_in_vain(&address, &body.to_string())))
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(120 + 170 * round));
+        server.end("-KILL");
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+    let server = Running::start(&bench, &options);
+    for (body, expected) in bodies.iter().zip(&expected) {
+        assert_eq!(server.complete(body)["choices"], *expected);
+    }
+    // What the last server has not written yet, this one has.
+    server.end("-TERM");
+    let server = Running::start(&bench, &options);
+    for (body, expected) in bodies.iter().zip(&expected) {
+        let answer = server.complete(body);
+        assert_eq!(answer["choices"], *expected);
+        let usage = &answer["usage"];
+        assert_eq!(
+            usage["prompt_tokens_details"]["cached_tokens"].as_u64(),
+            usage["prompt_tokens"].as_u64().map(|total| total - 1),
+            "{answer}"
+        );
+    }
+    server.end("-TERM");
+    // Nothing is left in the making.
+    let files = std::fs::read_dir(bench.path("kept")).unwrap();
+    let names: Vec<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let strange: Vec<&String> = names.iter().filter(|name| !name.starts_with("mlxlm-")).collect();
+    assert!(strange.is_empty(), "{names:?}");
+}
+
 #[test]
 fn proposals_change_no_text() {
     let bench = Bench::new();

@@ -17,26 +17,31 @@ use crate::app::{App, blocking};
 use crate::engine::{AdapterInfo, Handle, Order, Refused};
 use crate::http::reply;
 
-/// The most adapters in memory.
-const MOST: usize = 64;
+/// The most adapters of a model in memory.
+pub(crate) const MOST: usize = 64;
 
 /// The longest name.
 const MAX_NAME: usize = 200;
 
-/// The adapters that are in memory.
+/// The adapters that are in memory, of all models.
 pub(crate) fn list(app: &App) -> Response {
-    let data: Vec<Value> = app.engine.status().adapters().iter().map(shown).collect();
+    let of = |(model, engine): (String, Handle)| {
+        engine.status().adapters().iter().map(|info| shown(info, &model)).collect::<Vec<Value>>()
+    };
+    let data: Vec<Value> = app.shelf.engines().flat_map(of).collect();
     reply::json(&json!({"object": "list", "data": data}))
 }
 
-fn shown(info: &AdapterInfo) -> Value {
-    let path = info.folder.display().to_string();
-    json!({"id": info.name, "object": "adapter", "path": path, "leaves": info.leaves, "bytes": info.bytes})
+fn shown(info: &AdapterInfo, model: &str) -> Value {
+    let AdapterInfo { name, folder, leaves, bytes } = info;
+    let path = folder.display().to_string();
+    json!({"id": name, "object": "adapter", "model": model, "path": path, "leaves": leaves, "bytes": bytes})
 }
 
-/// Reads an adapter: `path`, a folder within those of the server, and perhaps a `name`.
+/// Reads an adapter: `path`, a folder within those of the server, and perhaps a `name`; for the first model, or the one in `model`.
 pub(crate) async fn load(app: Arc<App>, mut fields: Fields) -> Result<Response> {
-    let (name, path) = (fields.string("name")?, fields.string("path")?);
+    let stand = app.shelf.find(fields.peek("model").and_then(Value::as_str)).await?;
+    let (_, name, path) = (fields.string("model")?, fields.string("name")?, fields.string("path")?);
     let path = fields.required("path", path)?;
     fields.finish()?;
     let own = Arc::clone(&app);
@@ -48,14 +53,20 @@ pub(crate) async fn load(app: Arc<App>, mut fields: Fields) -> Result<Response> 
         let message = format!("has to be 1 to {MAX_NAME} bytes long, without `:` and control characters");
         return Err(ApiError::field("name", message));
     }
-    let info = read(&app.engine, &name, folder, "path").await?;
-    Ok(reply::json(&shown(&info)))
+    // A model is not loaded for a request that is wrong.
+    let engine = app.shelf.engine(&stand).await?;
+    let info = read(&engine, &name, folder, "path").await?;
+    Ok(reply::json(&shown(&info, stand.name())))
 }
 
-/// Forgets an adapter. Requests that have it go on with it.
+/// Forgets an adapter of the first model, or as `model:adapter` one of another. Requests that have it go on with it.
 pub(crate) async fn unload(app: &App, name: String) -> Result<Response> {
+    let stands = app.shelf.stands();
+    let of_model = stands.iter().find_map(|stand| Some((stand.engine(), split(&name, stand.names()).1?.to_owned())));
+    let (engine, adapter) = of_model.unwrap_or_else(|| (Some(app.engine.clone()), name.clone()));
+    let engine = engine.ok_or_else(|| none(&name, "name"))?;
     let (done, unloaded) = oneshot::channel();
-    app.engine.order(Order::Unload { name: name.clone(), done })?;
+    engine.order(Order::Unload { name: adapter, done })?;
     match unloaded.await.map_err(|_| Refused::Unavailable)? {
         true => Ok(reply::json(&json!({"id": name, "object": "adapter", "deleted": true}))),
         false => Err(none(&name, "name")),

@@ -30,7 +30,7 @@ pub(crate) use card::Card;
 pub(crate) use gate::{Gate, Permit};
 pub(crate) use job::{Cancelled, Fault, FaultKind, Finish, Generate, Job, Message, Scored, Update, Work};
 pub use reuse::DiskPromptCache;
-pub(crate) use status::{State, Status};
+pub(crate) use status::{AdapterUse, Number, Numbers, State, Status};
 pub(crate) use thinking::ThinkingBudget;
 pub(crate) use thread::spawn;
 
@@ -132,6 +132,11 @@ pub(crate) enum Refused {
 impl Handle {
     pub(crate) fn status(&self) -> &Arc<Status> {
         &self.status
+    }
+
+    /// What it has done.
+    pub(crate) fn numbers(&self) -> &Numbers {
+        &self.status.numbers
     }
 
     /// Jobs that are in the server.

@@ -1,5 +1,6 @@
 //! How the engine is, and what it has done: written by its thread, read by every other.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -115,12 +116,22 @@ impl Number {
     }
 }
 
+/// The adapters that requests have, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct AdapterUse {
+    /// Those of sequences that are read or generated.
+    pub(crate) running: BTreeSet<String>,
+    /// Those of requests that wait for their turn.
+    pub(crate) waiting: BTreeSet<String>,
+}
+
 /// How the engine is.
 #[derive(Debug)]
 pub(crate) struct Status {
     state: watch::Sender<State>,
     card: RwLock<Option<Arc<Card>>>,
     adapters: RwLock<Arc<[AdapterInfo]>>,
+    adapter_use: RwLock<AdapterUse>,
     pub(crate) log: Log,
     pub(crate) numbers: Numbers,
     begin: Instant,
@@ -134,6 +145,7 @@ impl Status {
             state: watch::Sender::new(State::Loading),
             card: RwLock::default(),
             adapters: RwLock::new(Arc::new([])),
+            adapter_use: RwLock::default(),
             log,
             numbers: Numbers::default(),
             begin: Instant::now(),
@@ -170,6 +182,18 @@ impl Status {
 
     pub(super) fn set_adapters(&self, adapters: Vec<AdapterInfo>) {
         *self.adapters.write().unwrap_or_else(PoisonError::into_inner) = adapters.into();
+    }
+
+    /// The adapters that requests have.
+    pub(crate) fn adapter_use(&self) -> AdapterUse {
+        self.adapter_use.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_adapter_use(&self, adapters: AdapterUse) {
+        let is_new = *self.adapter_use.read().unwrap_or_else(PoisonError::into_inner) != adapters;
+        if is_new {
+            *self.adapter_use.write().unwrap_or_else(PoisonError::into_inner) = adapters;
+        }
     }
 
     /// A step begins, or there is nothing to do.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mlxlm_core::device::{self, WiredLimit};
 
 use super::scheduler::Scheduler;
-use super::{Card, EngineOptions, Gate, Handle, Job, Loader, Message, Models, State, Status};
+use super::{AdapterUse, Card, EngineOptions, Gate, Handle, Job, Loader, Message, Models, State, Status};
 use crate::options::Log;
 
 /// An engine that breaks down again within this time is not started anew.
@@ -144,6 +144,7 @@ fn run(loader: &Loader, options: &EngineOptions, jobs: &Jobs, status: &Status, f
     let _wired = WiredLimit::raise();
     status.set_card(card);
     status.set_adapters(Vec::new());
+    status.set_adapter_use(AdapterUse::default());
     status.set_state(State::Ready);
     let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
     first.into_iter().for_each(|job| scheduler.take(job));

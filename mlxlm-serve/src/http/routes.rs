@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware;
 use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, post};
@@ -71,10 +71,10 @@ pub(crate) fn table(has_page: bool) -> Table {
         .route("/v1/models/load", takes(openai, stands::load))
         .route("/v1/models/unload", takes(openai, stands::unload))
         .route("/v1/adapters", get(list_adapters).merge(takes(openai, adapters::load)))
-        .route("/v1/adapters/{name}", delete(unload_adapter))
+        .route("/v1/adapters/{*name}", delete(unload_adapter))
         .route("/v1/messages", takes(Dialect::Anthropic, anthropic::handle))
         .route("/v1/messages/count_tokens", takes(Dialect::Anthropic, anthropic::count_tokens))
-        .route("/health", get(|State(app): State<Arc<App>>| async move { health::health(&app) }))
+        .route("/health", get(show_health))
         .route("/ready", get(|State(app): State<Arc<App>>| async move { health::ready(&app) }))
         .route("/metrics", get(show_metrics))
         .route("/openapi.json", get(describe))
@@ -118,6 +118,10 @@ async fn delete_response(State(app): State<Arc<App>>, Path(id): Path<String>) ->
 /// The description of the routes, which `cargo xtask openapi` makes.
 async fn describe() -> Response {
     reply::of(StatusCode::OK, "application/json", include_str!("openapi.json"))
+}
+
+async fn show_health(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    health::health(&app, &headers)
 }
 
 async fn show_metrics(State(app): State<Arc<App>>) -> Response {

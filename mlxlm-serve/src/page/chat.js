@@ -11,6 +11,7 @@ const conversations = new Conversations();
 
 // What runs: its message, and what stops it.
 let running = null;
+let adapters = [];
 
 function button(label, title, act) {
   const node = element("button", label);
@@ -363,6 +364,7 @@ function bindSettings() {
     $(name).addEventListener("change", () => {
       settings[name] = $(name).value;
       keepSettings();
+      if (name === "model") adapterChoices();
     });
   }
   dress();
@@ -384,15 +386,21 @@ function choices(select, names, chosen) {
   select.replaceChildren(...names.map(([value, label]) => new Option(label, value, false, value === chosen)));
 }
 
+/** The adapters of the model that is chosen. */
+function adapterChoices() {
+  const names = adapters.filter(({ model }) => model === $("model").value).map(({ id }) => [id, id]);
+  $("adapter-label").hidden = !names.length;
+  choices($("adapter"), [["", "none"], ...names], settings.adapter);
+}
+
 async function models() {
   try {
     const list = await ask("v1/models");
     choices($("model"), (list?.data ?? []).map(({ id }) => [id, id]), settings.model);
     say("");
-    const adapters = await ask("v1/adapters").catch(() => null);
-    const names = (adapters?.data ?? []).map(({ id, name }) => [id ?? name, id ?? name]);
-    $("adapter-label").hidden = !names.length;
-    choices($("adapter"), [["", "none"], ...names], settings.adapter);
+    const known = await ask("v1/adapters").catch(() => null);
+    adapters = known?.data ?? [];
+    adapterChoices();
   } catch (error) {
     say(error.message);
   }

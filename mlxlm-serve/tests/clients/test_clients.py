@@ -43,9 +43,11 @@ def claude():
 
 
 def metric(name):
-    """A number of the server's metrics."""
+    """A number of the server's metrics, over all models."""
     page = urllib.request.urlopen(f"{URL}/metrics").read().decode()
-    return next(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name + " "))
+    values = [float(line.split()[-1]) for line in page.splitlines() if line.startswith((name + " ", name + "{"))]
+    assert values, name
+    return sum(values)
 
 
 def until(condition, what):

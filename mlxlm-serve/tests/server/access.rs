@@ -46,7 +46,9 @@ fn every_route_but_two_needs_the_key() {
     }
     let anthropic = house.ask("POST", "/v1/messages", &[], b"{}");
     assert_eq!((anthropic.status, anthropic.json()["error"]["type"].as_str()), (401, Some("authentication_error")));
-    house.get("/health").ok();
+    // The names of models are for those who have the key.
+    assert_eq!(house.get("/health").ok().get("models"), None);
+    assert_eq!(house.ask("GET", "/health", &[("x-api-key", "sesame")], b"").ok()["models"]["demo"]["engine"], "ready");
     house.get("/ready").ok();
     for header in [("authorization", "Bearer sesame"), ("x-api-key", "sesame")] {
         house.ask("GET", "/v1/models", &[header], b"").ok();

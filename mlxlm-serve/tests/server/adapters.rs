@@ -9,7 +9,7 @@ use mlxlm_core::nn::{Leaf, Module};
 use mlxlm_core::weights::save_safetensors;
 use mlxlm_core::{Array, io};
 use mlxlm_models::{LoadOptions, load};
-use mlxlm_serve::{EngineOptions, Loader, Models, ServerOptions};
+use mlxlm_serve::{EngineOptions, Loader, Models, OtherModel, ServerOptions};
 use serde_json::{Value, json};
 
 use crate::client::Answer;
@@ -26,7 +26,7 @@ fn numbers(seed: &mut u64, shape: [i32; 2], scale: f32) -> Array {
 }
 
 /// Writes an adapter for the demo model that changes what it says.
-fn write(folder: &Path, mut seed: u64) {
+pub fn write(folder: &Path, mut seed: u64) {
     std::fs::create_dir_all(folder).unwrap();
     let parameters = json!({"rank": 4, "scale": 2.0, "dropout": 0.0});
     let config = json!({"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters});
@@ -128,6 +128,83 @@ fn adapters_are_listed_loaded_and_forgotten() {
     assert_eq!(house.ask("DELETE", "/v1/adapters/uno", &[], b"").ok()["deleted"], true);
     house.ask("DELETE", "/v1/adapters/uno", &[], b"").refused(404);
     house.chat(QUESTION, fields(Some("uno"))).refused(404);
+}
+
+/// The labels of `vllm:lora_requests_info`.
+fn labels(house: &House) -> [String; 3] {
+    let page = house.get("/metrics").body;
+    let line = page.lines().find(|line| line.starts_with("vllm:lora_requests_info{")).unwrap();
+    ["max_lora", "running_lora_adapters", "waiting_lora_adapters"].map(|label| {
+        let (_, rest) = line.split_once(&format!("{label}=\"")).unwrap_or_else(|| panic!("{line}"));
+        rest.split('"').next().unwrap().to_owned()
+    })
+}
+
+#[test]
+fn routers_see_the_adapters_that_run_and_wait() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, seed) in [("one", 1), ("two", 2)] {
+        write(&root.path().join(name), seed);
+    }
+    let engine = EngineOptions { decode_concurrency: 1, ..EngineOptions::default() };
+    let options = ServerOptions { adapter_roots: vec![root.path().to_owned()], engine, ..options() };
+    let house = House::with(options, Arc::new(|| Ok(Models { main: demo(), draft: None })));
+    assert_eq!(labels(&house), ["64", "", ""]);
+    let ask = |adapter: &str| {
+        let body =
+            json!({"prompt": "Once", "adapters": adapter, "max_tokens": 900, "ignore_eos": true, "stream": true});
+        let mut client = house.client();
+        client.request("POST", "/v1/completions", &[], body.to_string().as_bytes());
+        client
+    };
+    let mut first = ask("one");
+    first.head();
+    first.piece();
+    house.wait(|| labels(&house) == ["64", "demo:one", ""], "the first to run");
+    let (second, third) = (ask("two"), ask("one"));
+    house.wait(|| labels(&house) == ["64", "demo:one", "demo:one,demo:two"], "the others to wait");
+    drop((first, third));
+    house.wait(|| labels(&house) == ["64", "demo:two", ""], "the second to run");
+    drop(second);
+    house.wait(|| labels(&house) == ["64", "", ""], "nobody to have an adapter");
+    assert_eq!(labels(&House::demo()), ["0", "", ""]);
+}
+
+#[test]
+fn every_model_has_adapters_of_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    write(&root.path().join("one"), 1);
+    let second = OtherModel {
+        names: vec!["org/second".into()],
+        loader: Arc::new(|| Ok(Models { main: demo(), draft: None })),
+        bytes: 1,
+    };
+    let options = ServerOptions { adapter_roots: vec![root.path().to_owned()], models: vec![second], ..options() };
+    let house = House::with(options, Arc::new(|| Ok(Models { main: demo(), draft: None })));
+    let with = |model: &str, adapter: Option<&str>| {
+        let messages = json!([{"role": "user", "content": QUESTION}]);
+        let body =
+            json!({"model": model, "messages": messages, "adapters": adapter, "max_tokens": 16, "ignore_eos": true});
+        house.post("/v1/chat/completions", &body)
+    };
+    let loaded = house.post("/v1/adapters", &json!({"model": "org/second", "path": "one", "name": "uno"})).ok();
+    assert_eq!((&loaded["id"], &loaded["model"]), (&json!("uno"), &json!("org/second")));
+    assert_eq!(house.get("/v1/adapters").ok()["data"], json!([loaded]));
+    let adapted = text(&with("org/second:uno", None));
+    assert_ne!(adapted, text(&with("org/second", None)));
+    assert_eq!(adapted, text(&with(NAME, Some("one"))));
+    // The first model does not know that name.
+    with(NAME, Some("uno")).refused(404);
+    let of = house.get("/v1/adapters").ok();
+    let models: Vec<&Value> = of["data"].as_array().unwrap().iter().map(|own| &own["model"]).collect();
+    assert_eq!(models, [NAME, "org/second"]);
+    house.ask("DELETE", "/v1/adapters/uno", &[], b"").refused(404);
+    house.ask("DELETE", "/v1/adapters/org/second:uno", &[], b"").ok();
+    house.ask("DELETE", "/v1/adapters/org/second:uno", &[], b"").refused(404);
+    house.ask("DELETE", &format!("/v1/adapters/{NAME}:one"), &[], b"").ok();
+    assert_eq!(house.get("/v1/adapters").ok()["data"], json!([]));
+    let wrong = json!({"model": "third", "path": "one"});
+    assert!(house.post("/v1/adapters", &wrong).refused(404).contains("`org/second`"));
 }
 
 #[test]

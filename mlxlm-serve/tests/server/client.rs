@@ -100,15 +100,16 @@ impl Client {
 
     /// Reads the head of an answer.
     pub fn head(&mut self) -> Answer {
-        let status = self.line();
-        let status = status.split(' ').nth(1).unwrap_or_else(|| panic!("{status:?}")).parse().unwrap();
+        Answer { status: self.status(), headers: self.headers(), body: String::new() }
+    }
+
+    fn headers(&mut self) -> Vec<(String, String)> {
         let mut headers = Vec::new();
         loop {
             let line = self.line();
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            let Some((name, value)) = line.trim_end().split_once(": ") else { return headers };
             headers.push((name.to_owned(), value.to_owned()));
         }
-        Answer { status, headers, body: String::new() }
     }
 
     /// The next piece of a body that comes in pieces; nothing at its end.
@@ -122,7 +123,18 @@ impl Client {
 
     /// Reads a whole answer.
     pub fn answer(&mut self) -> Answer {
-        let mut answer = self.head();
+        let status = self.status();
+        self.rest(status)
+    }
+
+    fn status(&mut self) -> u16 {
+        let line = self.line();
+        line.split(' ').nth(1).unwrap_or_else(|| panic!("{line:?}")).parse().unwrap()
+    }
+
+    /// Reads an answer whose first line was read.
+    pub fn rest(&mut self, status: u16) -> Answer {
+        let mut answer = Answer { status, headers: self.headers(), body: String::new() };
         if let Some(length) = answer.header("content-length") {
             let mut bytes = vec![0; length.parse().unwrap()];
             self.stream.read_exact(&mut bytes).unwrap();

@@ -1,9 +1,10 @@
 //! What goes wrong inside: logits that are no numbers, an engine that breaks down, clients that go away, requests that take too long.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mlxlm_serve::{EngineOptions, Limits, ServerOptions};
+use mlxlm_serve::{EngineOptions, Limits, Loader, ServerOptions};
 use serde_json::json;
 
 use crate::counter::{PANIC, POISON, counter};
@@ -51,6 +52,54 @@ fn an_engine_that_breaks_down_is_replaced_once() {
     house.post("/v1/completions", &json!({"prompt": [PANIC], "max_tokens": 3})).refused(503);
     let error = house.ended().unwrap_err().to_string();
     assert!(error.contains("broke down again") && error.contains("on purpose"), "{error}");
+}
+
+/// Whoever streams, waits for a whole answer or waits for its turn hears of it, `/health` says so, and what comes later is answered.
+#[test]
+fn nobody_hangs_when_the_engine_breaks_down() {
+    let engine = EngineOptions { decode_concurrency: 4, ..EngineOptions::default() };
+    let (loads, fresh) = (Arc::new(AtomicUsize::new(0)), counter(Duration::from_millis(4)));
+    let seen = Arc::clone(&loads);
+    let loader: Loader = Arc::new(move || {
+        if seen.fetch_add(1, Ordering::SeqCst) > 0 {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        fresh()
+    });
+    let house = House::with(ServerOptions { engine, ..options() }, loader);
+    let long = json!({"prompt": [10], "max_tokens": 4000, "ignore_eos": true, "logit_bias": {"50": -100}});
+    let streamed =
+        json!({"prompt": [10], "max_tokens": 4000, "ignore_eos": true, "logit_bias": {"50": -100}, "stream": true});
+    let short = json!({"prompt": [10], "max_tokens": 40});
+    let ask = |body: &serde_json::Value| {
+        let mut client = house.client();
+        client.request("POST", "/v1/completions", &[], body.to_string().as_bytes());
+        client
+    };
+    let (mut stream, mut other, mut whole, mut soon) = (ask(&streamed), ask(&streamed), ask(&long), ask(&short));
+    house.wait(|| house.metric("mlxlm_requests_running") == 4.0, "four requests to run");
+    let mut panicking = ask(&json!({"prompt": [PANIC], "max_tokens": 3}));
+    house.wait(|| house.metric("mlxlm_requests_waiting") == 1.0, "one to wait");
+    let mut waiting = ask(&json!({"prompt": [1], "max_tokens": 3}));
+    assert_eq!(soon.answer().ok()["usage"]["completion_tokens"], 40);
+    for stream in [&mut stream, &mut other] {
+        let (events, is_done) = stream.answer().events();
+        let last = events.last().unwrap();
+        assert!(!is_done && last["error"]["code"] == "engine_stopped", "{last}");
+    }
+    for client in [&mut whole, &mut panicking, &mut waiting] {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("engine_stopped")));
+    }
+    let health = house.get("/health");
+    assert_eq!((health.status, health.json()["engine"].as_str()), (503, Some("restarting")));
+    assert_eq!(house.get("/ready").status, 503);
+    let refused = house.post("/v1/completions", &json!({"prompt": [1], "max_tokens": 3}));
+    assert!(refused.status == 503 && refused.header("retry-after").is_some(), "{refused:?}");
+    house.wait_until("/health", 200);
+    house.wait_until("/ready", 200);
+    house.post("/v1/completions", &json!({"prompt": [1], "max_tokens": 3})).ok();
+    assert_eq!((house.metric("mlxlm_requests_inside"), loads.load(Ordering::SeqCst)), (0.0, 2));
 }
 
 #[test]

@@ -93,12 +93,21 @@ impl House {
         self.post("/v1/chat/completions", &body)
     }
 
-    /// A number of `/metrics`.
+    /// A number of `/metrics`, over all models.
     #[track_caller]
     pub fn metric(&self, name: &str) -> f64 {
         let page = self.get("/metrics").body;
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+        let value = |line: &str| -> Option<f64> {
+            let rest = line.strip_prefix(name)?;
+            let value = match rest.strip_prefix('{') {
+                Some(labels) => labels.rsplit_once("} ")?.1,
+                None => rest.strip_prefix(' ')?,
+            };
+            Some(value.parse().unwrap())
+        };
+        let values: Vec<f64> = page.lines().filter_map(value).collect();
+        assert!(!values.is_empty(), "no {name} in {page}");
+        values.iter().sum()
     }
 
     /// Ends the server as a signal would, and says how it ended.

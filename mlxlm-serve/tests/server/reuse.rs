@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 use crate::house::{House, demo, options};
+use crate::models::loader;
 use mlxlm_serve::Models;
 
 fn cached(answer: &Value) -> u64 {
@@ -33,6 +34,43 @@ fn the_next_turn_reads_only_what_is_new() {
         }
         messages.push(with["choices"][0]["message"].clone());
         messages.push(json!({"role": "user", "content": question}));
+    }
+}
+
+/// The tokens of a conversation as the model reads it, without the beginning of an answer behind it.
+fn tokens(house: &House, messages: &[Value]) -> u64 {
+    let body = json!({"messages": messages, "add_generation_prompt": false, "continue_final_message": true});
+    let prompt = house.post("/apply-template", &body).ok()["prompt"].clone();
+    house.post("/tokenize", &json!({"content": prompt})).ok()["tokens"].as_array().unwrap().len() as u64
+}
+
+/// Of the second turn only the answer, the new question and the marks between them are read, whatever the caches of a model can do:
+/// keep everything, keep a window that has moved on, keep a state that cannot go back, or several of these.
+#[test]
+fn the_second_turn_reads_only_what_is_new_whatever_the_caches() {
+    let kinds = ["llama", "gemma3_text", "gpt_oss", "qwen3_next", "mamba2", "falcon_h1", "lfm2"];
+    for kind in kinds {
+        let house = House::with(options(), loader(kind));
+        // Longer than the windows of these models.
+        let question = json!({"role": "user", "content": "Tell me of the dog, the cat and the boat. ".repeat(8)});
+        let ask = |messages: &[Value]| {
+            let body = json!({"messages": messages, "max_tokens": 12, "ignore_eos": true});
+            house.post("/v1/chat/completions", &body).ok()
+        };
+        let first = ask(&[question.clone()]);
+        let asked = first["usage"]["prompt_tokens"].as_u64().unwrap();
+        let answer = first["choices"][0]["message"]["content"].clone();
+        let next = [
+            question.clone(),
+            json!({"role": "assistant", "content": answer}),
+            json!({"role": "user", "content": "And?"}),
+        ];
+        let second = ask(&next);
+        let (total, known) = (second["usage"]["prompt_tokens"].as_u64().unwrap(), cached(&second));
+        let ended = tokens(&house, &[question]);
+        assert!(ended <= asked && asked < total, "{kind}: {ended}, {asked}, {total}");
+        // What was asked is known at least to its end; what is read anew is what came after.
+        assert!((ended..total).contains(&known), "{kind}: {known} known of {total}, where {ended} were asked before");
     }
 }
 

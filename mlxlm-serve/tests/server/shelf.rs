@@ -157,3 +157,26 @@ fn every_model_has_an_engine_of_its_own() {
     ask(&house, "demo").ok();
     house.wait(|| ask(&house, "a").status == 200, "the other to be back");
 }
+
+#[test]
+fn metrics_and_health_speak_of_every_model_that_was_loaded() {
+    let ((a, _), (quoted, _)) = (other("a", 10), other("with \"quotes\"", 10));
+    let house = house(vec![a, quoted], 100, |_| {});
+    let series = |model: &str| {
+        let line = format!("mlxlm_generated_tokens_total{{model_name=\"{model}\"}} ");
+        let page = house.get("/metrics").body;
+        page.lines().find_map(|own| own.strip_prefix(&line)?.parse::<u64>().ok())
+    };
+    assert_eq!((series("demo"), series("a")), (Some(0), None));
+    for (model, times) in [("a", 2), ("with \"quotes\"", 1), ("demo", 1)] {
+        (0..times).for_each(|_| drop(ask(&house, model).ok()));
+    }
+    let known = || [series("demo"), series("a"), series(r#"with \"quotes\""#)];
+    house.wait(|| known() == [Some(3), Some(6), Some(3)], "all tokens to be counted");
+    let health = house.get("/health").ok();
+    let models = health["models"].as_object().unwrap();
+    assert_eq!(models.keys().collect::<Vec<_>>(), ["demo", "a", "with \"quotes\""]);
+    assert!(models.values().all(|model| model["engine"] == "ready" && model["requests"] == 0), "{health}");
+    house.post("/v1/models/unload", &json!({"model": "a"})).ok();
+    assert_eq!(house.get("/health").ok()["models"]["a"]["engine"], "asleep");
+}

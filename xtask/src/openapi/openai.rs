@@ -289,6 +289,8 @@ pub(super) struct ModelRequest {
 /// `/v1/adapters`.
 #[derive(ToSchema)]
 pub(super) struct AdapterRequest {
+    /// The model that it is for; the first if there is none.
+    model: Option<String>,
     /// What requests call it; the name of its folder if there is none.
     name: Option<String>,
     /// Its folder, within those that the server was given.

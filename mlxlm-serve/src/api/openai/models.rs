@@ -18,7 +18,7 @@ pub(crate) fn list(app: &App) -> Value {
             own["status"] = stand.status().into();
             data.push(own);
         }
-        let base = stand.options.names.first().map_or("default_model", String::as_str);
+        let base = stand.name();
         let adapters = stand.engine().map(|engine| engine.status().adapters());
         for adapter in adapters.iter().flat_map(|adapters| adapters.iter()) {
             let mut own = entry(&format!("{base}:{}", adapter.name), app.created);

@@ -1,10 +1,12 @@
 //! What others want to know of the work.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use mlxlm_core::free_memory;
 
-use super::{Scheduler, add};
+use super::{Asked, Scheduler, add};
+use crate::engine::AdapterUse;
 
 impl Scheduler<'_> {
     /// Writes it down.
@@ -26,6 +28,7 @@ impl Scheduler<'_> {
         let disk = kept.disk.unwrap_or_default();
         numbers.disk_hits.set(disk.hits as usize);
         numbers.disk_written.set(disk.written as usize);
+        self.status.set_adapter_use(self.adapter_use());
         // The system is asked once a second.
         if self.memory_seen.is_none_or(|seen| seen.elapsed().as_millis() >= 1000) {
             self.memory_seen = Some(Instant::now());
@@ -33,5 +36,13 @@ impl Scheduler<'_> {
             let usage = free_memory::bytes().map_or(0.0, |free| used as f64 / used.saturating_add(free).max(1) as f64);
             numbers.cache_usage_ppm.set((usage * 1e6) as usize);
         }
+    }
+
+    /// The adapters of the requests that there are.
+    fn adapter_use(&self) -> AdapterUse {
+        let name = |asked: &Rc<Asked>| asked.generate().and_then(|generate| generate.adapter.clone());
+        let scoring = self.scoring.iter().map(|(asked, _)| asked);
+        let running = self.rows.values().map(|row| &row.asked).chain(scoring).filter_map(name).collect();
+        AdapterUse { running, waiting: self.queue.iter().filter_map(name).collect() }
     }
 }
