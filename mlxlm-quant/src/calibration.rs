@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mlxlm_core::text::{TemplateOptions, Tokenizer};
 use mlxlm_core::{Array, io, order};
+use mlxlm_train::data::Record;
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -76,6 +77,33 @@ impl Texts {
             }
         };
         Ok(Self { path: path.to_owned(), documents, are_lines: is_json })
+    }
+
+    /// Rows of a data set in one of the forms that fine-tuning takes, in an order drawn from the seed, up to `most_tokens` if there is such a limit.
+    ///
+    /// # Errors
+    /// [`Error::Calibration`] for a row of another form.
+    pub fn of_rows(
+        name: &str,
+        rows: &[Record],
+        tokenizer: &Tokenizer,
+        (seed, most_tokens): (u64, Option<usize>),
+    ) -> Result<Self> {
+        let path = PathBuf::from(name);
+        let (mut documents, mut tokens) = (Vec::new(), 0);
+        for i in order::permutation(rows.len(), seed)? {
+            if most_tokens.is_some_and(|most| tokens >= most) {
+                break;
+            }
+            let row = document(&Value::Object(rows[i].fields.clone()), tokenizer);
+            let row = row.map_err(|why| {
+                let why = format!("row {}: {why}", i + 1);
+                Error::Calibration { path: path.clone(), why }
+            })?;
+            tokens += row.len();
+            documents.push(row);
+        }
+        Ok(Self { path, documents, are_lines: true })
     }
 
     /// The texts, each by itself, cut to `most` tokens, in an order drawn from the seed; texts of one token, which predict nothing, are
@@ -181,6 +209,12 @@ impl Calibration {
         let count = count.min(self.samples.len() / 2);
         let held = self.samples.split_off(self.samples.len() - count);
         Self { samples: if held.is_empty() { self.samples.clone() } else { held }, wanted: None }
+    }
+
+    /// A number that other samples hardly have, for a run that is gone on with (FNV-1a).
+    pub fn fingerprint(&self) -> u64 {
+        let bytes = self.samples.iter().flat_map(|sample| sample.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
     }
 
     /// The samples, so many at once: `[B, L]` each, the last perhaps with fewer rows.

@@ -45,7 +45,7 @@ pub enum Error {
     Train(#[from] mlxlm_train::Error),
 
     /// A text to calibrate with cannot be used.
-    #[error("`{path}` is no text to calibrate with: {why}", path = path.display())]
+    #[error("`{path}` cannot be used for calibration: {why}", path = path.display())]
     Calibration {
         /// The file.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum Error {
     },
 
     /// A file of sensitivities that is not of this model.
-    #[error("`{path}` has not the sensitivities of this model: {why}", path = path.display())]
+    #[error("`{path}` does not have the sensitivities of this model: {why}", path = path.display())]
     Sensitivities {
         /// The file.
         path: PathBuf,
@@ -63,9 +63,18 @@ pub enum Error {
     },
 
     /// Targets of a teacher that were kept, and do not fit.
-    #[error("`{path}` has not the targets of this run: {why}", path = path.display())]
+    #[error("`{path}` does not have the targets of this run: {why}", path = path.display())]
     Targets {
         /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// What an earlier run has kept, and this one cannot go on from.
+    #[error("`{path}` is not a checkpoint of this run: {why}", path = path.display())]
+    Kept {
+        /// The folder or file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -83,7 +92,7 @@ pub enum Error {
     },
 
     /// A model that computes values that are no numbers.
-    #[error("what `{path}` reads is not finite")]
+    #[error("the inputs of `{path}` are not finite")]
     NotFinite {
         /// The first leaf that reads such values.
         path: String,
@@ -113,7 +122,7 @@ pub enum Error {
     },
 
     /// The model is quantized already.
-    #[error("the model is quantized already")]
+    #[error("the model is already quantized")]
     Quantized,
 
     /// The student should be quantized, and is not.
@@ -151,22 +160,23 @@ impl Hint for Error {
         match self {
             Self::Models(error) => error.hint(),
             Self::Quant(error) => error.hint(),
-            Self::RecipeMode { .. } => Some("leave `--q-mode` out".into()),
+            Self::RecipeMode { .. } => Some("omit `--q-mode`".into()),
             Self::Quantized => {
-                Some("take the original model, or unpack this one with `mlxlm convert --dequantize` first".into())
+                Some("use the original model, or first dequantize this one with `mlxlm convert --dequantize`".into())
             }
-            Self::NotQuantized => Some("leave `--dequantize` out".into()),
+            Self::NotQuantized => Some("omit `--dequantize`".into()),
             Self::Train(error) => error.hint(),
             Self::Calibration { .. } => Some(
                 "name a file of text in UTF-8, or of JSON objects with `text`, `messages` or `prompt`, one a line"
                     .into(),
             ),
-            Self::Sensitivities { .. } => Some("leave `--sensitivities` out to estimate them".into()),
-            Self::Targets { .. } => Some("name another `--target-dir`, and the targets are computed there".into()),
-            Self::NotFinite { .. } => Some("`mlxlm check` looks through the weights of a model".into()),
+            Self::Sensitivities { .. } => Some("omit `--sensitivities` to estimate them".into()),
+            Self::Targets { .. } => Some("use another `--target-dir`".into()),
+            Self::Kept { .. } => Some("use another `--checkpoint`, or remove this one to start again".into()),
+            Self::NotFinite { .. } => Some("`mlxlm check` finds NaN and infinite weights".into()),
             Self::NothingToPack { .. } => Some("take a smaller group".into()),
             Self::NothingToTrain => {
-                Some("DWQ trains scales and biases: take a model with affine weights of 2 to 6 bits".into())
+                Some("DWQ trains scales and biases: use a model with affine weights of 2 to 6 bits".into())
             }
             Self::UnknownRecipe { .. }
             | Self::RecipeModel { .. }

@@ -52,6 +52,13 @@ impl<'t> Flow<'t> {
         Ok(Self(flow))
     }
 
+    /// One batch after the next stage, and what leaves heard on the way; nothing is computed yet.
+    pub(crate) fn step(&self, model: &dyn CausalLm, batch: usize) -> Result<(Underway<'t>, Vec<Heard>)> {
+        let stages = stages(model)?;
+        let (next, heard) = nn::watch(BTreeMap::new(), || stages.advance(&self.0[batch]));
+        Ok((next?, heard))
+    }
+
     /// The logits of all texts after the last stage, of which `heard` is shown what leaves on the way read.
     pub(crate) fn leave(
         self,
@@ -70,6 +77,24 @@ impl<'t> Flow<'t> {
     pub(crate) fn batches(&self) -> &[Underway<'t>] {
         &self.0
     }
+
+    /// The texts, by batch, for the last time.
+    pub(crate) fn into_batches(self) -> Vec<Underway<'t>> {
+        self.0
+    }
+
+    /// Texts that all are before the same stage.
+    pub(crate) fn of(batches: Vec<Underway<'t>>) -> Self {
+        Self(batches)
+    }
+}
+
+/// The states of a text after the last stage, and what the leaves of the head read of them; logits are not computed.
+pub(crate) fn head(model: &dyn CausalLm, at: Underway<'_>) -> Result<(Array, Vec<Heard>)> {
+    let states = stages(model)?.leave(at)?;
+    let (logits, heard) = nn::watch(BTreeMap::new(), || model.head(&states));
+    logits?;
+    Ok((states, heard))
 }
 
 /// The maps of a model whose inputs are heard, by place: linear ones and stacks of those of experts.

@@ -1,12 +1,14 @@
 //! From a folder to a model that is to be quantized, and from that to a folder.
 
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use mlxlm_core::io;
 use mlxlm_core::nn;
 use mlxlm_core::quant::Scheme;
 use mlxlm_core::text::{Tokenizer, TokenizerOptions};
 use mlxlm_models::{Built, CausalLm, LoadOptions, ModelConfig, NewFolder, check_companions, gguf, load_model, save};
+use serde_json::{Value, json};
 
 use crate::plan;
 use crate::{Converted, Error, Result};
@@ -60,6 +62,25 @@ impl Job {
         let mut packed = false;
         self.model.walk("", &mut |_, leaf| packed |= leaf.matrix().is_some_and(|matrix| matrix.scheme().is_some()));
         packed
+    }
+
+    /// What tells the files of this model from others, for a run that is gone on with: their names, sizes and ages.
+    pub fn files(&self) -> Result<Value> {
+        let files = match gguf::is_file(&self.source) {
+            true => vec![self.source.clone()],
+            false => io::read_dir(&self.source)?,
+        };
+        let weights = files
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors" || extension == "gguf"));
+        let mut all = serde_json::Map::new();
+        for path in weights {
+            let Ok(found) = path.metadata() else { continue };
+            let age = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let age_s = age.map_or(0, |age| age.as_secs());
+            all.insert(path.display().to_string(), json!({"bytes": found.len(), "modified_s": age_s}));
+        }
+        Ok(Value::Object(all))
     }
 
     /// The same model once more.

@@ -1,7 +1,7 @@
-//! Conversion of models: to another type, to packed weights, and back.
+//! Conversion and quantization of models.
 //!
-//! [`convert()`] reads a model folder and writes one that mlx-lm loads as well. [`Quantization`] says which leaf gets which
-//! scheme: one for all, or a [`Recipe`] that gives the more sensitive leaves more bits.
+//! [`convert()`] reads a model folder and writes one that mlx-lm loads as well. [`Quantization`] says how each matrix is
+//! quantized: all alike, or by a [`Recipe`] with more bits for the more sensitive ones.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -30,6 +30,7 @@ mod error;
 mod flow;
 pub mod gptq;
 mod job;
+mod kept;
 pub mod plan;
 mod recipe;
 mod report;
@@ -38,5 +39,6 @@ pub use calibration::{Calibration, CalibrationOptions, Texts};
 pub use convert::{ConvertOptions, Converted, Form, Quantization, convert, dequantize_model, quantize_model};
 pub use error::{Error, Result};
 pub use job::Job;
+pub use kept::Kept;
 pub use recipe::Recipe;
 pub use report::{Event, Report};

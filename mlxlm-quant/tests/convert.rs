@@ -137,7 +137,7 @@ fn what_cannot_be_done_leaves_nothing_behind() {
     assert_eq!(refused(recipe), "the recipe `mixed_2_6` is for the mode affine, not mxfp4");
     assert_eq!(io::read_dir(folder.path()).unwrap(), [source.clone()]);
     io::create_dir_all(&target).unwrap();
-    assert!(refused(ConvertOptions::default()).ends_with("exists already"));
+    assert!(refused(ConvertOptions::default()).ends_with("already exists"));
 }
 
 /// The folder of a model with a head that predicts further tokens, whose block is like the model's last.

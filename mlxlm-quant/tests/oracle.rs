@@ -14,7 +14,7 @@ use mlxlm_models::{CausalLm, ModelConfig, build};
 use mlxlm_quant::awq::{AwqOptions, awq};
 use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, dwq};
 use mlxlm_quant::dynamic::{self, Levels, SensitivityOptions};
-use mlxlm_quant::gptq::{GptqOptions, gptq};
+use mlxlm_quant::gptq::{Care, GptqOptions, Packing, gptq};
 use mlxlm_quant::{Event, divergence, plan};
 
 fn folder(name: &str) -> PathBuf {
@@ -49,6 +49,11 @@ fn batches(expected: &Expected) -> Vec<Array> {
 }
 
 fn silent(_: Event<'_>) {}
+
+/// As the reference does it.
+fn plain(plan: &plan::Plan) -> Packing<'_> {
+    Packing { plan, care: Care::Reference, kept: None }
+}
 
 /// Codes as numbers.
 fn codes(packed: &Array, scales: &Array, scheme: Scheme) -> Vec<f32> {
@@ -105,7 +110,7 @@ fn gptq_packs_as_the_reference() {
     for bits in [2, 4, 8] {
         let mut model = model("llama");
         let plan = GptqOptions { scheme: affine(bits), fallback: affine(6) }.plan(&*model);
-        gptq(&mut *model, &batches(&expected), &plan, &mut silent).unwrap();
+        gptq(&mut *model, &batches(&expected), plain(&plan), &mut silent).unwrap();
         compare(&mut *model, &expected, &format!("gptq{bits}"), (1e-4, 1e-3), &[]);
     }
 }
@@ -117,7 +122,7 @@ fn gptq_packs_experts_as_the_reference() {
     for bits in [2, 4] {
         let mut model = model("mixtral");
         let plan = GptqOptions { scheme: affine(bits), fallback: affine(6) }.plan(&*model);
-        gptq(&mut *model, &batches(&expected), &plan, &mut silent).unwrap();
+        gptq(&mut *model, &batches(&expected), plain(&plan), &mut silent).unwrap();
         // Routers keep eight bits here.
         compare(&mut *model, &expected, &format!("gptq{bits}"), (5e-3, 1e-3), &["block_sparse_moe.gate"]);
     }
@@ -132,7 +137,7 @@ fn gptq_is_nearer_than_rounding_at_every_width() {
         let (mut rounded, mut packed) = (model("llama"), model("llama"));
         let plan = GptqOptions { scheme, fallback: scheme }.plan(&*packed);
         plan::round(&mut *rounded, &plan).unwrap();
-        gptq(&mut *packed, &batches, &plan, &mut silent).unwrap();
+        gptq(&mut *packed, &batches, plain(&plan), &mut silent).unwrap();
         let kl = |student: &dyn CausalLm| divergence::divergence(&*teacher, student, &batches).unwrap().kl;
         let (of_rounded, of_packed) = (kl(&*rounded), kl(&*packed));
         assert!(of_packed < 0.9 * of_rounded, "{bits} bits: {of_packed}, rounded {of_rounded}");
@@ -172,7 +177,7 @@ fn awq_is_nearer_than_rounding() {
     let (expected, teacher) = (expected("llama"), model("llama"));
     let (mut rounded, mut packed) = (model("llama"), model("llama"));
     let options = AwqOptions { scheme: affine(3), embed: affine(4), n_grid: 20 };
-    awq(&mut *packed, &batches(&expected), &options, &mut silent).unwrap();
+    awq(&mut *packed, &batches(&expected), &options, None, &mut silent).unwrap();
     let mut plan = plan::uniform(&*rounded, affine(3));
     for (path, scheme) in &mut plan {
         if path.contains("embed_tokens") || path.contains("lm_head") {

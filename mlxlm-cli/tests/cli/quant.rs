@@ -8,7 +8,7 @@ use mlxlm_core::{Array, io, ops};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, Ran};
-use crate::hub_server::{REPO, Server};
+use crate::hub_server::{REPO, Server, file as hub_file};
 
 /// Few short samples, so that a run takes a second.
 const SMALL: [&str; 8] = ["--model", "tiny", "--mlx-path", "out", "--num-samples", "4", "--sequence-length", "32"];
@@ -155,8 +155,6 @@ fn texts_that_cannot_be_used() {
         }
     }
     let bench = Bench::new();
-    let ran = bench.run(&small("gptq", &["--data-path", "allenai/tulu-3-sft-mixture"]));
-    assert!(ran.refused(2).0.contains("data sets of the hub are not downloaded"), "{ran:?}");
     let ran = bench.run(&small("gptq", &["--data-path", "absent.txt"]));
     assert!(ran.refused(1).0.contains("absent.txt"), "{ran:?}");
 }
@@ -191,7 +189,7 @@ fn models_that_are_quantized_already() {
         let args = [&[command, "--model", "packed", "--mlx-path", "out"][..], goal].concat();
         let ran = bench.run(&args);
         let (message, hint) = ran.refused(1);
-        assert!(message == "the model is quantized already" && hint.contains("--dequantize"), "{command}: {message}");
+        assert!(message == "the model is already quantized" && hint.contains("--dequantize"), "{command}: {message}");
     }
     let ran = bench.run(&["dwq", "--model", "tiny", "--quantized-model", "tiny", "--mlx-path", "out"]);
     assert!(ran.refused(1).0.contains("no affine weights of less than 8 bits"), "{ran:?}");
@@ -258,6 +256,80 @@ fn targets_are_kept_and_taken() {
     let longer = ["dwq", "--model", "tiny", "--mlx-path", "other", "--max-seq-length", "48", "--target-dir", "targets"];
     let ran = bench.run(&longer);
     assert!(ran.refused(1).0.contains("targets"), "{ran:?}");
+}
+
+/// A data set is downloaded from the hub once, and read as fine-tuning reads it.
+#[test]
+fn texts_come_from_a_data_set_of_the_hub() {
+    let bench = Bench::new();
+    let line =
+        |i: usize| json!({"text": format!("The ship number {i} comes home in the evening, when the wind is strong.")});
+    let rows: String = (0..60).map(|i| line(i).to_string() + "\n").collect();
+    let server = Server::start(vec![hub_file("train.jsonl", rows)]);
+    let online = |args: &[&str]| {
+        let mut command = bench.command();
+        command.env("HF_ENDPOINT", server.address()).env("HF_HUB_OFFLINE", "0");
+        Ran::from(command.args(args).output().unwrap())
+    };
+    done(online(&small("gptq", &["--data-path", REPO])));
+    assert!(!server.asked("/datasets/").is_empty());
+    speaks(&bench, "out");
+    // The same rows in a folder make the same model, and so does the cache of what was downloaded.
+    fs::create_dir(bench.path("data")).unwrap();
+    fs::write(bench.path("data/train.jsonl"), (0..60).map(|i| line(i).to_string() + "\n").collect::<String>()).unwrap();
+    let weights = || fs::read(bench.path("out/model.safetensors")).unwrap();
+    let first = weights();
+    for path in [REPO, "data"] {
+        fs::remove_dir_all(bench.path("out")).unwrap();
+        done(bench.run(&small("gptq", &["--data-path", path])));
+        assert!(weights() == first, "{path}");
+    }
+    fs::remove_dir_all(bench.path("out")).unwrap();
+    done(bench.run(&[&DWQ[..], &["--data-path", REPO]].concat()));
+    let ran = bench.run(&small("awq", &["--data-path", "nobody/nothing", "--mlx-path", "other"]));
+    assert!(ran.refused(1).0.contains("nobody/nothing"), "{ran:?}");
+}
+
+/// Runs killed in the middle go on where they were, and come to the same bits as one that was not.
+#[test]
+fn packing_goes_on_from_its_checkpoint() {
+    let budget = ["--target-bpw", "5", "--measure-samples", "8", "--epochs", "1"];
+    for (command, options, first) in [
+        ("gptq", &[][..], "state/block-00000.safetensors"),
+        ("gptq", &["--plain"], "state/block-00000.safetensors"),
+        ("awq", &["--embed-group-size", "64", "--n-grid", "6"], "state/block-00000.safetensors"),
+        ("quantize", &budget, "state/measured.json"),
+        ("quantize", &budget, "state/attempt-1/block-00000.safetensors"),
+        ("quantize", &budget, "state/attempt-1/scales.safetensors"),
+    ] {
+        let bench = Bench::new();
+        let args = |out: &'static str, rest: &[&'static str]| {
+            let own =
+                [command, "--model", "tiny", "--mlx-path", out, "--num-samples", "400", "--sequence-length", "32"];
+            [&own[..], options, rest].concat()
+        };
+        done(bench.run(&args("whole", &[])));
+        // Killed as soon as there is something to go on with.
+        let mut child = bench.command().args(args("killed", &["--checkpoint", "state"])).spawn().unwrap();
+        while !bench.path(first).exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        drop(child.kill());
+        child.wait().unwrap();
+        assert!(!bench.path("killed").exists(), "{command}: the run was over before it was killed");
+        assert!(bench.path(first).exists(), "{command}");
+        let ran = bench.run(&[&args("killed", &["--checkpoint", "state"])[..], &["--seed", "5"]].concat());
+        let (message, hint) = ran.refused(1);
+        assert!(
+            message.contains("`state` is not a checkpoint of this run") && hint.contains("--checkpoint"),
+            "{message}"
+        );
+        done(bench.run(&args("killed", &["--checkpoint", "state"])));
+        let weights = |folder: &str| fs::read(bench.path(folder).join("model.safetensors")).unwrap();
+        assert!(weights("killed") == weights("whole"), "{command} {options:?} from {first}");
+        assert_eq!(quantization(&bench, "killed"), quantization(&bench, "whole"));
+        assert_eq!(bench.names(), ["killed", "whole"], "{command}");
+    }
 }
 
 /// A run that ended early goes on where it was, and comes to the same model.

@@ -41,8 +41,8 @@ pub(super) fn search_all(model: &mut dyn CausalLm, block: &Block<'_, '_>, spared
 fn frames(model: &dyn CausalLm, block: &Block<'_, '_>) -> Result<BTreeMap<String, Array>> {
     let mut all: BTreeMap<String, Vec<Array>> = BTreeMap::new();
     let mut passed: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    let batches = block.batches();
-    for batch in 0..batches {
+    let batches = block.tried().count();
+    for batch in block.tried() {
         let (_, heard) = block.run(model, batch, BTreeMap::new())?;
         for heard in &heard {
             let Some(leaf) = block.leaves.iter().find(|leaf| leaf.place == heard.place && !leaf.is_norm) else {

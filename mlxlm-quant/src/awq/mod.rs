@@ -20,7 +20,7 @@ use mlxlm_models::CausalLm;
 use crate::flow::{Flow, maps};
 use crate::plan::{self, Plan};
 use crate::report::{Event, Report};
-use crate::{Error, Result};
+use crate::{Error, Kept, Result};
 use weights::Saved;
 
 /// How a model is packed.
@@ -37,14 +37,21 @@ pub struct AwqOptions {
 /// The tokens that groups are found out with.
 const PROBE_TOKENS: i32 = 16;
 
-/// Packs a model, dense so far, block by block, with the inputs that blocks have while it reads `batches`.
+/// Packs a model, dense so far, block by block, with the inputs that blocks have while it reads `batches`. Each block is kept when it is
+/// packed, and taken from there if it is there.
 ///
 /// # Shapes
 /// - `batches`: each `[B, L]` of tokens
 ///
 /// # Errors
 /// [`Error::NotFinite`] for a block whose results are not finite.
-pub fn awq(model: &mut dyn CausalLm, batches: &[Array], options: &AwqOptions, report: Report<'_>) -> Result<()> {
+pub fn awq(
+    model: &mut dyn CausalLm,
+    batches: &[Array],
+    options: &AwqOptions,
+    kept: Option<&Kept>,
+    report: Report<'_>,
+) -> Result<()> {
     let count = crate::flow::stages(model)?.count();
     let plan = plan::uniform(model, options.scheme);
     let tables = tables(model, options.embed);
@@ -54,7 +61,8 @@ pub fn awq(model: &mut dyn CausalLm, batches: &[Array], options: &AwqOptions, re
     let mut flow = Flow::enter(model, batches, |_, _| Ok(()))?;
     for stage in 0..count {
         report(Event::Step { what: "blocks", done: stage, of: count });
-        (flow, probe) = block(model, (flow, probe), &plan, options, report)?;
+        let kept = kept.map(|kept| (kept, format!("block-{stage:05}.safetensors")));
+        (flow, probe) = block(model, (flow, probe), (&plan, options), kept, report)?;
     }
     report(Event::Step { what: "blocks", done: count, of: count });
     // A map after the last block is a head.
@@ -91,6 +99,9 @@ fn probe_tokens(batches: &[Array]) -> Result<Vec<Array>> {
     Ok(vec![first.try_index((..1, ..first.dim(1).min(PROBE_TOKENS)))?])
 }
 
+/// The tokens that scales and clips are tried with, in whole batches; how large inputs are is taken from all.
+const TRIED_TOKENS: usize = 8192;
+
 /// What all batches of a flow have to do with one block.
 struct Block<'a, 't> {
     flow: &'a Flow<'t>,
@@ -111,16 +122,21 @@ struct Asked {
     is_stack: bool,
 }
 
-/// Packs the next block; the texts after it come back as the dense block makes them.
+/// Packs the next block, or takes it from where it is kept; the texts after it come back as the dense block makes them.
 fn block<'t>(
     model: &mut dyn CausalLm,
     (flow, probe): (Flow<'t>, Flow<'t>),
-    plan: &Plan,
-    options: &AwqOptions,
+    (plan, options): (&Plan, &AwqOptions),
+    kept: Option<(&Kept, String)>,
     report: Report<'_>,
 ) -> Result<(Flow<'t>, Flow<'t>)> {
     let next = flow.next(model, |_, _| Ok(()))?;
     let next_probe = probe.next(model, |_, _| Ok(()))?;
+    if let Some((kept, name)) = &kept
+        && kept.put(name, model, plan)?.is_some()
+    {
+        return Ok((next, next_probe));
+    }
     let leaves = groups::asked(model, &probe)?;
     let outputs: Vec<Array> = next.batches().iter().map(|at| at.x.clone()).collect();
     let block = Block { flow: &flow, plan, options, leaves, outputs };
@@ -151,6 +167,11 @@ fn block<'t>(
         saved.restore(model)?;
         plan::round(model, &own)?;
     }
+    if let Some((kept, name)) = &kept {
+        let mut paths: Vec<String> = block.leaves.iter().map(|leaf| leaf.path.clone()).collect();
+        paths.dedup();
+        kept.keep(name, model, &paths)?;
+    }
     Ok((next, next_probe))
 }
 
@@ -168,14 +189,13 @@ impl Block<'_, '_> {
 
     /// The mean squared error of what the block makes now.
     fn loss(&self, model: &dyn CausalLm) -> Result<f64> {
-        let mut sum = 0.0;
-        let mut i = 0;
-        let next = self.flow.next(model, |_, _| Ok(()))?;
-        for (at, output) in next.batches().iter().zip(&self.outputs) {
-            sum += squared(&at.x, output)?;
-            i += output.size();
+        let (mut sum, mut count) = (0.0, 0);
+        for batch in self.tried() {
+            let (made, _) = self.run(model, batch, BTreeMap::new())?;
+            sum += squared(&made, &self.outputs[batch])?;
+            count += made.size();
         }
-        Ok(sum / i.max(1) as f64)
+        Ok(sum / count.max(1) as f64)
     }
 
     /// Runs the block over one batch with what some leaves make replaced; nothing is computed yet.
@@ -187,6 +207,12 @@ impl Block<'_, '_> {
 
     fn batches(&self) -> usize {
         self.outputs.len()
+    }
+
+    /// The batches that scales and clips are tried with: as many as [`TRIED_TOKENS`] allows, from everywhere.
+    fn tried(&self) -> impl Iterator<Item = usize> + use<> {
+        let tokens: usize = self.outputs.iter().map(|x| x.size() / x.dim(-1).max(1) as usize).sum();
+        (0..self.outputs.len()).step_by(tokens.div_ceil(TRIED_TOKENS).max(1))
     }
 }
 

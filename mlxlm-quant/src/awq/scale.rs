@@ -29,6 +29,7 @@ pub(super) fn search(model: &mut dyn CausalLm, block: &Block<'_, '_>, group: &Gr
     let sink = sink(block, group);
     let (mut kept, mut wanted) = (Vec::new(), Vec::new());
     let (mut sum, mut count) = (Array::from_f32(0.0), 0_usize);
+    let mut tried = block.tried().peekable();
     for batch in 0..block.batches() {
         let (output, heard) = block.run(model, batch, BTreeMap::new())?;
         let of = |place| heard.iter().find(|heard: &&Heard| heard.place == place).cloned();
@@ -38,6 +39,10 @@ pub(super) fn search(model: &mut dyn CausalLm, block: &Block<'_, '_>, group: &Gr
         let seen = maker.as_ref().filter(|_| group.maker.is_norm).map_or(&read.x, |maker| &maker.y);
         let (size, rows) = sizes(seen)?;
         (sum, count) = (sum.add(size)?, count + rows);
+        if tried.next_if_eq(&batch).is_none() {
+            transforms::eval([&sum])?;
+            continue;
+        }
         let target = match &sink {
             Sink::Reader => read.y.clone(),
             Sink::Leaf(place) => of(*place).map_or(output, |heard| heard.y),
@@ -63,7 +68,7 @@ pub(super) fn search(model: &mut dyn CausalLm, block: &Block<'_, '_>, group: &Gr
             }
         }
         let mut loss = 0.0;
-        for (batch, ((read, maker), wanted)) in kept.iter().zip(&wanted).enumerate() {
+        for (batch, ((read, maker), wanted)) in block.tried().zip(kept.iter().zip(&wanted)) {
             let made = match &sink {
                 Sink::Reader => again(model, &first.path, read)?,
                 Sink::Leaf(_) | Sink::Output => {

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use mlxlm_core::nn::{Heard, Matrix};
 use mlxlm_core::ops::indexing::TryIndexOp;
 use mlxlm_core::quant::{self, Mode, Scheme};
-use mlxlm_core::{Array, Dtype, transforms};
+use mlxlm_core::{Array, Dtype, io, transforms};
 use mlxlm_models::CausalLm;
+use serde_json::{Value, json};
 
 use crate::divergence::kl;
 use crate::flow::{Flow, maps, rows, with_leaf};
 use crate::plan::{self, Packable};
 use crate::report::{Event, Report};
-use crate::{Error, Result};
+use crate::{Error, Kept, Result};
 
 /// How leaves are measured.
 #[derive(Debug, Clone)]
@@ -48,7 +49,8 @@ pub struct Measured {
 /// The most rows of a matrix whose distances are computed.
 const MOST_ROWS: i32 = 1024;
 
-/// Measures every leaf that may be packed as one likes, of a model that is dense before and after.
+/// Measures every leaf that may be packed as one likes, of a model that is dense before and after. What is measured is kept block by
+/// block, and taken from there if it is there.
 ///
 /// # Shapes
 /// - `batches`: each `[B, L]` of tokens
@@ -59,11 +61,13 @@ pub fn measure(
     model: &mut dyn CausalLm,
     batches: &[Array],
     options: &MeasureOptions,
+    kept: Option<&Kept>,
     report: Report<'_>,
 ) -> Result<Vec<Measured>> {
     let of_maps = maps(model);
     let leaves = plan::packables(model);
     let total = leaves.len();
+    let mut known = Known::read(kept)?;
     let mut left: BTreeMap<String, Packable> = leaves.into_iter().map(|leaf| (leaf.path.clone(), leaf)).collect();
     let mut logits = Vec::new();
     for batch in batches {
@@ -84,8 +88,13 @@ pub fn measure(
             let Some(leaf) = left.remove(&path) else { continue };
             report(Event::Step { what: "leaves", done: measured.len(), of: total });
             let run = |model: &dyn CausalLm| divergence_from(model, &flow, &logits, count - stage);
-            measured.extend(one(model, leaf, Some(&moments), options, &run)?);
+            let found = match known.take(&leaf) {
+                Some(found) => Some(found),
+                None => one(model, leaf, Some(&moments), options, &run)?,
+            };
+            measured.extend(found);
         }
+        known.keep(&measured)?;
         flow = next;
     }
     // What no block asks: tables and heads.
@@ -99,10 +108,75 @@ pub fn measure(
             }
             Ok(sum / positions.max(1) as f64)
         };
-        measured.extend(one(model, leaf, None, options, &run)?);
+        let found = match known.take(&leaf) {
+            Some(found) => Some(found),
+            None => one(model, leaf, None, options, &run)?,
+        };
+        measured.extend(found);
+        known.keep(&measured)?;
     }
     report(Event::Step { what: "leaves", done: total, of: total });
     Ok(measured)
+}
+
+/// What an earlier run has measured, by path.
+struct Known<'k> {
+    kept: Option<&'k Kept>,
+    found: BTreeMap<String, Vec<Value>>,
+    count: usize,
+}
+
+impl<'k> Known<'k> {
+    /// The file: for each leaf its path, its divergence and its costs by the names of schemes. Floats are written as bits, since they
+    /// have to come back as they were.
+    const FILE: &'static str = "measured.json";
+
+    fn read(kept: Option<&'k Kept>) -> Result<Self> {
+        let mut found = BTreeMap::new();
+        if let Some(path) = kept.map(|kept| kept.file(Self::FILE)).filter(|path| path.exists()) {
+            let leaves: Vec<Vec<Value>> = serde_json::from_value(io::read_json::<Value>(&path)?)
+                .map_err(|error| Error::Kept { path, why: error.to_string() })?;
+            for leaf in leaves {
+                if let Some(path) = leaf.first().and_then(Value::as_str) {
+                    found.insert(path.to_owned(), leaf);
+                }
+            }
+        }
+        Ok(Self { kept, found, count: 0 })
+    }
+
+    /// What is known of a leaf.
+    fn take(&mut self, leaf: &Packable) -> Option<Measured> {
+        let of_leaf = self.found.remove(&leaf.path)?;
+        let number = |value: &Value| value.as_u64().map(f64::from_bits);
+        let scheme = |value: &Value| {
+            let mode = value.get("mode")?.as_str()?.parse().ok()?;
+            let number = |name: &str| i32::try_from(value.get(name)?.as_i64()?).ok();
+            Scheme::new(mode, number("bits")?, number("group_size")?).ok()
+        };
+        let (_, rest) = of_leaf.split_first()?;
+        let (kl, costs) = rest.split_first()?;
+        let costs = costs.chunks_exact(2).map(|pair| Some((scheme(&pair[0])?, number(&pair[1])?)));
+        Some(Measured { leaf: leaf.clone(), kl: number(kl)?, costs: costs.collect::<Option<_>>()? })
+    }
+
+    /// Keeps what was measured so far.
+    fn keep(&mut self, measured: &[Measured]) -> Result<()> {
+        let Some(kept) = self.kept.filter(|_| measured.len() > self.count) else { return Ok(()) };
+        self.count = measured.len();
+        let line = |measured: &Measured| {
+            let mut line = vec![Value::from(measured.leaf.path.as_str()), Value::from(measured.kl.to_bits())];
+            for (scheme, cost) in &measured.costs {
+                let Scheme { mode, bits, group_size } = scheme;
+                line.push(json!({"mode": mode.name(), "bits": bits, "group_size": group_size}));
+                line.push(Value::from(cost.to_bits()));
+            }
+            Value::Array(line)
+        };
+        let later = self.found.values().map(|line| Value::Array(line.clone()));
+        let all = measured.iter().map(line).chain(later).collect();
+        Ok(io::write_json(kept.file(Self::FILE), &Value::Array(all))?)
+    }
 }
 
 /// The sum over positions.

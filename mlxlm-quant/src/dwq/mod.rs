@@ -26,6 +26,8 @@ pub use targets::{Split, Targets, write_targets};
 pub struct DwqOptions {
     /// The rate of Adam.
     pub learning_rate: f32,
+    /// Whether the rate falls to nothing until the last step, as half a wave of a cosine.
+    pub falling: bool,
     /// What logits are divided by before they are compared.
     pub temperature: f32,
     /// Steps between two looks at the samples that are not trained with.
@@ -39,7 +41,16 @@ pub struct DwqOptions {
 impl Default for DwqOptions {
     fn default() -> Self {
         let checkpoint = None;
-        Self { learning_rate: 1e-6, temperature: 2.0, validate_every: 200, checkpoint, checkpoint_every: 20 }
+        let (learning_rate, temperature) = (1e-6, 2.0);
+        Self { learning_rate, falling: false, temperature, validate_every: 200, checkpoint, checkpoint_every: 20 }
+    }
+}
+
+impl DwqOptions {
+    /// The rate of a step, counted from zero.
+    fn rate(&self, step: usize, of: usize) -> f32 {
+        let share = if self.falling { step as f32 / of.max(1) as f32 } else { 0.0 };
+        self.learning_rate * 0.5 * (1.0 + (std::f32::consts::PI * share).cos())
     }
 }
 
@@ -86,7 +97,7 @@ pub fn dwq(
         let wanted = targets.of(Split::Train, step, &batch.inputs)?;
         let (values, gradients) =
             leaves.value_and_grad(student, |student| loss(student, batch, &wanted, options.temperature))?;
-        let updated = optimizer.update(leaves.arrays(), &gradients, options.learning_rate)?;
+        let updated = optimizer.update(leaves.arrays(), &gradients, options.rate(step, train.len()))?;
         transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten()))?;
         leaves.replace(student, updated)?;
         let loss = f64::from(values[0].try_item_exact::<f32>()?);

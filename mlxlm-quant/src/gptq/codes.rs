@@ -1,49 +1,101 @@
 //! Rounding the columns of a group, and packing codes.
 
+use std::ops::Range;
+
 use mlxlm_core::Array;
+use mlxlm_core::kernels::pool;
 
 /// Some neighbouring columns of a matrix, which share a scale in each row.
+#[derive(Debug)]
 pub(super) struct Group {
     /// `[rows, width]`.
     pub(super) columns: Vec<f32>,
-    /// Of each row.
-    pub(super) scales: Vec<f32>,
-    /// Of each row.
-    pub(super) biases: Vec<f32>,
-    /// The root of the inverse Hessian at these columns, `[width, width]`.
+    /// The root of the inverse Hessian at these columns, `[width, width]`: upper triangular.
     pub(super) root: Vec<f32>,
     pub(super) width: usize,
     pub(super) bits: i32,
 }
 
+/// The values that codes stand for, `scale · code + bias`, of each row.
+#[derive(Debug, Clone)]
+pub(super) struct Grid {
+    pub(super) scales: Vec<f32>,
+    pub(super) biases: Vec<f32>,
+}
+
 /// What became of a group.
+#[derive(Debug)]
 pub(super) struct Rounded {
     /// `[rows, width]`.
     pub(super) codes: Vec<u8>,
     /// What columns after the group have to make up for: `[rows, width]`.
     pub(super) errors: Vec<f32>,
+    /// What cannot be made up for any more, of each row.
+    pub(super) losses: Vec<f32>,
 }
 
 impl Group {
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> usize {
+        self.columns.len() / self.width.max(1)
+    }
+
+    /// The largest code.
+    pub(super) fn most(&self) -> f32 {
+        ((1_u32 << self.bits) - 1) as f32
+    }
+
     /// Rounds one column after the other.
-    pub(super) fn round(mut self) -> Rounded {
-        let most = ((1_u32 << self.bits) - 1) as f32;
-        let (mut codes, mut errors) = (vec![0_u8; self.columns.len()], vec![0_f32; self.columns.len()]);
-        let rows = self.columns.chunks_exact_mut(self.width);
-        let made = codes.chunks_exact_mut(self.width).zip(errors.chunks_exact_mut(self.width));
-        for ((row, (codes, errors)), (scale, bias)) in rows.zip(made).zip(self.scales.iter().zip(&self.biases)) {
-            for k in 0..self.width {
-                let root = &self.root[k * self.width..(k + 1) * self.width];
+    pub(super) fn round(&self, grid: &Grid) -> Rounded {
+        let parts = by_rows(self.rows(), |rows| self.round_rows(grid, rows));
+        let mut all = Rounded { codes: Vec::new(), errors: Vec::new(), losses: Vec::new() };
+        for part in parts {
+            all.codes.extend(part.codes);
+            all.errors.extend(part.errors);
+            all.losses.extend(part.losses);
+        }
+        all
+    }
+
+    fn round_rows(&self, grid: &Grid, rows: Range<usize>) -> Rounded {
+        let (width, most) = (self.width, self.most());
+        let count = rows.len() * width;
+        let (mut codes, mut errors, mut losses) = (Vec::with_capacity(count), Vec::with_capacity(count), Vec::new());
+        let mut row = vec![0_f32; width];
+        for i in rows {
+            let (scale, bias) = (grid.scales[i], grid.biases[i]);
+            row.copy_from_slice(&self.columns[i * width..(i + 1) * width]);
+            let mut loss = 0.0;
+            for k in 0..width {
+                let root = &self.root[k * width..(k + 1) * width];
                 let code = ((row[k] - bias) / scale).round_ties_even().clamp(0.0, most);
                 let error = (row[k] - (scale * code + bias)) / root[k];
                 for (column, root) in row[k..].iter_mut().zip(&root[k..]) {
                     *column -= error * root;
                 }
-                (codes[k], errors[k]) = (code as u8, error);
+                loss += error * error;
+                codes.push(code as u8);
+                errors.push(error);
             }
+            losses.push(loss);
         }
-        Rounded { codes, errors }
+        Rounded { codes, errors, losses }
     }
+}
+
+/// Does something with ranges of rows on all threads; the results come in the order of the rows.
+pub(super) fn by_rows<T: Send>(rows: usize, f: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
+    const LEAST_ROWS: usize = 64;
+    let parts = pool::threads().min(rows / LEAST_ROWS).max(1);
+    if parts == 1 {
+        return vec![f(0..rows)];
+    }
+    let f = &f;
+    std::thread::scope(|scope| {
+        let range = |i: usize| i * rows / parts..(i + 1) * rows / parts;
+        let all: Vec<_> = (0..parts).map(|i| scope.spawn(move || f(range(i)))).collect();
+        all.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 /// The codes of a matrix, which become bit streams.
@@ -99,7 +151,7 @@ mod tests {
             let weight = random::normal::<f32>(&[5, 64], None, None, &random::key(3).unwrap()).unwrap();
             let root = mlxlm_core::ops::eye::<f32>(64, None, None).unwrap();
             let (got, want) =
-                (super::super::pack(&weight, &root, scheme).unwrap(), quant::quantize(&weight, scheme).unwrap());
+                (super::super::pack(&weight, &root, scheme, false).unwrap(), quant::quantize(&weight, scheme).unwrap());
             assert!(got.scales.eq_values(&want.scales).unwrap());
             // MLX rounds half away from zero here, and other than by division: a code may be one off.
             let codes = |weight: Array| {
@@ -114,5 +166,11 @@ mod tests {
             let off = got.iter().zip(&want).filter(|(a, b)| a != b).count();
             assert!(off <= 3 && got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1.5), "{bits}: {off}");
         }
+    }
+
+    #[test]
+    fn ranges_of_rows_come_in_order() {
+        let all: Vec<usize> = by_rows(1000, Iterator::collect::<Vec<_>>).concat();
+        assert!(all.into_iter().eq(0..1000));
     }
 }

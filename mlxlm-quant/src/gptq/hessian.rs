@@ -1,6 +1,6 @@
 //! What maps read, as the matrix of second moments of it, and the root of its inverse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mlxlm_core::nn::{Heard, Place};
 use mlxlm_core::{Array, Exception, linalg, ops, transforms};
@@ -11,13 +11,26 @@ use crate::plan::Plan;
 use crate::report::{Event, Report};
 use crate::{Error, Result};
 
-/// Sums of `x^T x` over what maps read. Those that read the same share one.
+/// What maps read: those that read the same share it.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// The sum of `x^T x`.
+    pub(super) hessian: Array,
+    /// The sum of `(d - x)^T x`, where `d` is what they read in a model whose other leaves are not packed.
+    pub(super) drift: Option<Array>,
+    /// Their paths.
+    pub(super) paths: Vec<String>,
+}
+
+/// Sums over what maps read.
 #[derive(Debug)]
 pub(super) struct Hessians {
     maps: BTreeMap<Place, String>,
     /// In this stage: which sum a map adds to, as the first batch shows.
     shared: BTreeMap<Place, usize>,
-    sums: Vec<(Array, Vec<String>)>,
+    sums: BTreeMap<usize, Read>,
+    /// The sums that this stage adds to.
+    touched: BTreeSet<usize>,
 }
 
 impl Hessians {
@@ -25,44 +38,55 @@ impl Hessians {
     pub(super) fn new(model: &dyn CausalLm, plan: &Plan) -> Self {
         let mut maps = maps(model);
         maps.retain(|_, path| plan.contains_key(path));
-        Self { maps, shared: BTreeMap::new(), sums: Vec::new() }
+        Self { maps, shared: BTreeMap::new(), sums: BTreeMap::new(), touched: BTreeSet::new() }
     }
 
-    /// The next stage begins.
+    /// The next stage begins. Maps of a stack that is run several times go on with their own sums.
     pub(super) fn begin(&mut self) {
-        // Maps of a stack that is run several times go on with their own sums.
-        self.shared.retain(|place, sum| {
-            let path = self.maps.get(place);
-            self.sums.get(*sum).is_some_and(|(_, paths)| path.is_some_and(|path| paths.contains(path)))
-        });
+        self.touched.clear();
     }
 
-    /// Adds what maps read in one batch.
+    /// Adds what maps read in one batch: `heard`, and `dense` in a model whose other leaves are not packed, if that is another.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a map that reads values that are not finite.
-    pub(super) fn add(&mut self, model: &dyn CausalLm, batch: usize, heard: &[Heard]) -> Result<()> {
-        let heard: Vec<&Heard> = heard.iter().filter(|heard| self.maps.contains_key(&heard.place)).collect();
+    pub(super) fn add(
+        &mut self,
+        model: &dyn CausalLm,
+        batch: usize,
+        heard: &[Heard],
+        dense: Option<&[Heard]>,
+    ) -> Result<()> {
+        let of_maps: Vec<(usize, &Heard)> =
+            heard.iter().enumerate().filter(|(_, heard)| self.maps.contains_key(&heard.place)).collect();
         if batch == 0 {
-            self.share(&heard)?;
+            self.share(&of_maps.iter().map(|&(_, heard)| heard).collect::<Vec<_>>())?;
         }
         let mut added = Vec::new();
-        for heard in heard {
+        for (i, heard) in of_maps {
             let Some(&sum) = self.shared.get(&heard.place) else { continue };
             // What several read alike is added once for all.
-            let leads = self.sums[sum].1.first() == self.maps.get(&heard.place);
-            if leads && heard.x.size() > 0 {
-                let x = rows(model, heard)?;
-                let more = x.t().matmul(&x)?;
-                let so_far = &self.sums[sum].0;
-                self.sums[sum].0 = if so_far.ndim() == 2 { so_far.add(more)? } else { more };
-                transforms::eval([&self.sums[sum].0])?;
-                added.push(sum);
+            let Some(into) = self.sums.get_mut(&sum) else { continue };
+            self.touched.insert(sum);
+            if into.paths.first() != self.maps.get(&heard.place) || heard.x.size() == 0 {
+                continue;
             }
+            let x = rows(model, heard)?;
+            add_to(&mut into.hessian, x.t().matmul(&x)?)?;
+            // Stacks read their rows in the order of experts, which may be another.
+            let same = |dense: &&Heard| {
+                dense.place == heard.place && dense.indices.is_none() && dense.x.shape() == heard.x.shape()
+            };
+            if let Some(dense) = dense.and_then(|dense| dense.get(i)).filter(same) {
+                let off = rows(model, dense)?.subtract(&x)?;
+                let drift = into.drift.get_or_insert_with(|| Array::from_f32(0.0));
+                add_to(drift, off.t().matmul(&x)?)?;
+            }
+            added.push(sum);
         }
         for sum in added {
-            let (array, paths) = &self.sums[sum];
-            if !array.sum(None)?.try_item_exact::<f32>()?.is_finite() {
+            let Some(Read { hessian, paths, .. }) = self.sums.get(&sum) else { continue };
+            if !hessian.sum(None)?.try_item_exact::<f32>()?.is_finite() {
                 return Err(Error::NotFinite { path: paths.first().cloned().unwrap_or_default() });
             }
         }
@@ -85,11 +109,10 @@ impl Hessians {
                 }
             }
             let path = self.maps[&heard.place].clone();
-            match found {
-                Some(sum) => self.sums[sum].1.push(path),
-                None => self.sums.push((Array::from_f32(0.0), vec![path])),
-            }
-            let sum = found.unwrap_or(self.sums.len() - 1);
+            let new = self.sums.last_key_value().map_or(0, |(last, _)| last + 1);
+            let sum = found.unwrap_or(new);
+            let read = || Read { hessian: Array::from_f32(0.0), drift: None, paths: Vec::new() };
+            self.sums.entry(sum).or_insert_with(read).paths.push(path);
             self.shared.insert(heard.place, sum);
             if found.is_none() {
                 leaders.push((heard, sum));
@@ -98,12 +121,25 @@ impl Hessians {
         Ok(())
     }
 
-    /// The sums so far, with the paths of those who read it; they are begun anew.
-    pub(super) fn take(&mut self) -> Vec<(Array, Vec<String>)> {
-        self.shared.clear();
-        let sums = std::mem::take(&mut self.sums);
-        sums.into_iter().filter(|(sum, _)| sum.ndim() == 2).collect()
+    /// The sums that this stage has added to; they are begun anew.
+    pub(super) fn take(&mut self) -> Vec<Read> {
+        let touched = std::mem::take(&mut self.touched);
+        self.shared.retain(|_, sum| !touched.contains(sum));
+        let taken = touched.into_iter().filter_map(|sum| self.sums.remove(&sum));
+        taken.filter(|sum| sum.hessian.ndim() == 2).collect()
     }
+
+    /// Forgets what these maps read.
+    pub(super) fn forget(&mut self, paths: &[String]) {
+        self.sums.retain(|_, sum| !sum.paths.iter().any(|path| paths.contains(path)));
+        self.shared.retain(|_, sum| self.sums.contains_key(sum));
+    }
+}
+
+/// Adds to a sum that may not have begun.
+fn add_to(sum: &mut Array, more: Array) -> Result<()> {
+    *sum = if sum.ndim() == 2 { sum.add(more)? } else { more };
+    Ok(transforms::eval([&*sum])?)
 }
 
 /// Times that damping is multiplied by ten before a matrix is given up.

@@ -1,15 +1,18 @@
 //! `quantize`: as good as a budget allows.
 
+use std::path::PathBuf;
+
 use mlxlm_core::nn;
 use mlxlm_core::quant::Scheme;
 use mlxlm_quant::budget::{self, Figures, Goal, MeasureOptions};
 use mlxlm_quant::divergence::divergence;
 use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, dwq};
-use mlxlm_quant::gptq::gptq;
+use mlxlm_quant::gptq::{Care, Packing, gptq};
 use mlxlm_quant::plan::Plan;
 use mlxlm_quant::{Calibration, Error};
+use serde_json::{Value, json};
 
-use super::{begin, calibration};
+use super::{begin, calibration, forget, kept};
 use crate::args::QuantizeArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{note, say};
@@ -26,14 +29,18 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
     let held = samples.hold_out(samples.len().div_ceil(8)).batches(1);
     let few: Vec<_> = samples.batches(1).into_iter().take(args.measure_samples.get()).collect();
     let options = MeasureOptions::default();
+    let kept = kept(args.checkpoint.as_deref(), &begun.job, &samples, &of_run(args))?;
     let teacher = begun.job.again()?;
-    let measured = budget::measure(&mut *begun.job.model, &few, &options, &mut progress::work())?;
+    let measured = budget::measure(&mut *begun.job.model, &few, &options, kept.as_ref(), &mut progress::work())?;
     let mut attempt = 1;
     let figures = loop {
         let (plan, expected) = budget::choose(&*begun.job.model, &measured, goal)?;
         say!("[INFO] {}", in_words(&plan))?;
-        gptq(&mut *begun.job.model, &samples.batches(4), &plan, &mut progress::work())?;
-        tune(args, &mut begun.job, &*teacher, &samples, &held)?;
+        let part = kept.as_ref().map(|kept| kept.part(&format!("attempt-{attempt}"))).transpose()?;
+        let packing = Packing { plan: &plan, care: Care::Full, kept: part.as_ref() };
+        gptq(&mut *begun.job.model, &samples.batches(4), packing, &mut progress::work())?;
+        let checkpoint = part.map(|part| part.file("scales.safetensors"));
+        tune(args, &mut begun.job, &*teacher, (&samples, &held), checkpoint)?;
         let divergence = divergence(&*teacher, &*begun.job.model, &held)?;
         let (weights, bytes) = nn::size(&*begun.job.model);
         let bits_per_weight = bytes as f64 * 8.0 / weights.max(1) as f64;
@@ -57,7 +64,22 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
     say!("[INFO] perplexity {:.3}, of the original {:.3}", d.perplexity, d.teacher_perplexity)?;
     let section = budget::card(&*begun.job.model, &figures);
     let head = usual(&*begun.job.model)?;
-    begun.finish(head, args.learn.revision.as_deref(), &section)
+    begun.finish(head, args.learn.revision.as_deref(), &section)?;
+    forget(kept)
+}
+
+/// All that the result depends on beside the model and the samples.
+fn of_run(args: &QuantizeArgs) -> Value {
+    json!({
+        "command": "quantize",
+        "target_bpw": args.target_bpw,
+        "target_bytes": args.target_bytes,
+        "max_kl": args.max_kl,
+        "measure_samples": args.measure_samples,
+        "epochs": args.epochs,
+        "learning_rate": args.learning_rate,
+        "batch_size": args.batch_size,
+    })
 }
 
 /// What has to be kept to.
@@ -79,8 +101,8 @@ fn tune(
     args: &QuantizeArgs,
     job: &mut mlxlm_quant::Job,
     teacher: &dyn mlxlm_models::CausalLm,
-    samples: &Calibration,
-    held: &[mlxlm_core::Array],
+    (samples, held): (&Calibration, &[mlxlm_core::Array]),
+    checkpoint: Option<PathBuf>,
 ) -> Result {
     if args.epochs == 0 {
         return Ok(());
@@ -92,7 +114,14 @@ fn tune(
     let once: Vec<Batch> = samples.batches(args.batch_size).into_iter().map(whole).collect::<Result<_>>()?;
     let train: Vec<Batch> = (0..args.epochs).flat_map(|_| once.iter().cloned()).collect();
     let valid: Vec<Batch> = held.iter().cloned().map(whole).collect::<Result<_>>()?;
-    let options = DwqOptions { learning_rate: args.learning_rate, ..DwqOptions::default() };
+    // What is measured in the end is the divergence of the logits as they are.
+    let options = DwqOptions {
+        learning_rate: args.learning_rate,
+        falling: true,
+        temperature: 1.0,
+        checkpoint,
+        ..DwqOptions::default()
+    };
     match dwq(&mut *job.model, &Targets::Model(teacher), (&train, &valid), &options, &mut progress::work()) {
         Ok(_) | Err(Error::NothingToTrain) => Ok(()),
         Err(error) => Err(error.into()),

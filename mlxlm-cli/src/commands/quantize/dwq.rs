@@ -4,9 +4,9 @@ use std::path::Path;
 
 use mlxlm_models::{LoadOptions, NewFolder, load_model};
 use mlxlm_quant::dwq::{self, Batch, DwqOptions, Targets};
-use mlxlm_quant::{Job, Texts, plan};
+use mlxlm_quant::{Job, plan};
 
-use super::{NO_CHECKPOINTS, affine, finished, refuse, text, warn_of_dense};
+use super::{NO_CHECKPOINTS, affine, finished, refuse, texts, warn_of_dense};
 use crate::args::DwqArgs;
 use crate::commands::convert;
 use crate::failure::{Failure, Result};
@@ -80,7 +80,8 @@ fn forget(checkpoint: &Path) -> Result {
 
 /// The samples that are trained with, and those that are measured with.
 fn samples(args: &DwqArgs, student: &Job) -> Result<(Vec<Batch>, Vec<Batch>)> {
-    let texts = Texts::read(text(&args.learn)?.as_deref(), &student.tokenizer)?;
+    let most = (args.num_samples + VALID).saturating_mul(args.max_seq_length);
+    let texts = texts(student, &args.learn, Some(most))?;
     let mut texts = texts.documents(args.max_seq_length.max(2), args.learn.seed)?;
     let valid_count = VALID.min(texts.len().div_ceil(5));
     let mut valid = texts.split_off(texts.len() - valid_count);

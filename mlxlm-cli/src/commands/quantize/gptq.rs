@@ -1,8 +1,9 @@
 //! `gptq`.
 
-use mlxlm_quant::gptq::{GptqOptions, gptq};
+use mlxlm_quant::gptq::{Care, GptqOptions, Packing, gptq};
+use serde_json::json;
 
-use super::{affine, begin, calibration, warn_of_dense};
+use super::{affine, begin, calibration, forget, kept, warn_of_dense};
 use crate::args::GptqArgs;
 use crate::failure::Result;
 use crate::progress;
@@ -16,6 +17,12 @@ pub(in crate::commands) fn run(args: &GptqArgs) -> Result {
     let samples = calibration(&begun.job, &args.learn, args.num_samples, args.sequence_length)?;
     let plan = GptqOptions { scheme, fallback }.plan(&*begun.job.model);
     warn_of_dense(&begun.job, &plan, scheme);
-    gptq(&mut *begun.job.model, &samples.batches(4), &plan, &mut progress::work())?;
-    begun.finish(scheme, args.learn.revision.as_deref(), "")
+    let care = if args.plain { Care::Reference } else { Care::Full };
+    let schemes = [scheme, fallback].map(|scheme| scheme.to_string());
+    let options = json!({"command": "gptq", "schemes": schemes, "plain": args.plain});
+    let kept = kept(args.checkpoint.as_deref(), &begun.job, &samples, &options)?;
+    let packing = Packing { plan: &plan, care, kept: kept.as_ref() };
+    gptq(&mut *begun.job.model, &samples.batches(4), packing, &mut progress::work())?;
+    begun.finish(scheme, args.learn.revision.as_deref(), "")?;
+    forget(kept)
 }

@@ -13,13 +13,16 @@ use mlxlm_core::nn::Precision;
 use mlxlm_core::quant::{Mode, Scheme};
 use mlxlm_models::NewFolder;
 use mlxlm_quant::plan::{self, Plan};
-use mlxlm_quant::{Calibration, CalibrationOptions, Converted, Job};
+use mlxlm_quant::{Calibration, CalibrationOptions, Converted, Job, Kept, Texts};
+use mlxlm_train::data;
+use serde_json::{Value, json};
 
 use crate::args::LearnArgs;
 use crate::commands::convert;
 use crate::failure::{Failure, Result};
 use crate::model::{self, Source};
 use crate::output::{note, say, warn};
+use crate::progress;
 
 /// A model that is about to be quantized.
 struct Begun {
@@ -67,25 +70,42 @@ fn finished(converted: &Converted) -> Result {
 /// The samples, and in words that there are fewer than were asked for.
 fn calibration(job: &Job, args: &LearnArgs, num_samples: i64, sequence_length: usize) -> Result<Calibration> {
     let num_samples = usize::try_from(num_samples).ok().filter(|&count| count > 0);
-    let options = CalibrationOptions { path: text(args)?, num_samples, sequence_length, seed: args.seed };
-    let calibration = Calibration::read(&job.tokenizer, &options)?;
+    let most_tokens = num_samples.map(|count| count.saturating_mul(sequence_length));
+    let options = CalibrationOptions { path: None, num_samples, sequence_length, seed: args.seed };
+    let calibration = texts(job, args, most_tokens)?.samples(&options)?;
     // The texts that are built in are few, as their help says.
     calibration.note().iter().filter(|_| args.data_path.is_some()).for_each(note);
     Ok(calibration)
 }
 
-/// The file of texts; a data set of the hub is refused by name.
-fn text(args: &LearnArgs) -> Result<Option<std::path::PathBuf>> {
-    let Some(path) = &args.data_path else { return Ok(None) };
-    if !path.exists() && looks_like_repo(path) {
-        let message = format!("`{}` is no file here, and data sets of the hub are not downloaded", path.display());
-        return Err(Failure::usage(message).hint("download it, and name a file of text or of JSON objects, one a line"));
+/// The texts to calibrate with: a file, a folder or a data set of the hub as fine-tuning takes them, or what is built in.
+fn texts(job: &Job, args: &LearnArgs, most_tokens: Option<usize>) -> Result<Texts> {
+    match &args.data_path {
+        Some(path) if path.is_dir() || !path.exists() && looks_like_repo(path) => {
+            let name = path.to_string_lossy();
+            let source = data::Source::new(&*name);
+            let rows = data::read_split(&source, "train", &model::hub()?, &progress::shown())?;
+            Ok(Texts::of_rows(&name, &rows, &job.tokenizer, (args.seed, most_tokens))?)
+        }
+        path => Ok(Texts::read(path.as_deref(), &job.tokenizer)?),
     }
-    Ok(Some(path.clone()))
 }
 
 fn looks_like_repo(path: &Path) -> bool {
     path.extension().is_none() && path.components().count() == 2 && path.is_relative()
+}
+
+/// The folder of `--checkpoint`, begun or gone on with; `options` is all that the result depends on beside the model and the samples.
+fn kept(folder: Option<&Path>, job: &Job, samples: &Calibration, options: &Value) -> Result<Option<Kept>> {
+    let Some(folder) = folder else { return Ok(None) };
+    let samples = json!({"count": samples.len(), "fingerprint": samples.fingerprint()});
+    let run = json!({"model": job.files()?, "samples": samples, "options": options});
+    Ok(Some(Kept::open(folder, &run)?))
+}
+
+/// A run that is over is not gone on with.
+fn forget(kept: Option<Kept>) -> Result {
+    Ok(kept.map_or(Ok(()), Kept::forget)?)
 }
 
 /// An affine scheme.
