@@ -80,7 +80,7 @@ fn measure(tokens: usize) {
 fn caches_len(caches: &Caches) -> i32 {
     match caches.offset() {
         mlxlm_cache::Offset::Same(offset) => offset,
-        mlxlm_cache::Offset::Rows(_) => 0,
+        mlxlm_cache::Offset::Rows(_) | mlxlm_cache::Offset::Tokens(_) => 0,
     }
 }
 

@@ -92,6 +92,13 @@ impl Reach {
         Ok(Self::from(vec![Part { seen: 0..kv.len(), kv, spec }]))
     }
 
+    /// The same of rows that hold several documents each, which begin at these places: a query sees the keys of its own document.
+    #[must_use]
+    pub fn packed(mut self, documents: &[Vec<i32>]) -> Self {
+        self.parts.iter_mut().for_each(|part| part.spec.rule.documents = documents.to_vec());
+        self
+    }
+
     /// The same with a window of this many tokens, in place of that which it was remembered with: as far as keys are held.
     #[must_use]
     pub fn windowed(mut self, window: i32) -> Self {
@@ -337,6 +344,7 @@ impl Part {
         part.seen.start += first;
         part.spec.before -= first;
         part.spec.rule.padding.iter_mut().for_each(|padding| *padding = padding.saturating_sub(first));
+        part.spec.rule.documents.iter_mut().flatten().for_each(|start| *start = start.saturating_sub(first));
         if let Some(chunk) = &mut part.spec.rule.chunk {
             chunk.first += first;
         }

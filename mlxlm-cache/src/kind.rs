@@ -71,6 +71,15 @@ impl CacheKind {
         }
     }
 
+    /// Whether it keeps keys and values, one for each token, and nothing else.
+    pub fn keeps_only_kv(&self) -> bool {
+        match self {
+            Self::State { .. } | Self::Compressed => false,
+            Self::List(kinds) => kinds.iter().all(Self::keeps_only_kv),
+            Self::Kv | Self::Rotating { .. } | Self::Chunked { .. } => true,
+        }
+    }
+
     /// Refuses a ring that has no room for a token beside those that are never dropped.
     pub(crate) fn check_room(&self) -> Result<()> {
         match self {

@@ -21,6 +21,8 @@ pub enum Offset {
     Same(i32),
     /// Each row is elsewhere: `i32` `[B]`.
     Rows(Array),
+    /// Each token has a place of its own, as in rows of several documents: `i32` `[B, L]`.
+    Tokens(Array),
 }
 
 /// What one layer keeps. A clone shares its arrays and costs nothing; see [`crate::Caches::snap`].

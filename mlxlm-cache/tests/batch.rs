@@ -65,7 +65,7 @@ fn check_offsets(batch: &Caches, rows: &[Row]) {
     let expected: Vec<i32> = rows.iter().map(|row| row.read as i32).collect();
     let got = match batch.offset() {
         Offset::Same(offset) => vec![offset; expected.len()],
-        Offset::Rows(offsets) => offsets.to_vec_cast::<i32>().unwrap(),
+        Offset::Rows(offsets) | Offset::Tokens(offsets) => offsets.to_vec_cast::<i32>().unwrap(),
     };
     assert_eq!(got, expected);
 }

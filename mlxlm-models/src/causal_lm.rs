@@ -6,8 +6,8 @@ use mlxlm_cache::{CacheKind, Caches};
 use mlxlm_core::Array;
 use mlxlm_core::nn::Module;
 
-use crate::Result;
-use crate::frame::Pass;
+use crate::frame::{Packing, Pass};
+use crate::{Error, Result};
 
 /// Facts of a model that do not depend on its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,18 @@ pub trait CausalLm: Debug + Module {
     /// # Shapes
     /// - `tokens`: `[B, L]`, integers; result: `[B, L, D]`
     fn hidden(&self, tokens: &Array, caches: Option<&mut Caches>) -> Result<Array>;
+
+    /// [`hidden`](Self::hidden) of rows that hold several documents each, of which none sees another: each has the states that it has
+    /// alone.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[B, L]`, integers; result: `[B, L, D]`
+    ///
+    /// # Errors
+    /// [`Error::Packing`] of an architecture that would mix them, as those do whose blocks carry a state from token to token.
+    fn hidden_packed(&self, _tokens: &Array, _packing: &Packing) -> Result<Array> {
+        Err(Error::packing("it has a stack of its own").of_model(&self.info().model_type))
+    }
 
     /// The logits of the next token after each state.
     ///

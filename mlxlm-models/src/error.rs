@@ -78,6 +78,15 @@ pub enum Error {
         count: usize,
     },
 
+    /// An architecture that cannot tell several documents in one row apart.
+    #[error("rows of several documents cannot be read by `{model}`: {why}")]
+    Packing {
+        /// The model's type; empty where only a part of it is known.
+        model: String,
+        /// What stands against it.
+        why: &'static str,
+    },
+
     /// Another number of caches than layers.
     #[error("{got} caches for a model of {expected} layers")]
     Caches {
@@ -112,6 +121,19 @@ impl Error {
     pub(crate) fn config(what: impl Into<String>) -> Self {
         Self::Config { what: what.into() }
     }
+
+    /// Of a part of a model; [`of_model`](Self::of_model) names the whole.
+    pub(crate) fn packing(why: &'static str) -> Self {
+        Self::Packing { model: String::new(), why }
+    }
+
+    /// The same with the type of the model that it came of, where it speaks of one.
+    pub(crate) fn of_model(self, model_type: &str) -> Self {
+        match self {
+            Self::Packing { why, .. } => Self::Packing { model: model_type.to_owned(), why },
+            other => other,
+        }
+    }
 }
 
 impl Hint for Error {
@@ -127,6 +149,7 @@ impl Hint for Error {
             Self::Exists { .. } => Some("name a folder that does not exist, or remove this one".into()),
             Self::NoHome => Some("set XDG_CACHE_HOME to a folder of yours".into()),
             Self::TooLong { .. } => Some("shorten the prompt, or generate fewer tokens".into()),
+            Self::Packing { .. } => Some("train it without packing: a row for each document".into()),
             Self::Config { .. } | Self::Caches { .. } | Self::MtpHead { .. } => None,
         }
     }

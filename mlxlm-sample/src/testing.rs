@@ -169,7 +169,7 @@ pub(crate) fn drawing(seed: u64) -> SamplerOptions {
 pub(crate) fn offset(caches: &Caches) -> i32 {
     match caches.offset() {
         Offset::Same(offset) => offset,
-        Offset::Rows(_) => panic!("caches of a batch"),
+        Offset::Rows(_) | Offset::Tokens(_) => panic!("caches of a batch"),
     }
 }
 

@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
             self.state = TrainingState { step: self.state.step + 1, elapsed_s, ..self.state };
             let step = self.state.step;
             if !loss.is_finite() {
-                bail!("the loss became {loss} at step {step}; take a lower learning rate or a longer warmup");
+                bail!("the loss became {loss} at step {step}; use a lower learning rate or a longer warmup");
             }
             (losses, tokens) = (losses + loss, tokens + batch.tokens);
             let every = |steps: u64| steps > 0 && step.is_multiple_of(steps);

@@ -156,7 +156,7 @@ pub enum Error {
         expected: &'static str,
     },
     /// An adapter file that does not fit what is trained: every tensor that does not.
-    #[error("`{path}` does not fit the model and what is trained of it:{}", list(faults), path = path.display())]
+    #[error("`{path}` does not match the model and its trained parameters:{}", list(faults), path = path.display())]
     AdapterFile {
         /// The file.
         path: PathBuf,
@@ -220,14 +220,14 @@ impl Hint for Error {
             Self::Evaluate(error) => error.hint(),
             Self::Merge(error) => error.hint(),
             Self::Sample(error) => error.hint(),
-            Self::TooFewRows { .. } => Some("take a smaller batch or shorter rows".into()),
-            Self::Resume { .. } => Some("begin anew without `--resume`".into()),
+            Self::TooFewRows { .. } => Some("use a smaller batch or shorter rows".into()),
+            Self::Resume { .. } => Some("start again without `--resume`".into()),
             Self::UnknownKeys { .. } => {
                 Some("keys are paths inside a block, as in `self_attn.q_proj`, or whole paths".into())
             }
             Self::TooManyLayers { .. } => Some("-1 trains all layers".into()),
             Self::NotFinite { .. } | Self::Validation { .. } => {
-                Some("take a lower learning rate, a longer warmup, or clip gradients with `max_grad_norm`".into())
+                Some("use a lower learning rate, a longer warmup, or clip gradients with `max_grad_norm`".into())
             }
             Self::NothingToLearn { .. } => Some("raise `max_seq_length`, or learn prompts too".into()),
             Self::WrongRows { .. } => {

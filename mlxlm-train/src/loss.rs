@@ -2,6 +2,7 @@
 
 use mlxlm_core::{Array, Dtype, Exception, fast, nn, ops};
 use mlxlm_models::CausalLm;
+use mlxlm_models::frame::Packing;
 
 use crate::Result;
 use crate::data::Batch;
@@ -28,14 +29,17 @@ pub fn mean(model: &(dyn CausalLm + 'static), batch: &Batch) -> Result<Array> {
 
 /// The sum of the cross entropies of the targets of each row of a batch: `[B]`, `f32`.
 ///
-/// States that predict no target are left out before the head. The others go through it in chunks, whose logits are computed again for
+/// Where a batch says where documents begin, none of them sees another. States that predict no target are left out before the head. The others go through it in chunks, whose logits are computed again for
 /// their gradient (see [`nn::checkpoint`]), so that there are never more of them than those of one chunk.
 pub fn sums(model: &(dyn CausalLm + 'static), batch: &Batch) -> Result<Array> {
     sums_in_chunks(model, batch, CHUNK)
 }
 
 pub(crate) fn sums_in_chunks(model: &(dyn CausalLm + 'static), batch: &Batch, chunk: usize) -> Result<Array> {
-    let hidden = model.hidden(&batch.inputs, None)?;
+    let hidden = match batch.documents.as_slice() {
+        [] => model.hidden(&batch.inputs, None)?,
+        documents => model.hidden_packed(&batch.inputs, &Packing::new(documents.to_vec(), batch.inputs.dim(1))?)?,
+    };
     let &[rows, len, width] = hidden.shape() else { return Ok(Array::from_f32(0.0)) };
     let mask = batch.mask.try_as_slice::<f32>().map_err(mlxlm_core::Error::from)?;
     let chosen: Vec<i32> = (0..).zip(mask).filter(|&(_, &one)| one > 0.0).map(|(i, _)| i).collect();
@@ -43,10 +47,14 @@ pub(crate) fn sums_in_chunks(model: &(dyn CausalLm + 'static), batch: &Batch, ch
         return Ok(ops::zeros::<f32>(&[rows])?);
     }
     let (hidden, targets) = (hidden.reshape(&[-1, width])?, batch.targets.reshape(&[-1])?);
-    let mut entropies = Vec::new();
+    let mut entropies: Vec<Array> = Vec::new();
     for part in chosen.chunks(chunk) {
         let at = Array::from_slice(part, &[1, part.len() as i32]);
         let (hidden, targets) = (hidden.take_axis(&at, 0)?, targets.take_axis(&at, 0)?);
+        let hidden = match entropies.last() {
+            Some(before) => after(&hidden, before)?,
+            None => hidden,
+        };
         let of_part = move |model: &(dyn CausalLm + 'static), inputs: &[Array]| {
             let logits = inputs.iter().map(|hidden| model.head(hidden)).collect::<Result<Vec<_>, _>>();
             let logits = logits.map_err(|error| Exception::custom(error.to_string()))?;
@@ -62,6 +70,14 @@ pub(crate) fn sums_in_chunks(model: &(dyn CausalLm + 'static), batch: &Batch, ch
     let of_row = (0..rows).flat_map(|row| chosen.iter().map(move |i| f32::from(u8::from(i / len == row))));
     let of_row = Array::from_iter(of_row, &[rows, count]);
     Ok(of_row.matmul(ops::concatenate(&entropies, 0)?.reshape(&[count, 1])?)?.reshape(&[rows])?)
+}
+
+/// `x` as it is, by way of `before`: the one is computed after the other, and its gradient is known before the other's.
+///
+/// MLX would compute all chunks side by side, since none needs another, and so hold the logits of all of them.
+fn after(x: &Array, before: &Array) -> Result<Array> {
+    let nothing = before.sum(None)?.multiply(Array::from_f32(0.0))?;
+    Ok(x.add(nothing.as_dtype(x.dtype())?)?)
 }
 
 #[cfg(test)]

@@ -102,6 +102,9 @@ pub(crate) struct LoraArgs {
     /// Maximum number of tokens of a row; the rest is cut [default: 2048].
     #[arg(long)]
     pub(crate) max_seq_length: Option<usize>,
+    /// Pack several texts into each row, masked from each other.
+    #[arg(long)]
+    pub(crate) packing: bool,
     /// YAML file with these and further settings; options override it.
     #[arg(long, short)]
     pub(crate) config: Option<PathBuf>,

@@ -116,6 +116,7 @@ impl Block for Positions {
             Offset::Same(start) => places.add(Array::from_int(*start))?,
             // Padding lies before the first place; it gets any.
             Offset::Rows(starts) => ops::maximum(places.add(starts.expand_dims(1)?)?, Array::from_int(0))?,
+            Offset::Tokens(places) => places.clone(),
         };
         Ok(x.add(self.wpe.forward(&places)?)?)
     }

@@ -139,6 +139,9 @@ impl Mixer for TunedAttention {
             Offset::Rows(starts) => {
                 places.add(starts.try_index((.., NewAxis))?)?.try_index((.., NewAxis, .., NewAxis))?
             }
+            Offset::Tokens(own) => {
+                own.as_dtype(Dtype::Float32)?.add(Array::from_f32(1.0))?.expand_dims_axes(&[1, 3])?
+            }
         };
         let periods = places.divide(Array::from_f32(period))?.floor()?;
         let factor = periods.log1p()?.multiply(Array::from_f32(scale))?.add(Array::from_f32(1.0))?;

@@ -156,6 +156,7 @@ impl Places {
         let first = match offset {
             Offset::Same(first) => Array::from_int(*first),
             Offset::Rows(rows) => rows.as_dtype(Dtype::Int32)?,
+            Offset::Tokens(_) => return Err(Error::packing("blocks of keys are chosen for each sequence")),
         };
         let first = first.reshape(&[-1, 1, 1, 1])?;
         let positions = ops::arange::<_, i32>(None, queries, None)?.reshape(&[1, 1, queries, 1])?.add(&first)?;

@@ -20,11 +20,16 @@ pub fn grown(q: &Array, offset: &Offset, beta: f32, original: f32) -> Result<Arr
         }
         Offset::Rows(offsets) => {
             let steps = Array::from_slice(&(0..len).collect::<Vec<_>>(), &[1, 1, len, 1]);
-            let positions = offsets.reshape(&[-1, 1, 1, 1])?.add(steps)?.as_dtype(Dtype::Float32)?;
-            let stretches = ops::floor(&positions.divide(Array::from_f32(original))?)?;
-            let stretches = ops::maximum(&stretches, Array::from_f32(0.0))?;
-            ops::log1p(&stretches)?.multiply(Array::from_f32(beta))?.add(Array::from_f32(1.0))?
+            growth(&offsets.reshape(&[-1, 1, 1, 1])?.add(steps)?, beta, original)?
         }
+        Offset::Tokens(places) => growth(&places.expand_dims_axes(&[1, 3])?, beta, original)?,
     };
     Ok(q.multiply(factors.as_dtype(q.dtype())?)?)
+}
+
+/// The factor at each of these positions.
+fn growth(positions: &Array, beta: f32, original: f32) -> Result<Array> {
+    let stretches = ops::floor(&positions.as_dtype(Dtype::Float32)?.divide(Array::from_f32(original))?)?;
+    let stretches = ops::maximum(&stretches, Array::from_f32(0.0))?;
+    Ok(ops::log1p(&stretches)?.multiply(Array::from_f32(beta))?.add(Array::from_f32(1.0))?)
 }

@@ -217,6 +217,9 @@ impl Rope {
         let (base, scale, table, input_scale) = match &self.frequencies {
             Frequencies::Base { base, scale } => (Some(*base), *scale, None, 1.0),
             Frequencies::Table(table, input_scale) => (None, 1.0, Some(table), *input_scale),
+            Frequencies::ByLength { .. } | Frequencies::Dynamic { .. } if matches!(offset, Offset::Tokens(_)) => {
+                return Err(Error::packing("its rotation depends on how long a sequence is"));
+            }
             Frequencies::ByLength { short, long, original } => {
                 let (table, input_scale) = if length(x, offset)? <= *original { short } else { long };
                 (None, 1.0, Some(table), *input_scale)
@@ -231,6 +234,16 @@ impl Rope {
         let x = self.scale_input(x, input_scale)?;
         let scale = scale * pace;
         Ok(match offset {
+            // Each token becomes a row of one.
+            Offset::Tokens(places) => {
+                let &[rows, heads, len, dims] = x.shape() else {
+                    return Err(Error::packing("positions are not those of heads"));
+                };
+                let alone = x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[rows * len, heads, 1, dims])?;
+                let (places, traditional) = (places.reshape(&[-1])?, self.traditional);
+                let turned = fast::rope_dynamic(&alone, self.dims, traditional, base, scale, &places, table)?;
+                turned.reshape(&[rows, len, heads, dims])?.transpose_axes(&[0, 2, 1, 3])?
+            }
             Offset::Same(offset) => fast::rope(&x, self.dims, self.traditional, base, scale, *offset, table)?,
             Offset::Rows(offsets) => fast::rope_dynamic(&x, self.dims, self.traditional, base, scale, offsets, table)?,
         })
@@ -273,6 +286,10 @@ pub(crate) fn length(x: &Array, offset: &Offset) -> Result<i32> {
         Offset::Same(offset) => *offset,
         Offset::Rows(offsets) => {
             offsets.to_vec_cast::<i32>().map_err(mlxlm_core::Error::from)?.into_iter().max().unwrap_or(0)
+        }
+        Offset::Tokens(places) => {
+            let last = places.to_vec_cast::<i32>().map_err(mlxlm_core::Error::from)?.into_iter().max();
+            return Ok(last.unwrap_or(0).saturating_add(1));
         }
     };
     Ok(before.saturating_add(x.dim(-2)))

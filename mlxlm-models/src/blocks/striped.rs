@@ -40,6 +40,7 @@ impl Stripes {
         let keys = match offset {
             Offset::Same(start) => from_new.add(Array::from_int(*start))?.expand_dims_axes(&[0, 1, 2])?,
             Offset::Rows(starts) => from_new.add(starts.expand_dims_axes(&[1, 2, 3])?)?,
+            Offset::Tokens(places) => places.expand_dims_axes(&[1, 2])?,
         };
         let new = keys.take_axis(row(len)?.add(Array::from_int(keys.dim(-1) - len))?, -1)?.swap_axes(-1, -2)?;
         Ok(self.pattern(&new, &keys)?.0)

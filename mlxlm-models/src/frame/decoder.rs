@@ -9,7 +9,8 @@ use mlxlm_core::weights::{Init, Weights};
 use mlxlm_core::{Array, Exception, fast, module, ops};
 
 use super::mtp::{self, MtpStack};
-use super::{Block, DecoderConfig, Frame, Head, Names, Pass};
+use super::step::CARRIES;
+use super::{Block, DecoderConfig, Frame, Head, Names, Packing, Pass};
 use crate::{CausalLm, Common, Error, ModelInfo, MtpHeads, Result, Stages, Underway};
 
 /// A decoder.
@@ -111,6 +112,26 @@ impl Decoder {
         if self.frame.norm_each_pass && is_last && round + 1 < self.frame.passes { self.normed(x) } else { Ok(x) }
     }
 
+    /// What the head reads of tokens; `forgetful` blocks are computed again for their gradients.
+    fn through(&self, tokens: &Array, mut pass: Pass, packing: Option<&Packing>, mut forgetful: bool) -> Result<Array> {
+        let mut x = self.entered(tokens, &mut pass)?;
+        for stage in 0..Stages::count(self) {
+            let forgotten = match forgetful && !pass.is_carrying() {
+                true => {
+                    let (round, layer) = self.place(stage);
+                    forgotten(&*self.layers[layer], &x, (tokens, packing), round, layer)?
+                }
+                false => None,
+            };
+            forgetful &= forgotten.is_some();
+            x = match forgotten {
+                Some(made) => self.between(stage, made)?,
+                None => self.passed(stage, x, &mut pass)?,
+            };
+        }
+        self.left(x, &mut pass)
+    }
+
     /// What the head reads, after the last stage.
     fn left(&self, x: Array, pass: &mut Pass) -> Result<Array> {
         let x = match &self.frame.exit {
@@ -131,24 +152,16 @@ impl Decoder {
 impl CausalLm for Decoder {
     fn hidden(&self, tokens: &Array, caches: Option<&mut Caches>) -> Result<Array> {
         check_count(caches.as_deref(), self.cache_kinds().len())?;
-        let mut forgetful = caches.is_none() && nn::checkpoints_blocks();
-        let mut pass = Pass::new(tokens, caches.map(Caches::layers_mut));
-        let mut x = self.entered(tokens, &mut pass)?;
-        for stage in 0..Stages::count(self) {
-            let forgotten = match forgetful && !pass.is_carrying() {
-                true => {
-                    let (round, layer) = self.place(stage);
-                    forgotten(&*self.layers[layer], &x, tokens, round, layer)?
-                }
-                false => None,
-            };
-            forgetful &= forgotten.is_some();
-            x = match forgotten {
-                Some(made) => self.between(stage, made)?,
-                None => self.passed(stage, x, &mut pass)?,
-            };
-        }
-        self.left(x, &mut pass)
+        let forgetful = caches.is_none() && nn::checkpoints_blocks();
+        self.through(tokens, Pass::new(tokens, caches.map(Caches::layers_mut)), None, forgetful)
+    }
+
+    fn hidden_packed(&self, tokens: &Array, packing: &Packing) -> Result<Array> {
+        let made = match self.cache_kinds().iter().all(CacheKind::keeps_only_kv) {
+            true => self.through(tokens, Pass::packed(tokens, packing), Some(packing), nn::checkpoints_blocks()),
+            false => Err(Error::packing(CARRIES)),
+        };
+        made.map_err(|error| error.of_model(&self.info.model_type))
     }
 
     fn head(&self, hidden: &Array) -> Result<Array> {
@@ -257,18 +270,21 @@ impl MtpHeads for Decoder {
 fn forgotten(
     block: &(dyn Block + 'static),
     x: &Array,
-    tokens: &Array,
+    (tokens, packing): (&Array, Option<&Packing>),
     round: usize,
     layer: usize,
 ) -> Result<Option<Array>> {
-    let (carries, tokens) = (Rc::new(Cell::new(false)), tokens.clone());
+    let (carries, tokens, packing) = (Rc::new(Cell::new(false)), tokens.clone(), packing.cloned());
     let said = Rc::clone(&carries);
     let made = nn::checkpoint(
         block,
         |_| true,
         std::slice::from_ref(x),
         move |block: &(dyn Block + 'static), inputs| {
-            let mut pass = Pass::new(&tokens, None);
+            let mut pass = match &packing {
+                Some(packing) => Pass::packed(&tokens, packing),
+                None => Pass::new(&tokens, None),
+            };
             pass.begin(round);
             let made = inputs.iter().map(|x| pass.with(layer, 0, |step| block.forward(x, step)));
             let made = made.collect::<Result<Vec<_>>>().map_err(|error| Exception::custom(error.to_string()))?;

@@ -2,6 +2,7 @@
 
 mod decoder;
 mod mtp;
+mod packing;
 mod step;
 
 use std::fmt::Debug;
@@ -15,6 +16,7 @@ use crate::{Common, Result, Rule};
 
 pub(crate) use decoder::assemble;
 pub use mtp::{MtpNames, MtpPlace};
+pub use packing::Packing;
 pub use step::{Pass, Step};
 
 /// The paths of a model's parts in its checkpoints. A model is saved under the names that Python knows.

@@ -7,7 +7,11 @@ use std::fmt::Debug;
 use mlxlm_cache::{Attend, CompressedCache, LayerCache, Masks, Offset, Reach, Seen};
 use mlxlm_core::{Array, Dtype};
 
+use super::Packing;
 use crate::{Error, Result};
+
+/// Why a block with a recurrent state refuses rows of several documents.
+pub(super) const CARRIES: &str = "its blocks carry a state from token to token";
 
 /// One forward pass: the tokens, the caches that are not dealt out yet, and what blocks hand on to each other.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ struct Shared<'a> {
     masks: Masks,
     pass: usize,
     position: Offset,
+    /// Where documents begin, if rows hold several.
+    packing: Option<Packing>,
     carried: HashMap<TypeId, Box<dyn Carried>>,
 }
 
@@ -47,7 +53,17 @@ impl<'a> Pass<'a> {
     pub fn new(tokens: &'a Array, caches: Option<&'a mut [LayerCache]>) -> Self {
         let counting = caches.as_deref().and_then(|caches| caches.iter().find(|cache| cache.keeps_kv()));
         let position = counting.map_or(Offset::Same(0), LayerCache::offset);
-        Self { caches, shared: Shared { tokens, masks: Masks::default(), pass: 0, position, carried: HashMap::new() } }
+        Self::at(tokens, caches, position, None)
+    }
+
+    /// A pass over rows that hold several documents each, without caches.
+    pub fn packed(tokens: &'a Array, packing: &Packing) -> Self {
+        Self::at(tokens, None, Offset::Tokens(packing.places().clone()), Some(packing.clone()))
+    }
+
+    fn at(tokens: &'a Array, caches: Option<&'a mut [LayerCache]>, position: Offset, packing: Option<Packing>) -> Self {
+        let (masks, carried) = (Masks::default(), HashMap::new());
+        Self { caches, shared: Shared { tokens, masks, pass: 0, position, packing, carried } }
     }
 
     /// The same pass once more, to try what comes next several times; nothing for one with caches, which are changed in place.
@@ -55,10 +71,11 @@ impl<'a> Pass<'a> {
         if self.caches.is_some() {
             return None;
         }
-        let Shared { tokens, pass, ref position, ref carried, .. } = self.shared;
+        let Shared { tokens, pass, ref position, ref packing, ref carried, .. } = self.shared;
         let carried = carried.iter().map(|(&key, value)| (key, (**value).copy())).collect();
-        let shared = Shared { tokens, masks: Masks::default(), pass, position: position.clone(), carried };
-        Some(Self { caches: None, shared })
+        let mut copy = Self::at(tokens, None, position.clone(), packing.clone());
+        (copy.shared.pass, copy.shared.carried) = (pass, carried);
+        Some(copy)
     }
 
     /// Begins a pass over the stack, by number, of a model that [runs it several times](super::Frame::passes).
@@ -123,8 +140,12 @@ impl<'p> Step<'_, 'p> {
         self.caches.is_some()
     }
 
-    /// The position of the first new token, from the block's first cache; zero without one.
+    /// The position of the first new token, from the block's first cache; zero without one. Where rows hold several documents, the
+    /// position of each token in its own.
     pub fn offset(&self) -> Offset {
+        if self.shared.packing.is_some() {
+            return self.shared.position.clone();
+        }
         self.caches.as_deref().and_then(<[LayerCache]>::first).map_or(Offset::Same(0), LayerCache::offset)
     }
 
@@ -132,6 +153,11 @@ impl<'p> Step<'_, 'p> {
     /// state does not count tokens. Zero without caches.
     pub fn position(&self) -> &Offset {
         &self.shared.position
+    }
+
+    /// Refuses rows of several documents, for a block that would mix them.
+    pub fn refuse_packing(&self, why: &'static str) -> Result<()> {
+        if self.shared.packing.is_some() { Err(Error::packing(why)) } else { Ok(()) }
     }
 
     /// Remembers keys and values, and attends to all that is remembered.
@@ -152,7 +178,16 @@ impl<'p> Step<'_, 'p> {
     /// - `k`: `[B, K, L, d]`, `v`: `[B, K, L, e]`
     pub fn remember(&mut self, k: &Array, v: &Array, how: &Attend) -> Result<Reach> {
         match self.caches.as_deref_mut() {
-            None => Ok(Reach::uncached(k, v, how)?),
+            None => {
+                let reach = Reach::uncached(k, v, how)?;
+                match &self.shared.packing {
+                    None => Ok(reach),
+                    Some(_) if how.chunk.is_some() => {
+                        Err(Error::packing("its tokens see chunks that are counted from the first token"))
+                    }
+                    Some(packing) => Ok(reach.packed(packing.starts())),
+                }
+            }
             Some([first, ..]) => Ok(first.remember(k, v, how)?),
             Some([]) => Err(Error::Caches { expected: 1, got: 0 }),
         }
@@ -177,16 +212,19 @@ impl<'p> Step<'_, 'p> {
 
     /// What [`remember`](Self::remember) handed out, as plain arrays with a mask, for blocks that compute attention themselves.
     pub fn seen(&self, reach: &Reach) -> Result<Seen> {
+        self.refuse_packing("it computes attention in a way of its own")?;
         Ok(reach.seen(&self.shared.masks)?)
     }
 
     /// Which keys each query sees, `true` where it does: `[L, S]`, or `[B, 1, L, S]` where rows have caches of their own; nothing where all see all.
     pub fn shown(&self, reach: &Reach) -> Result<Option<Array>> {
+        self.refuse_packing("it chooses among all tokens of a row")?;
         Ok(reach.shown(&self.shared.masks)?)
     }
 
     /// An array of the recurrent state, as it was kept after the last tokens; nothing at the start of a sequence.
     pub fn recall(&mut self, slot: usize) -> Result<Option<Array>> {
+        self.refuse_packing(CARRIES)?;
         match self.caches.as_deref_mut() {
             None => Ok(None),
             Some([first, ..]) => Ok(first.recall(slot)?),
@@ -196,6 +234,7 @@ impl<'p> Step<'_, 'p> {
 
     /// Keeps an array of the recurrent state for the next tokens; the first axis is the batch.
     pub fn keep(&mut self, slot: usize, array: Array) -> Result<()> {
+        self.refuse_packing(CARRIES)?;
         match self.caches.as_deref_mut() {
             None => Ok(()),
             Some([first, ..]) => Ok(first.keep(slot, array)?),
@@ -210,6 +249,7 @@ impl<'p> Step<'_, 'p> {
 
     /// The latest rows and the groups of a layer that compresses; nothing without a cache.
     pub fn compressed(&mut self) -> Result<Option<&mut CompressedCache>> {
+        self.refuse_packing("it reads tokens in groups")?;
         match self.caches.as_deref_mut() {
             None => Ok(None),
             Some([first, ..]) => Ok(Some(first.compressed_mut()?)),

@@ -130,7 +130,7 @@ fn list(faults: &[Fault]) -> String {
 impl Hint for DataError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::TooFewRows { .. } => Some("take a smaller batch".into()),
+            Self::TooFewRows { .. } => Some("use a smaller batch".into()),
             Self::NoRows { .. } => Some("name a split that has rows, or add the file".into()),
             Self::AllTooLong { .. } => {
                 Some("raise the maximum sequence length, or cut the texts into shorter ones".into())

@@ -1,14 +1,15 @@
 //! Rows of a fixed length, filled with whole documents, and batches of rows.
 //!
-//! Documents in a row see those before them: with documents that begin and end with their own marks a model learns soon
-//! to look no further back, and rows are full without masks. Unusual: no document is cut that fits into a row.
+//! Documents in such a row see those before them, as in the training of models from scratch: with documents that begin and end with
+//! their own marks a model learns soon to look no further back. Unusual: no document is cut that fits into a row. Rows for fine-tuning,
+//! whose documents do not see each other, are [`Packed`](super::Packed).
 
 use mlxlm_core::Array;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::{Documents, Example, Row};
+use super::Documents;
 use crate::{Error, Result};
 
 /// The number of open rows among which a document looks for the fullest that it still fits into.
@@ -25,6 +26,8 @@ pub struct Batch {
     pub mask: Array,
     /// How many targets there are.
     pub tokens: usize,
+    /// Where documents begin in each row, if they are not to see each other; empty otherwise.
+    pub documents: Vec<Vec<i32>>,
 }
 
 impl Batch {
@@ -43,6 +46,7 @@ impl Batch {
             targets: Array::from_slice(&targets, &shape),
             tokens: mask.iter().filter(|&&one| one > 0.0).count(),
             mask: Array::from_slice(&mask, &shape),
+            documents: Vec::new(),
         }
     }
 }
@@ -101,59 +105,8 @@ pub fn pack(documents: &[Vec<u32>], len: usize, seed: u64) -> Vec<Vec<u32>> {
     rows.into_iter().map(|row| row.concat()).collect()
 }
 
-/// A row of several examples, one after the other.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Packed {
-    /// The tokens of all of them.
-    pub tokens: Vec<u32>,
-    /// Which of the tokens are learned: not those of masked prompts, and not the first of each example, which nothing
-    /// before it could tell.
-    pub learned: Vec<bool>,
-}
-
-/// Fills rows of at most `len` tokens with examples, as [`pack`] does with documents.
-///
-/// What stands behind in a row sees what stands before it.
-pub fn pack_examples(examples: &[Example], len: usize, seed: u64) -> Vec<Packed> {
-    let len = len.max(2);
-    let pieces = examples.iter().flat_map(|example| {
-        let starts = (0..example.tokens.len()).step_by(len);
-        starts.map(move |from| (example, from..example.tokens.len().min(from + len)))
-    });
-    let rows = fill(pieces.collect(), |(_, range)| range.len(), len, seed);
-    let packed = |row: Vec<(&Example, std::ops::Range<usize>)>| {
-        let mut packed = Packed::default();
-        for (example, range) in row {
-            packed.learned.extend(range.clone().map(|i| i >= example.start && i != range.start));
-            packed.tokens.extend_from_slice(&example.tokens[range]);
-        }
-        packed
-    };
-    rows.into_iter().map(packed).collect()
-}
-
-impl Row for Packed {
-    type Batch = Batch;
-
-    fn longest(&self) -> usize {
-        self.tokens.len()
-    }
-
-    /// Padded to `max_len`, so that all batches have one shape.
-    fn batch(rows: &[&Self], max_len: usize) -> Batch {
-        let cut: Vec<Vec<u32>> = rows.iter().map(|row| row.tokens[..row.tokens.len().min(max_len)].to_vec()).collect();
-        let len = max_len.max(2) - 1;
-        let learned = |row: &&Self| -> Vec<f32> {
-            (1..=len).map(|i| if row.learned.get(i) == Some(&true) { 1.0 } else { 0.0 }).collect()
-        };
-        let mask: Vec<f32> = rows.iter().flat_map(learned).collect();
-        let tokens = mask.iter().filter(|&&one| one > 0.0).count();
-        Batch { mask: Array::from_slice(&mask, &[rows.len() as i32, len as i32]), tokens, ..Batch::new(&cut, len) }
-    }
-}
-
 /// Puts pieces together to rows of at most `len`, in an order drawn from `seed`, and shuffles the rows.
-fn fill<P>(pieces: Vec<P>, length: impl Fn(&P) -> usize, len: usize, seed: u64) -> Vec<Vec<P>> {
+pub(super) fn fill<P>(pieces: Vec<P>, length: impl Fn(&P) -> usize, len: usize, seed: u64) -> Vec<Vec<P>> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut order = pieces;
     order.shuffle(&mut rng);

@@ -87,6 +87,7 @@ impl Batch {
             targets: Array::from_slice(&targets, &shape),
             tokens: mask.iter().filter(|&&one| one > 0.0).count(),
             mask: Array::from_slice(&mask, &shape),
+            documents: Vec::new(),
         }
     }
 }

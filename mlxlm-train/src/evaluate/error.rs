@@ -55,7 +55,7 @@ pub enum EvaluateError {
 impl Hint for EvaluateError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::TooFewTokens { .. } => Some("take more texts, or shorter sequences".into()),
+            Self::TooFewTokens { .. } => Some("use more texts, or shorter sequences".into()),
             Self::Vocabulary { .. } => Some("compare a model with one of the same family".into()),
             Self::Task { .. } | Self::Document { .. } | Self::Option { .. } => None,
         }

@@ -55,7 +55,7 @@ fn list(lines: &[String]) -> String {
 impl Hint for MergeError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Quantized { .. } => Some("`mlxlm convert --dequantize` makes plain weights of them".into()),
+            Self::Quantized { .. } => Some("dequantize them with `mlxlm convert --dequantize`".into()),
             Self::Types { .. } | Self::Tensors { .. } => Some("merge fine-tunes of one and the same model".into()),
             Self::Config { .. } | Self::NoLayers { .. } => None,
         }

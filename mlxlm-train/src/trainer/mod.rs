@@ -45,12 +45,13 @@ use std::time::Instant;
 
 use mlxlm_core::{Array, device};
 use mlxlm_models::CausalLm;
+use mlxlm_models::frame::Packing;
 
 pub use checkpoint::{Checkpoints, STATE_FILE};
 pub use event::{Event, Report};
 pub use options::TrainerOptions;
 
-use crate::data::{Rows, SortedBatches, Splits, once};
+use crate::data::{Rows, SortedBatches, Splits, once, pack_examples};
 use crate::optim::{Optimizer, Rule};
 use crate::{Error, Result, Trainable, TrainingState};
 use step::Learn;
@@ -144,6 +145,12 @@ impl<'a> Trainer<'a> {
     pub fn run(&mut self, splits: &Splits, listener: &mut Listener) -> Result<Ending> {
         self.check_rows("train", &splits.train)?;
         match (&splits.train, &splits.valid) {
+            (Rows::Examples(train), Rows::Examples(valid)) if self.options.packing => {
+                self.check_packing()?;
+                let TrainerOptions { max_seq_length, seed, .. } = self.options;
+                let [train, valid] = [train, valid].map(|rows| pack_examples(rows, max_seq_length, seed));
+                self.run_over(&train, &valid, listener)
+            }
             (Rows::Examples(train), Rows::Examples(valid)) => self.run_over(train, valid, listener),
             (Rows::Preferences(train), Rows::Preferences(valid)) => self.run_over(train, valid, listener),
             (Rows::Examples(train), Rows::Preferences(valid)) if valid.is_empty() => {
@@ -248,6 +255,13 @@ impl<'a> Trainer<'a> {
             }
         }
         Ok(Some((sum / weight.max(1.0)) as f32))
+    }
+
+    /// Refuses a model that would mix the texts of a row, before the first step. Nothing is computed.
+    fn check_packing(&self) -> Result<()> {
+        let packing = Packing::new(vec![vec![0, 1]], 2)?;
+        self.model.hidden_packed(&Array::from_slice(&[0, 0], &[1, 2]), &packing)?;
+        Ok(())
     }
 
     /// Refuses rows of another kind than the objective needs, and those that teach nothing.

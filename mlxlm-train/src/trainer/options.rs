@@ -13,6 +13,8 @@ pub struct TrainerOptions {
     pub batch_size: usize,
     /// Tokens that are read of a row; what comes after them is cut off.
     pub max_seq_length: usize,
+    /// Whether a row holds as many texts as fit into `max_seq_length` tokens, none of which sees another.
+    pub packing: bool,
     /// The learning rate over the optimizer's steps.
     pub schedule: Schedule,
     /// Batches whose gradients make one step of the optimizer.
@@ -44,6 +46,7 @@ impl Default for TrainerOptions {
             iters: 1000,
             batch_size: 4,
             max_seq_length: 2048,
+            packing: false,
             schedule: Schedule::Constant(1e-5),
             grad_accumulation_steps: 1,
             max_grad_norm: None,
@@ -75,6 +78,9 @@ impl TrainerOptions {
         }
         if self.max_seq_length < 2 {
             return wrong("max_seq_length", self.max_seq_length.to_string(), "at least 2");
+        }
+        if self.packing && self.objective.needs_preferences() {
+            return wrong("packing", "true".into(), "false, since pairs of answers are not packed");
         }
         let positive = [("max_grad_norm", self.max_grad_norm), ("lora_plus_ratio", self.lora_plus_ratio)];
         for (name, value) in positive.into_iter().chain([("beta", self.objective.beta())]) {

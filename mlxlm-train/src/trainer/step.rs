@@ -4,7 +4,7 @@ use mlxlm_core::{Array, memory, random, transforms};
 use mlxlm_models::CausalLm;
 
 use super::Trainer;
-use crate::data::{Batch, Example, Preference, PreferenceBatch, Row};
+use crate::data::{Batch, Example, Packed, Preference, PreferenceBatch, Row};
 use crate::optim::clip_by_global_norm;
 use crate::{Objective, Result, log_likelihoods, loss};
 
@@ -50,6 +50,28 @@ impl Learn for Example {
 
     fn learned(&self, max_len: usize) -> usize {
         self.tokens.len().min(max_len).saturating_sub(self.start.max(1))
+    }
+}
+
+impl Learn for Packed {
+    fn losses(_: Objective, model: &(dyn CausalLm + 'static), batch: &Batch, _: Option<&Array>) -> Result<Vec<Array>> {
+        Ok(vec![loss::mean(model, batch)?])
+    }
+
+    fn reference(_: &(dyn CausalLm + 'static), _: &Batch) -> Result<Option<Array>> {
+        Ok(None)
+    }
+
+    fn tokens(batch: &Batch) -> u64 {
+        batch.tokens as u64
+    }
+
+    fn weight(batch: &Batch) -> f64 {
+        batch.tokens as f64
+    }
+
+    fn learned(&self, max_len: usize) -> usize {
+        self.learned.iter().take(max_len).filter(|learned| **learned).count()
     }
 }
 

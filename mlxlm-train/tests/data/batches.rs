@@ -69,18 +69,24 @@ fn too_few_rows_are_refused() {
 }
 
 #[test]
-fn packed_rows_hold_every_token_once_and_learn_what_the_examples_learn() {
-    let rows: Vec<Example> = (0..40).map(|i| example(2 + i * 7 % 13, i % 2)).chain([example(50, 40)]).collect();
+fn packed_rows_hold_every_text_once_and_learn_what_texts_learn_alone() {
+    let rows: Vec<Example> = (0..40).map(|i| example(2 + i * 7 % 13, i % 2)).chain([example(50, 15)]).collect();
     let packed = pack_examples(&rows, 20, 3);
     let tokens: usize = packed.iter().map(|row| row.tokens.len()).sum();
-    assert_eq!(tokens, rows.iter().map(|row| row.tokens.len()).sum::<usize>());
+    // The long one is cut off, as it would be alone.
+    assert_eq!(tokens, rows[..40].iter().map(|row| row.tokens.len()).sum::<usize>() + 20);
     assert!(packed.iter().all(|row| row.tokens.len() <= 20 && row.tokens.len() == row.learned.len()));
+    assert_eq!(packed.iter().map(|row| row.starts.len()).sum::<usize>(), 41);
     let learned: usize = packed.iter().map(|row| row.learned.iter().filter(|&&one| one).count()).sum();
-    // Of the long one the last piece alone is learned: its tokens 41 to 49, of which the first of the piece is none.
-    let expected: usize = rows[..40].iter().map(|row| row.tokens.len() - 1).sum::<usize>() + 9;
+    let expected: usize = rows[..40].iter().map(|row| row.tokens.len() - 1).sum::<usize>() + 5;
     assert_eq!(learned, expected);
-    let batch = <mlxlm_train::data::Packed as Row>::batch(&packed.iter().take(2).collect::<Vec<_>>(), 20);
+    let two: Vec<_> = packed.iter().filter(|row| row.starts.len() > 1).take(2).collect();
+    let batch = <mlxlm_train::data::Packed as Row>::batch(&two, 20);
     assert_eq!(batch.inputs.shape(), [2, 19]);
-    let in_two: usize = packed[..2].iter().map(|row| row.learned[1..].iter().filter(|&&one| one).count()).sum();
+    let in_two: usize = two.iter().map(|row| row.learned[1..].iter().filter(|&&one| one).count()).sum();
     assert_eq!(batch.tokens, in_two);
+    let starts = |row: usize| batch.documents[row].iter().map(|start| *start as usize).collect::<Vec<_>>();
+    for (row, packed) in two.iter().enumerate() {
+        assert_eq!(starts(row), packed.starts.iter().copied().filter(|start| *start < 19).collect::<Vec<_>>());
+    }
 }

@@ -79,6 +79,9 @@ pub struct Causal {
     /// before it. It is negative if so many tokens are no longer there: kernels add numbers up in groups that are counted from it,
     /// so that a query has the same bits whatever else is held.
     pub padding: Vec<i32>,
+    /// Where documents begin in each row of the batch, in ascending order, if rows hold several, one behind the other; empty if
+    /// they do not. A query sees the keys of its own document.
+    pub documents: Vec<Vec<i32>>,
     /// Where keys lie that are not in the order of time.
     pub ring: Option<Ring>,
 }
@@ -107,6 +110,14 @@ impl Causal {
         self.window.is_some_and(|window| keys > window)
             || self.chunk.is_some_and(|c| c.first / c.size != (c.first + keys - 1) / c.size)
             || self.padding.iter().any(|&padding| padding > 0)
+            || self.documents.iter().flatten().any(|&start| 0 < start && start < keys)
+    }
+
+    /// Where the document of a key begins, in a row of the batch.
+    pub(crate) fn document(&self, row: usize, key: i32) -> i32 {
+        let starts = self.documents.get(row).map_or(&[][..], Vec::as_slice);
+        let behind = starts.partition_point(|&start| start <= key);
+        behind.checked_sub(1).map_or(0, |own| starts[own].max(0))
     }
 
     /// Whether the rule can be followed in a batch of `rows` with so many keys.
@@ -114,6 +125,8 @@ impl Causal {
         self.window.is_none_or(|window| window > 0)
             && self.chunk.is_none_or(|chunk| chunk.size > 0 && chunk.first >= 0)
             && (self.padding.is_empty() || self.padding.len() == rows as usize)
+            && (self.documents.is_empty() || self.documents.len() == rows as usize)
+            && self.documents.iter().all(|starts| starts.is_sorted())
             && self.ring.is_none_or(|ring| ring.fits(keys))
     }
 }

@@ -17,7 +17,7 @@ pub struct Row<'a> {
     pub keys: Stored<'a>,
     /// `[1, K, S, e]`
     pub values: Stored<'a>,
-    /// Which keys the row's queries see. Its padding has one entry at most.
+    /// Which keys the row's queries see. Its padding and its documents have one entry at most.
     pub rule: Causal,
 }
 
@@ -98,6 +98,12 @@ fn check(q: &Array, rows: &[Row<'_>]) -> Result<(), Exception> {
         if row.rule.padding.len() > 1 {
             let given = row.rule.padding.len();
             return Err(Exception::custom(format!("row {i}: its rule may have one padding, not {given}")));
+        }
+        if row.rule.documents.len() > 1 {
+            let given = row.rule.documents.len();
+            return Err(Exception::custom(format!(
+                "row {i}: its rule may have the documents of one row, not of {given}"
+            )));
         }
     }
     Ok(())

@@ -39,9 +39,10 @@ fn gradients_of_long_sequences_are_those_of_the_plain_version() {
     };
     let window = Causal { window: Some(20), ..Causal::default() };
     let chunk = Some(Chunk { size: 100, first: 30 });
-    let all = Causal { window: Some(90), chunk, padding: vec![0, 70], ring: None };
+    let all = Causal { window: Some(90), chunk, padding: vec![0, 70], ..Causal::default() };
+    let documents = Causal { documents: vec![vec![0, 1, 30, 66, 149], vec![0]], ..Causal::default() };
     for (sizes, softcap) in [([1, 1, 1, 4, 4], None), ([64, 2, 2, 16, 8], Some(2.0)), ([150, 6, 1, 32, 32], None)] {
-        for rule in [&Causal::default(), &window, &all] {
+        for rule in [&Causal::default(), &window, &all, &documents] {
             check_sizes(sizes, rule, softcap);
         }
     }
@@ -63,12 +64,13 @@ fn inputs() -> [Array; 3] {
 #[test]
 fn gradients_under_masks_and_rules_are_what_steps_make() {
     let chunk = Some(Chunk { size: 4, first: 2 });
-    let causal = Causal { window: Some(5), chunk, padding: vec![0, 3], ring: None };
+    let causal = Causal { window: Some(5), chunk, padding: vec![0, 3], ..Causal::default() };
+    let documents = Sight::causal(Causal { documents: vec![vec![0, 7], vec![0, 4, 8]], ..Causal::default() });
     let mask = normal(&[2, 1, 3, 9], 4);
     let bools = mask.gt(Array::from_f32(-0.5)).unwrap();
     let both = Sight::causal(Causal { window: Some(7), ..Causal::default() }).and(Some(&bools));
     let (plain, rules) = (Sight::causal(Causal::default()), Sight::causal(causal));
-    for sight in [Sight::all(), plain, rules, Sight::biased(&bools), both] {
+    for sight in [Sight::all(), plain, rules, documents, Sight::biased(&bools), both] {
         let how = Attention { sight, ..Attention::scaled(0.2) };
         check(
             &inputs(),

@@ -51,8 +51,8 @@ fn shown(sight: &Sight<'_>, queries: i32, keys: i32) -> Result<Option<Array>, Ex
     })
 }
 
-/// The rule as an array for `queries` queries, the last of `keys` keys: `[L, S]`, or `[B, 1, L, S]` with padding. Columns are the
-/// keys where they lie.
+/// The rule as an array for `queries` queries, the last of `keys` keys: `[L, S]`, or `[B, 1, L, S]` with padding or documents. Columns
+/// are the keys where they lie.
 ///
 /// # Errors
 /// Of a ring that so many keys cannot lie in.
@@ -89,6 +89,12 @@ fn seen_in_time(rule: &Causal, queries: i32, keys: i32) -> Result<Array, Excepti
         let place = own.add(Array::from_int(first))?;
         let start = place.floor_divide(Array::from_int(size))?.multiply(Array::from_int(size))?;
         both(keys.add(Array::from_int(first))?.ge(start)?)?;
+    }
+    if rule.documents.iter().flatten().any(|&start| start > 0) {
+        let count = keys.dim(1);
+        let of_row = |row| (count - queries..count).map(move |own| rule.document(row, own));
+        let starts: Vec<i32> = (0..rule.documents.len()).flat_map(of_row).collect();
+        both(keys.ge(Array::from_slice(&starts, &[rule.documents.len() as i32, 1, queries, 1]))?)?;
     }
     if rule.padding.iter().any(|&padding| padding > 0) {
         let most = keys.dim(1) - 1;

@@ -205,7 +205,8 @@ pub(super) fn seen(rule: Option<&Causal>, batch: usize, own: usize, keys: usize)
     let padding = padding(Some(rule), batch, keys);
     let window = rule.window.map_or(0, |window| (own + 1).saturating_sub(window as usize));
     let chunk = rule.chunk.map_or(0, |chunk| own.saturating_sub((own + chunk.first as usize) % chunk.size as usize));
-    window.max(chunk).max(padding)..own.max(padding) + 1
+    let document = rule.document(batch, own as i32) as usize;
+    window.max(chunk).max(document).max(padding)..own.max(padding) + 1
 }
 
 /// The keys at the front of a row of the batch that no query sees.

@@ -104,7 +104,8 @@ struct Case {
     sinks: Option<Array>,
 }
 
-pub(super) const CAUSAL: Causal = Causal { window: None, chunk: None, padding: Vec::new(), ring: None };
+pub(super) const CAUSAL: Causal =
+    Causal { window: None, chunk: None, padding: Vec::new(), documents: Vec::new(), ring: None };
 
 impl Case {
     /// Keys and values lie in a cache with room for more, queries by position first, as models make them.
@@ -430,8 +431,13 @@ fn rules(s: i32) -> impl Strategy<Value = Option<Causal>> {
     let window = prop_oneof![Just(None), (1..s + 2).prop_map(Some)];
     let chunk = prop_oneof![Just(None), (1..s + 2, 0..200_i32).prop_map(|(size, first)| Some(Chunk { size, first }))];
     let padding = prop_oneof![Just(Vec::new()), prop::collection::vec(-3..s + 3, 2)];
-    let rule = (window, chunk, padding)
-        .prop_map(|(window, chunk, padding)| Some(Causal { window, chunk, padding, ring: None }));
+    let starts = prop::collection::vec(0..s + 3, 0..4).prop_map(|mut starts| {
+        starts.sort_unstable();
+        starts
+    });
+    let documents = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(starts, 2)];
+    let rule = (window, chunk, padding, documents)
+        .prop_map(|(window, chunk, padding, documents)| Some(Causal { window, chunk, padding, documents, ring: None }));
     prop_oneof![1 => Just(None), 1 => Just(Some(CAUSAL)), 4 => rule]
 }
 

@@ -360,12 +360,13 @@ fn scaled(x: Array, scale: Option<f32>) -> Result<Array> {
     }
 }
 
-/// `1 + beta · ln(1 + floor(t / original))` for each position `t`: `[L, 1]`, or `[B, 1, L, 1]` where rows are elsewhere.
+/// `1 + beta · ln(1 + floor(t / original))` for each position `t`: `[L, 1]`, or `[B, 1, L, 1]` where rows or tokens are elsewhere.
 fn grown(len: i32, offset: &Offset, (beta, original): (f32, f32)) -> Result<Array> {
     let steps = ops::arange::<i32, f32>(0, len, None)?.expand_dims(1)?;
     let positions = match offset {
         Offset::Same(offset) => steps.add(Array::from_f32(*offset as f32))?,
         Offset::Rows(rows) => steps.add(rows.reshape(&[-1, 1, 1, 1])?)?,
+        Offset::Tokens(places) => places.expand_dims_axes(&[1, 3])?.as_dtype(Dtype::Float32)?,
     };
     let spans = ops::floor(positions.divide(Array::from_f32(original))?)?;
     let growth = spans.add(Array::from_f32(1.0))?.log()?.multiply(Array::from_f32(beta))?;

@@ -30,7 +30,8 @@ impl Kind {
             let newest = newest.index(keys as usize);
             Ring { keep: keep.index(newest + 1) as i32, newest: newest as i32 }
         });
-        Causal { window: self.window, chunk: self.chunk, padding: self.padding.into_iter().collect(), ring }
+        let padding = self.padding.into_iter().collect();
+        Causal { window: self.window, chunk: self.chunk, padding, ring, ..Causal::default() }
     }
 
     /// Two tensors of the row in a cache with room for more, of so many heads and these widths.
