@@ -49,7 +49,7 @@ pub enum Error {
     },
 
     /// A rotating cache without room for a token beside those that are never dropped.
-    #[error("a rotating cache of {max_size} tokens of which {keep} are never dropped has no room for others")]
+    #[error("a rotating cache of {max_size} tokens is too small: the first {keep} tokens are always kept")]
     Room {
         /// The tokens it was to hold.
         max_size: i32,
@@ -134,7 +134,7 @@ pub enum Error {
     },
 
     /// A cache that is quantized already, and otherwise.
-    #[error("the cache is quantized already: {held}, and not {asked}")]
+    #[error("the cache is already quantized: {held}, not {asked}")]
     Requantize {
         /// How it is quantized.
         held: KvFormat,
@@ -242,7 +242,7 @@ pub enum FileProblem {
         expected: String,
     },
     /// Arrays that belong to no cache.
-    #[error("no cache of it has a use for its arrays {}", listed(keys, LISTED))]
+    #[error("it has unexpected arrays {}", listed(keys, LISTED))]
     LeftOver {
         /// The keys.
         keys: Vec<String>,
@@ -284,12 +284,12 @@ impl Hint for Error {
         match self {
             Self::Core(error) => error.hint(),
             Self::Scheme(error) => error.hint(),
-            Self::Room { keep, .. } => Some(format!("give a size of more than {keep} tokens")),
+            Self::Room { keep, .. } => Some(format!("use a size of more than {keep} tokens")),
             Self::Group { keys, values, .. } => Some(groups_that_fit(*keys, *values)),
-            Self::Requantize { held, .. } => Some(format!("ask for {held}, as the cache has them")),
-            Self::NothingToQuantize { .. } => Some("leave the cache unquantized".into()),
-            Self::Kind { action: READ_PLAIN, .. } => Some("leave the cache unquantized for this architecture".into()),
-            Self::Misfit { .. } => Some("use the cache with the model that it was made with".into()),
+            Self::Requantize { held, .. } => Some(format!("use {held}, as in the cache")),
+            Self::NothingToQuantize { .. } => Some("do not quantize the cache".into()),
+            Self::Kind { action: READ_PLAIN, .. } => Some("do not quantize the cache of this architecture".into()),
+            Self::Misfit { .. } => Some("use the cache with the model it was made with".into()),
             Self::File { problem, .. } => Some(match problem {
                 FileProblem::NoMetadata { .. } => "prompt caches are made by `mlxlm cache_prompt`".into(),
                 _ => "make the prompt cache again".into(),
@@ -307,8 +307,8 @@ fn groups_that_fit(keys: i32, values: i32) -> String {
     };
     let fitting: Vec<String> = [32, 64, 128].iter().filter(|group| fits(group)).map(i32::to_string).collect();
     match fitting.is_empty() {
-        true => "no group fits these widths; leave the cache unquantized".into(),
-        false => format!("take groups of {}, or leave the cache unquantized", fitting.join(" or ")),
+        true => "no group fits these widths; do not quantize the cache".into(),
+        false => format!("use groups of {}, or do not quantize the cache", fitting.join(" or ")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a model remembers of the tokens it has read, so that the next token costs one step and not the whole prompt.
+//! Caches of the tokens that a model has read, so that the next token costs one step instead of the whole prompt.
 //!
 //! - [`CacheKind`] is what an architecture declares for each of its layers, as data.
 //! - [`Caches`] holds one [`LayerCache`] for each layer of a sequence. A layer's attention tells its cache to
@@ -6,9 +6,10 @@
 //! - [`Attend`] says how a layer attends (scale, soft-cap, sinks, window); [`Masks`] remembers the masks that the layers
 //!   of one forward pass share. Without a cache, as in training, keys and values are a [`Reach`] of their own.
 //!
-//! Which tokens are kept (all, a window, a chunk) and how they are kept (as they come, or quantized) are independent:
+//! Which tokens are kept (all, a window, a chunk) and how they are kept (exact or quantized) are independent:
 //! every kind that keeps keys and values can be quantized. Files are those of Python mlx-lm ([`Caches::save`],
-//! [`Caches::load`]). A [`store::PromptStore`] keeps the caches of prompts for those that begin alike, in memory and on disk.
+//! [`Caches::load`]). A [`store::PromptStore`] keeps the caches of prompts for later prompts with the same beginning, in
+//! memory and on disk.
 //!
 //! ```
 //! use mlxlm_cache::{Attend, CacheKind, Caches, Masks, Offset};

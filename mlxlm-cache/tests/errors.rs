@@ -85,8 +85,8 @@ fn more_tokens_than_positions() {
 #[test]
 fn no_room() {
     let good = [1, 2, 3, 4];
-    let expected = "a rotating cache of 4 tokens of which 4 are never dropped has no room for others";
-    let hint = Some("give a size of more than 4 tokens");
+    let expected = "a rotating cache of 4 tokens is too small: the first 4 tokens are always kept";
+    let hint = Some("use a size of more than 4 tokens");
     check(Caches::with_max_size(&[CacheKind::Kv], 4), expected, hint);
     let inside = CacheKind::List(vec![CacheKind::State { slots: 1 }, CacheKind::List(vec![CacheKind::Kv])]);
     check(Caches::with_max_size(&[inside], 4), expected, hint);
@@ -111,8 +111,8 @@ fn no_room() {
     }
     check(
         attend(&mut LayerCache::new(&CacheKind::Rotating { max_size: 0, keep: 0 }), &good, &good, &good),
-        "a rotating cache of 0 tokens of which 0 are never dropped has no room for others",
-        Some("give a size of more than 0 tokens"),
+        "a rotating cache of 0 tokens is too small: the first 0 tokens are always kept",
+        Some("use a size of more than 0 tokens"),
     );
 }
 
@@ -136,7 +136,7 @@ fn what_a_kind_cannot() {
     check(
         kv.layers_mut()[0].remember(&x, &x, &Attend::scaled(1.0)).and_then(|reach| reach.seen(&Masks::default())),
         "a quantized cache cannot hand out its keys and values as they were",
-        Some("leave the cache unquantized for this architecture"),
+        Some("do not quantize the cache of this architecture"),
     );
 }
 
@@ -152,12 +152,12 @@ fn quantizing() {
     check(
         kv.quantize(KvFormat::new(8, 64).unwrap(), 0),
         "keys and values of the widths 32 and 32 cannot be quantized in groups of 64",
-        Some("take groups of 32, or leave the cache unquantized"),
+        Some("use groups of 32, or do not quantize the cache"),
     );
     for (widths, hint) in [
-        ([96, 192], "take groups of 32, or leave the cache unquantized"),
-        ([128, 64], "take groups of 32 or 64, or leave the cache unquantized"),
-        ([80, 64], "no group fits these widths; leave the cache unquantized"),
+        ([96, 192], "use groups of 32, or do not quantize the cache"),
+        ([128, 64], "use groups of 32 or 64, or do not quantize the cache"),
+        ([80, 64], "no group fits these widths; do not quantize the cache"),
     ] {
         let refused: Result<(), _> = Err(Error::Group { keys: widths[0], values: widths[1], group_size: 128 });
         let [keys, values] = widths;
@@ -169,25 +169,25 @@ fn quantizing() {
     kv.quantize(bits(8), 0).unwrap();
     check(
         kv.quantize(bits(4), 0),
-        "the cache is quantized already: 8 bits in groups of 32, and not 4 bits in groups of 32",
-        Some("ask for 8 bits in groups of 32, as the cache has them"),
+        "the cache is already quantized: 8 bits in groups of 32, not 4 bits in groups of 32",
+        Some("use 8 bits in groups of 32, as in the cache"),
     );
     check(
         kv.quantize(KvFormat::mixed([8, 4], 32).unwrap().rotated([true, false]), 0),
-        "the cache is quantized already: 8 bits in groups of 32, and not 8 bits for keys and 4 for values in groups of 32, keys rotated",
-        Some("ask for 8 bits in groups of 32, as the cache has them"),
+        "the cache is already quantized: 8 bits in groups of 32, not 8 bits for keys and 4 for values in groups of 32, keys rotated",
+        Some("use 8 bits in groups of 32, as in the cache"),
     );
     let states = CacheKind::State { slots: 1 };
     check(
         Caches::new(&[states.clone(), states]).quantize(KvFormat::new(8, 64).unwrap(), 0),
         "no layer of this model keeps keys and values that could be quantized; its caches are recurrent-state",
-        Some("leave the cache unquantized"),
+        Some("do not quantize the cache"),
     );
 }
 
 #[test]
 fn caches_of_another_model() {
-    let hint = Some("use the cache with the model that it was made with");
+    let hint = Some("use the cache with the model it was made with");
     let state = |slots| CacheKind::State { slots };
     let compressed = Caches::new(&[CacheKind::Compressed]);
     compressed.check_fits(&[CacheKind::Compressed]).unwrap();

@@ -156,7 +156,7 @@ pub(crate) struct SamplingArgs {
     /// Sampling temperature (0: always take the most likely token).
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temp: f64,
-    /// Sample from the most likely tokens whose probabilities add up to this.
+    /// Sample from the most likely tokens that reach this total probability.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) top_p: f64,
     /// Probability of applying XTC at each token.
@@ -203,7 +203,7 @@ pub(crate) struct GenerateArgs {
     /// Minimum probability of a token, relative to the most likely one.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) min_p: f64,
-    /// Sample from the K most likely tokens (0: all).
+    /// Sample from the N most likely tokens (0: all).
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
     /// Minimum number of tokens that `--min-p` keeps.
@@ -454,10 +454,10 @@ pub(crate) struct ServerArgs {
     /// Default sampling temperature (0: always take the most likely token).
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temp: f64,
-    /// Sample from the most likely tokens whose probabilities add up to this.
+    /// Sample from the most likely tokens that reach this total probability.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) top_p: f64,
-    /// Sample from the K most likely tokens (0: all).
+    /// Sample from the N most likely tokens (0: all).
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
     /// Minimum probability of a token, relative to the most likely one.

@@ -135,8 +135,8 @@ impl<'a> Conversation<'a> {
                 && role(message).is_some_and(|role| ["system", "user", "assistant"].contains(&role.as_str()))
         };
         if !messages.iter().all(is_message) {
-            return Err(Failure::new("it does not hold the messages of a conversation")
-                .hint("`/save` writes them: a list of objects with `role` and `content`"));
+            return Err(Failure::new("it is not a saved conversation")
+                .hint("`/save` writes one: a list of objects with `role` and `content`"));
         }
         let (system, others): (Vec<Value>, Vec<Value>) =
             messages.into_iter().partition(|message| message["role"] == "system");
@@ -161,7 +161,7 @@ impl<'a> Conversation<'a> {
     /// Answers the last question once more. If that fails, the answer that was there stays.
     pub(crate) fn answer_again(&mut self, listener: &mut dyn Listener) -> Result<Option<Answered>> {
         let Some(before) = self.messages.pop_if(|message| message["role"] == "assistant") else {
-            return Err(Failure::new("there is no answer yet that could be made again"));
+            return Err(Failure::new("there is no answer to generate again"));
         };
         let answered = self.generate(listener);
         if !matches!(answered, Ok(Some(_))) {

@@ -162,9 +162,28 @@ impl From<mlxlm_sample::Error> for Failure {
     }
 }
 
+/// The most items of a list that are shown, each on its own line.
+const MOST_ITEMS: usize = 3;
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", terminal::line(&self.message))?;
+        let is_item = |line: &&str| line.trim_start().starts_with("- ");
+        let (head, items): (Vec<&str>, Vec<&str>) = match self.message.lines().filter(is_item).count() {
+            0 | 1 => (vec![&self.message], Vec::new()),
+            _ => self.message.lines().partition(|line| !is_item(line)),
+        };
+        write!(f, "error: {}", terminal::line(&head.join("\n")))?;
+        // A list may end in `and 7 more`.
+        let rest = |item: &str| item.trim().strip_prefix("- and ")?.strip_suffix(" more")?.parse::<usize>().ok();
+        let unnamed = items.last().and_then(|item| rest(item));
+        let named = &items[..items.len() - usize::from(unnamed.is_some())];
+        for item in named.iter().take(MOST_ITEMS) {
+            write!(f, "\n  - {}", terminal::line(item.trim_start().trim_start_matches("- ")))?;
+        }
+        match named.len().saturating_sub(MOST_ITEMS) + unnamed.unwrap_or(0) {
+            0 => {}
+            more => write!(f, "\n  - and {more} more")?,
+        }
         self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {}", terminal::line(hint)))
     }
 }
@@ -177,6 +196,15 @@ mod tests {
     fn a_failure_is_one_line_and_a_hint() {
         let failure = Failure::usage("no\n  such\n\nthing").hint("look\nelsewhere");
         assert_eq!(failure.to_string(), "error: no such thing\nhint: look elsewhere");
+    }
+
+    #[test]
+    fn a_list_has_a_line_for_each_of_its_first_items() {
+        let shown = |items: &str| Failure::new(format!("they do not fit:{items}")).hint("h").to_string();
+        assert_eq!(shown("\n  - `a`"), "error: they do not fit: `a`\nhint: h");
+        assert_eq!(shown("\n  - `a`\n  - `b`"), "error: they do not fit:\n  - `a`\n  - `b`\nhint: h");
+        let many = shown("\n  - `a`\n  - `b`\n  - `c`\n  - `d`\n  - `e`\n  - and 29 more");
+        assert_eq!(many, "error: they do not fit:\n  - `a`\n  - `b`\n  - `c`\n  - and 31 more\nhint: h");
     }
 
     #[test]

@@ -121,6 +121,7 @@ const HEADINGS: [(&str, &[&str]); 20] = [
             "embed_group_size",
             "n_grid",
             "accumulation_dtype",
+            "plain",
         ],
     ),
     ("Merge", &["method", "weights", "density", "t", "no_normalize", "merge.seed"]),
@@ -143,7 +144,6 @@ const HEADINGS: [(&str, &[&str]); 20] = [
             "max_grad_norm",
             "lora.grad_checkpoint",
             "clear_cache_threshold",
-            "checkpoint",
             "resume",
             "resume_adapter_file",
             "lora.seed",
@@ -217,6 +217,7 @@ const HEADINGS: [(&str, &[&str]); 20] = [
             "save_every",
             "steps_per_report",
             "report_to",
+            "checkpoint",
         ],
     ),
     (
@@ -472,7 +473,7 @@ const EXAMPLES: [(&str, [(&str, &str); 2]); 24] = [
 
 /// The commands and options as help, completions and manual pages show them.
 pub(crate) fn command() -> Command {
-    let root = Cli::command().mut_args(|arg| arg.help_heading("Machine").display_order(900));
+    let root = Cli::command().mut_args(|arg| with_short_value(arg.help_heading("Machine").display_order(900)));
     let root = root.mut_subcommands(|command| {
         let name = command.get_name().to_owned();
         let examples = EXAMPLES.iter().find(|(of, _)| *of == name);
@@ -487,6 +488,7 @@ pub(crate) fn command() -> Command {
     });
     let commands = grouped(&root);
     with_short_help(root)
+        .bin_name("mlxlm")
         .help_template("{about}\n\n{usage-heading} {usage}\n\n{before-help}Options:\n{options}{after-help}")
         .before_help(commands)
         .after_help("`mlxlm COMMAND --help` shows the options of a command, with examples.")

@@ -37,7 +37,7 @@ pub(crate) fn check(model: &Path) -> Result {
         return Ok(());
     }
     let what = format!(
-        "`{}` needs about {} of memory ({} of weights, {} for {USUAL_TOKENS} tokens of context), and {} are free",
+        "`{}` needs about {} of memory ({} for weights, {} for {USUAL_TOKENS} tokens of context), but only {} are free",
         model.display(),
         units::bytes(needed),
         units::bytes(weights),
@@ -45,9 +45,9 @@ pub(crate) fn check(model: &Path) -> Result {
         units::bytes(free)
     );
     match STRICT.load(Ordering::Relaxed) {
-        true => Err(Failure::new(what).hint("take a smaller model, or quantize this one with `mlxlm convert -q`")),
+        true => Err(Failure::new(what).hint("use a smaller model, or quantize this one with `mlxlm convert -q`")),
         false => {
-            warn(format_args!("{what}; it may be slow, or end when memory runs out"));
+            warn(format_args!("{what}; it may be slow, or run out of memory"));
             Ok(())
         }
     }

@@ -17,8 +17,7 @@ use crate::settings::Settings;
 use crate::{memory, progress, terminal};
 
 /// What `--trust-remote-code` does.
-pub(crate) const CODE_IS_NEVER_RUN: &str =
-    "`--trust-remote-code` changes nothing, because no code of a model is ever run";
+pub(crate) const CODE_IS_NEVER_RUN: &str = "`--trust-remote-code` has no effect: code in a model folder is never run";
 
 /// Where a model lies, in a folder or a GGUF file, and where it is from.
 #[derive(Debug)]
@@ -47,12 +46,11 @@ pub(crate) fn resolve_if(
     let hub = hub()?;
     let name = if is_own { name.to_owned() } else { full_name(name, &hub)? };
     if !is_own && let Some(folder) = mlxlm_models::demo::folder(&name)? {
+        accept(&ModelConfig::read(&folder)?)?;
         return Ok(Source { folder, repo: None });
     }
     if is_own && mlxlm_models::demo::names().any(|(built_in, _)| built_in == name) {
-        note(format_args!(
-            "`{name}` is taken from the folder here; the model of that name that is built in is another"
-        ));
+        note(format_args!("using the folder `{name}`, not the built-in model of that name"));
     }
     let mut refused = None;
     let folder = hub.resolve_if(&name, revision, &progress::shown(), &mut |folder| {
@@ -92,12 +90,12 @@ fn full_name(name: &str, hub: &Hub) -> Result<String> {
     match found[..] {
         [] => Ok(name.to_owned()),
         [repo] => {
-            note(format_args!("`{name}` is `{repo}` of the cache"));
+            note(format_args!("using `{repo}` from the cache for `{name}`"));
             Ok(repo.clone())
         }
         _ => {
             let all: Vec<String> = found.iter().map(|repo| format!("`{}`", terminal::name(repo))).collect();
-            Err(Failure::usage(format!("`{name}` may be {}", all.join(" or "))).hint("give the whole name"))
+            Err(Failure::usage(format!("`{name}` may be {}", all.join(" or "))).hint("use the full name"))
         }
     }
 }
@@ -119,7 +117,7 @@ fn not_found(name: &str, error: mlxlm_core::Error) -> Failure {
                 .hint(format!("check the network, the proxy and HF_ENDPOINT; {WITHOUT_NETWORK}"))
         }
         mlxlm_core::Error::Hub(HubError::Offline { cache, revision, .. }) => Failure::new(format!(
-            "{which} at revision `{revision}` is not in the cache `{}`, and the hub is switched off",
+            "{which} at revision `{revision}` is not in the cache `{}`, and HF_HUB_OFFLINE is set",
             cache.display()
         ))
         .hint(format!("unset HF_HUB_OFFLINE to download it; {WITHOUT_NETWORK}")),
@@ -138,7 +136,17 @@ pub(crate) fn hub() -> Result<Hub> {
     Ok(Hub::new(HubOptions::from_env()?))
 }
 
-/// Loads the model `name` with what the arguments lay over it; warnings go to standard error.
+/// Refuses a folder that is not an adapter, by what it lacks.
+fn check_adapter(folder: &Path) -> Result {
+    const CONFIG: &str = "adapter_config.json";
+    match folder.join(CONFIG).exists() {
+        true => Ok(()),
+        false => Err(Failure::new(format!("`{}` has no `{CONFIG}`", folder.display()))
+            .hint("use the folder of an adapter, as `mlxlm lora` or PEFT writes it")),
+    }
+}
+
+/// Loads the model `name` with its adapter, if one is given; warnings go to standard error.
 pub(crate) fn load_model(name: &str, args: &VariantArgs, tokenizer: TokenizerOptions) -> Result<Loaded> {
     load_model_with(name, args, LoadOptions { tokenizer, ..LoadOptions::default() })
 }
@@ -155,6 +163,7 @@ pub(crate) fn load_timed(name: &str, args: &VariantArgs, options: LoadOptions) -
     }
     let Source { folder, .. } = resolve(name, args.revision.as_deref())?;
     memory::check(&folder)?;
+    args.adapter_path.as_deref().map_or(Ok(()), check_adapter)?;
     let begin = Instant::now();
     let busy = Busy::begin(format!("loading {}", terminal::name(name)));
     let loaded = load(folder, &LoadOptions { adapter_path: args.adapter_path.clone(), ..options })?;

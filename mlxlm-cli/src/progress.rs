@@ -133,7 +133,7 @@ fn bar() -> Progress {
                 let before = moved.total();
                 moved.total_bytes = before + total_bytes;
                 let words = format!(
-                    "fetching {} of {}, {}",
+                    "downloading {} of {} ({})",
                     units::counted(files, "file"),
                     terminal::name(repo),
                     units::bytes(total_bytes)

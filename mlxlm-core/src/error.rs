@@ -75,7 +75,7 @@ pub enum Error {
     },
 
     /// A file that should hold JSON does not, or holds JSON of another shape.
-    #[error("`{path}` is not the JSON that was expected: {source}", path = path.display())]
+    #[error("`{path}` is not valid JSON: {source}", path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -154,17 +154,15 @@ impl Hint for Error {
                 std::io::ErrorKind::PermissionDenied => Some("check who owns the folder and its permissions".into()),
                 _ => None,
             },
-            Self::NotAFile { .. } => Some("give the path of a file".into()),
-            Self::TooLarge { .. } => Some("check that this is the right file; real ones are much smaller".into()),
+            Self::NotAFile { .. } => Some("use the path of a file".into()),
+            Self::TooLarge { .. } => Some("check that this is the right file; it is much larger than expected".into()),
             Self::LfsPointer { .. } => {
-                Some("run `git lfs pull` in the folder, or fetch the model by the name of its repository".into())
+                Some("run `git lfs pull` in the folder, or download the model by its repository name".into())
             }
-            Self::LinkOut { .. } => {
-                Some("put a copy of the file in place of the link, if it belongs to the model".into())
-            }
+            Self::LinkOut { .. } => Some("replace the link by a copy of the file, if it belongs to the model".into()),
             #[cfg(feature = "mlx")]
             Self::Mlx(exception) if raw::is_refused_by_system(exception.what()) => Some(
-                "end other programs, raise the limit of this one (`ulimit`), or take a smaller model or prompt".into(),
+                "end other programs, raise the limit of this one (`ulimit`), or use a smaller model or prompt".into(),
             ),
             #[cfg(feature = "mlx")]
             Self::Weights(error) => error.hint(),

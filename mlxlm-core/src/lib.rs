@@ -1,4 +1,4 @@
-//! Tensors and what every model is made of.
+//! Tensors, weights, text and the hub: the parts that every model is made of.
 //!
 //! - [`Array`] and the operations of MLX ([`ops`], [`fast`], [`random`], [`transforms`], [`memory`]), re-exported:
 //!   this is the only crate of the workspace that names `mlx_rs`, and the only one with `unsafe`.
@@ -6,7 +6,7 @@
 //!   alone know whether a weight is dense, quantized or adapted.
 //! - [`weights`]: checkpoints in and out, as a strict view that is walked by path.
 //! - [`quant`]: every quantization mode of MLX.
-//! - [`process`] and [`free_memory`]: what the system may refuse a process, and how much memory it has left.
+//! - [`process`] and [`free_memory`]: limits of the operating system, and free memory.
 //! - [`io`]: files with their path in every error, and writes that appear by rename.
 //! - `text` and `hub` (cargo features): tokenizer, chat template; the Hugging Face hub.
 //!

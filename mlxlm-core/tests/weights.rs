@@ -24,7 +24,7 @@ fn read(bytes: &[u8]) -> Result<Tensors, String> {
     read.map_err(|e| {
         assert!(e.hint().is_some(), "{e} has no hint");
         let message = e.to_string();
-        let start = format!("`{}` is not a sound safetensors file: ", path.display());
+        let start = format!("`{}` is not a valid safetensors file: ", path.display());
         message.strip_prefix(&start).unwrap_or_else(|| panic!("{message}")).to_owned()
     })
 }
@@ -264,10 +264,7 @@ fn an_index_that_misleads_is_refused() {
     assert!(open(empty.path()).unwrap_err().ends_with("holds no `model*.safetensors`"));
     index(empty.path(), &json!([1]));
     let message = open(empty.path()).unwrap_err();
-    assert!(
-        message.starts_with("`model.safetensors.index.json` is not the JSON that was expected: invalid type"),
-        "{message}"
-    );
+    assert!(message.starts_with("`model.safetensors.index.json` is not valid JSON: invalid type"), "{message}");
 }
 
 #[test]

@@ -41,14 +41,14 @@ pub enum Error {
     },
 
     /// The folder brings its own code.
-    #[error("config.json names `{file}` as the code of the model, which is never run")]
+    #[error("config.json names `{file}` as code of the model, which is never run")]
     ModelFile {
         /// The file.
         file: String,
     },
 
     /// The folder that is to be written is there already.
-    #[error("`{folder}` exists already", folder = folder.display())]
+    #[error("`{folder}` already exists", folder = folder.display())]
     Exists {
         /// The folder.
         folder: PathBuf,
@@ -59,7 +59,7 @@ pub enum Error {
     NoHome,
 
     /// A sequence that goes beyond the last learned position.
-    #[error("a sequence has {tokens} tokens, and the model has learned positions for {most}")]
+    #[error("the sequence has {tokens} tokens, but the model supports at most {most} positions")]
     TooLong {
         /// The tokens.
         tokens: i32,
@@ -68,9 +68,7 @@ pub enum Error {
     },
 
     /// A head that predicts further tokens which the model does not have.
-    #[error(
-        "the model has {count} heads that predict further tokens, and head {head} was asked for, counting from zero"
-    )]
+    #[error("the model has {count} heads for multi-token prediction; there is no head {head} (counted from zero)")]
     MtpHead {
         /// The head.
         head: usize,
@@ -141,15 +139,13 @@ impl Hint for Error {
         match self {
             Self::Core(error) => error.hint(),
             Self::Cache(error) => error.hint(),
-            Self::NotAModel { .. } => {
-                Some("give the folder of a model, or the name of a repository as `org/name`".into())
-            }
-            Self::UnknownModelType { .. } => Some("`mlxlm models` lists all that can be loaded".into()),
+            Self::NotAModel { .. } => Some("use a model folder, or a hub repository such as `org/name`".into()),
+            Self::UnknownModelType { .. } => Some("`mlxlm models` lists the supported types".into()),
             Self::ModelFile { .. } => Some("use a checkpoint whose `model_type` is a known architecture".into()),
-            Self::Exists { .. } => Some("name a folder that does not exist, or remove this one".into()),
-            Self::NoHome => Some("set XDG_CACHE_HOME to a folder of yours".into()),
+            Self::Exists { .. } => Some("use a folder that does not exist, or remove this one".into()),
+            Self::NoHome => Some("set XDG_CACHE_HOME to a folder you can write to".into()),
             Self::TooLong { .. } => Some("shorten the prompt, or generate fewer tokens".into()),
-            Self::Packing { .. } => Some("train it without packing: a row for each document".into()),
+            Self::Packing { .. } => Some("train without packing".into()),
             Self::Config { .. } | Self::Caches { .. } | Self::MtpHead { .. } => None,
         }
     }

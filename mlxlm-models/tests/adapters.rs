@@ -176,8 +176,8 @@ fn a_fine_tune_of_another_model_is_one_error() {
             "the weights do not fit the model:\
              \n  - `{Q}.lora_a` is [33, 4], expected [32, 4]\
              \n  - `{Q}.lora_b` is of the type Int32, expected a float\
-             \n  - `model.layers.1.self_attn.k_proj.lora_b` belongs to no part of the model\
-             \n  - `model.layers.7.self_attn.k_proj.lora_a` belongs to no part of the model"
+             \n  - `model.layers.1.self_attn.k_proj.lora_b` is not part of the model\
+             \n  - `model.layers.7.self_attn.k_proj.lora_a` is not part of the model"
         )
     );
 }
@@ -220,10 +220,7 @@ fn a_wrong_configuration_is_named() {
     );
     let check = |change: fn(&mut Value), why: &str| {
         let message = refused(change, |_| {});
-        assert!(
-            message.starts_with("`adapter_config.json` is not the JSON that was expected: ") && message.contains(why),
-            "{message}"
-        );
+        assert!(message.starts_with("`adapter_config.json` is not valid JSON: ") && message.contains(why), "{message}");
     };
     check(
         |config| config["fine_tune_type"] = json!("qora"),

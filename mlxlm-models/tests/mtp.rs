@@ -274,7 +274,7 @@ fn a_head_that_is_partly_there_is_an_error() {
         assert!(error.contains(&name), "{error}");
         let (error, _) = without(family.names[2]);
         // Only the first of those that belong nowhere are listed.
-        assert!(error.contains("belongs to no part of the model") && error.contains(&format!("`{path}.")), "{error}");
+        assert!(error.contains("is not part of the model") && error.contains(&format!("`{path}.")), "{error}");
     }
 }
 
@@ -294,8 +294,7 @@ fn there_are_as_many_heads_as_the_configuration_says() {
         let second = states(&*model, 1, Some(&first));
         assert!(largest_difference(&first, &second) > 0.01);
         let error = model.mtp().unwrap().states(2, &first, &ids(&TEXT[1..]), None).unwrap_err();
-        let expected =
-            "the model has 2 heads that predict further tokens, and head 2 was asked for, counting from zero";
+        let expected = "the model has 2 heads for multi-token prediction; there is no head 2 (counted from zero)";
         assert_eq!(error.to_string(), expected);
         config.set("num_nextn_predict_layers", Some(1_000_000_000.into()));
         let error = with_heads(&config, family.tensors(1)).unwrap_err().to_string();

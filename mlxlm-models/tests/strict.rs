@@ -40,7 +40,7 @@ fn all_that_does_not_fit_is_one_error() {
          \n  - `model.layers.0.self_attn.q_proj.weight` is [16, 32], expected [32, 32]\
          \n  - `model.layers.1.mlp.up_proj.weight` is missing (near: `language_model.layers.1.mlp.up_proj.weight`)\
          \n  - `lm_head.weight` is of the type Int32, expected a float\
-         \n  - `language_model.layers.1.mlp.up_proj.weight` belongs to no part of the model"
+         \n  - `language_model.layers.1.mlp.up_proj.weight` is not part of the model"
     );
 }
 
@@ -66,7 +66,7 @@ fn every_tensor_is_needed_and_no_other() {
         let extra =
             |tensors: &mut Tensors| drop(tensors.insert("model.extra.weight".into(), zeros(&[1], Dtype::Float32)));
         let message = load(&case.name, extra);
-        assert!(message.ends_with("model.extra.weight` belongs to no part of the model"), "{}: {message}", case.name);
+        assert!(message.ends_with("model.extra.weight` is not part of the model"), "{}: {message}", case.name);
     }
 }
 
@@ -92,7 +92,7 @@ fn packed_weights_must_be_a_quantization() {
     check("llama__q4", "scales", zeros(&[16, 1], f32), "scales` is [16, 1], expected [32, 1]");
     check("llama__q4", "biases", zeros(&[32, 2], f32), "biases` is [32, 2], expected [32, 1]");
     check("llama__q4", "biases", zeros(&[32, 1], u32), "biases` is of the type Uint32, expected a float");
-    check("llama__mxfp4", "biases", zeros(&[32, 1], f32), "biases` belongs to no part of the model");
+    check("llama__mxfp4", "biases", zeros(&[32, 1], f32), "biases` is not part of the model");
     let unknown = |weight: &str, scales: &str| {
         format!("scales` {scales} beside a packed weight {weight} is no quantization of rows of 32")
     };
@@ -539,7 +539,7 @@ fn foreign_code_types_and_packings_are_refused_by_name() {
     let check = |entries: Value, expected: &str| assert_eq!(configured("llama", &entries), expected, "{entries}");
     check(
         json!({"model_file": "modeling.py"}),
-        "config.json names `modeling.py` as the code of the model, which is never run",
+        "config.json names `modeling.py` as code of the model, which is never run",
     );
     // Nothing is packed, so that nothing has to be unpacked.
     for method in ["gptq", "awq", "bitnet", "bitsandbytes", "compressed-tensors"] {

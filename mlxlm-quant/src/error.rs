@@ -92,7 +92,7 @@ pub enum Error {
     },
 
     /// A model that computes values that are no numbers.
-    #[error("the inputs of `{path}` are not finite")]
+    #[error("the values at `{path}` are not finite")]
     NotFinite {
         /// The first leaf that reads such values.
         path: String,

@@ -60,7 +60,7 @@ pub enum Error {
     },
 
     /// There is less memory than the keys and values would take.
-    #[error("the keys and values of {} take {}, and {} are free", sequences(*.rows, *.tokens), gigabytes(*.needed), gigabytes(*.free))]
+    #[error("the KV cache of {} needs {}, but only {} are free", sequences(*.rows, *.tokens), gigabytes(*.needed), gigabytes(*.free))]
     NoRoom {
         /// The sequences that are read at once.
         rows: usize,
@@ -80,15 +80,15 @@ pub enum Error {
     },
 
     /// No layer remembers a matrix by the gated delta rule.
-    #[error("no layer of this model remembers by a gated delta net, whose state could be kept in bf16")]
+    #[error("this model has no gated delta nets, so it has no state to keep in bf16")]
     NothingToNarrow,
 
     /// No layer can drop keys and values for SnapKV.
-    #[error("SnapKV has nothing to drop: no layer of this model keeps all keys and values and looks at all of them")]
+    #[error("SnapKV cannot be used: no layer of this model has a full KV cache")]
     NothingToEvict,
 
     /// Heads that predict further tokens are wanted of a model that has none.
-    #[error("the model, of the type `{model_type}`, has no heads that predict further tokens (MTP)")]
+    #[error("the model (type `{model_type}`) has no heads for multi-token prediction (MTP)")]
     NoMtpHeads {
         /// `model_type` of its configuration.
         model_type: String,
@@ -150,14 +150,14 @@ impl Hint for Error {
                     .into(),
             ),
             Self::NothingToEvict => Some("leave out SnapKV".into()),
-            Self::NothingToNarrow => Some("leave the state as it is".into()),
+            Self::NothingToNarrow => Some("omit `--gdn-state-bf16`".into()),
             Self::TokenOutOfRange { name: "prompt", .. } => {
                 Some("the prompt was encoded with another model's tokenizer".into())
             }
             Self::TokenOutOfRange { .. } => {
                 Some("token ids count from 0; look them up with this model's tokenizer".into())
             }
-            Self::EmptyPrompt => Some("give a prompt of at least one token".into()),
+            Self::EmptyPrompt => Some("use a prompt of at least one token".into()),
             Self::PromptTooLong { .. } => Some(
                 "shorten the prompt, or raise `max_position_embeddings` in config.json if the model can read more"
                     .into(),

@@ -4,9 +4,9 @@
 //! - [`processors`]: [`LogitsProcessor`]s change the logits before, knowing the tokens so far.
 //! - [`grammar`]: which tokens may come next, so that an answer is JSON of a schema, matches an expression, and so on.
 //! - [`engine`]: from prompts of token ids to token ids, any number of sequences at once.
-//! - [`propose`]: who guesses tokens, so that the model reads several in one pass.
-//! - [`stream_generate`], [`generate()`] and [`batch_generate()`]: the same from text to text; [`Generator`] takes what
-//!   else may take part.
+//! - [`propose`]: proposals of tokens (speculative decoding), so that the model checks several in one pass.
+//! - [`stream_generate`], [`generate()`] and [`batch_generate()`]: the same from text to text; [`Generator`] has
+//!   all options.
 //!
 //! ```no_run
 //! use mlxlm_models::{LoadOptions, load};
@@ -21,7 +21,7 @@
 //! # Ok::<(), mlxlm_sample::Error>(())
 //! ```
 //!
-//! Everything here knows token ids; only the outermost functions know text.
+//! Everything works on token ids; only these functions work on text.
 //!
 //! ```
 //! use mlxlm_sample::{Sampler, SamplerOptions};

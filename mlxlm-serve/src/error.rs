@@ -49,9 +49,9 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
-                Some("another program listens there; end it, or take another port".into())
+                Some("another program uses this port; end it, or use another port".into())
             }
-            Self::Bind { .. } => Some("give an address of this machine, such as 127.0.0.1".into()),
+            Self::Bind { .. } => Some("use an address of this machine, such as 127.0.0.1".into()),
             Self::Certificate { .. } => {
                 Some("give files of PEM: the certificate, which begins with `-----BEGIN CERTIFICATE-----`, and its private key".into())
             }

@@ -1,9 +1,8 @@
 //! The server: one engine thread that owns the model and every array, and the APIs of OpenAI and Anthropic over it.
 //!
 //! - [`Server`] listens and answers; [`ServerOptions`] say how.
-//! - [`tools`] and [`reasoning`] take apart what a model says; they know nothing but text.
-//! - A [`Loader`] loads the [`Models`] on the engine's thread, which nothing of them ever leaves: what crosses threads are token ids,
-//!   text and numbers.
+//! - [`tools`] and [`reasoning`] find tool calls and reasoning in the text that a model writes.
+//! - A [`Loader`] loads the [`Models`] on the engine's thread, and they stay there: only token ids, text and numbers cross threads.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -19,7 +18,7 @@
 //! # Ok::<(), mlxlm_serve::Error>(())
 //! ```
 //!
-//! Where a request goes: `http` checks who asks and reads the body, `api` reads the fields and makes the prompt, `engine`
+//! The path of a request: `http` checks access and reads the body, `api` reads the fields and makes the prompt, `engine`
 //! generates, `text` turns tokens into text, and `api` writes the answer.
 
 mod api;

@@ -49,11 +49,11 @@ pub(crate) struct Args {
     #[arg(long)]
     resume: bool,
 
-    /// A Python that has mlx-lm
+    /// Python with mlx-lm
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
 
-    /// A Python that has llama-cpp-python and gguf; repeatable, one for each build
+    /// Python with llama-cpp-python and gguf; repeatable, one for each build
     #[arg(long, value_name = "PATH")]
     llama_python: Vec<PathBuf>,
 

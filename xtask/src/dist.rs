@@ -22,7 +22,7 @@ const TAR: Tool = Tool::named("tar");
 /// Build `mlxlm` for release and pack it for other machines: an archive and a wheel, in target/dist
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Unpack the archive into a bare root folder and install the wheel into a fresh environment, and run both there
+    /// Also test both: unpack the archive into an empty root file system, install the wheel into a fresh environment
     #[arg(long)]
     test: bool,
     /// Pack this binary instead of building one
@@ -33,10 +33,10 @@ pub(crate) struct Args {
 /// Build `mlxlm` for release and install it with its libraries, manual pages and completions
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct InstallArgs {
-    /// The folder that gets bin, lib and share
+    /// Install bin, lib and share into this folder
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
-    /// Also under the names of mlx-lm's programs: mlx_lm.generate, mlx_lm.chat, …
+    /// Also install mlx-lm's names: mlx_lm.generate, mlx_lm.chat, …
     #[arg(long)]
     mlx_lm_names: bool,
     /// Install this binary instead of building one

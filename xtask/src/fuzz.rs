@@ -12,13 +12,13 @@ use crate::{setup, workspace};
 /// The readers, as the harness names them.
 const TARGETS: [&str; 7] = ["safetensors", "index", "config", "tokenizer", "prompt_cache", "template", "gguf"];
 
-/// Feed changed inputs to the readers of foreign bytes
+/// Fuzz the parsers of files and requests
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// The readers to try; all if none is named
+    /// Parsers to fuzz [default: all]
     #[arg(value_parser = TARGETS)]
     targets: Vec<String>,
-    /// Seconds for each reader
+    /// Seconds per parser
     #[arg(long, default_value_t = 600)]
     seconds: u64,
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{process, setup, workspace};
 
-/// Build `mlxlm` for release, after `setup` if it has not been done, and run it
+/// Build `mlxlm` for release and run it (runs `setup` first if needed)
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// Arguments for mlxlm

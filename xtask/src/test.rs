@@ -6,14 +6,14 @@ use crate::bench::machine;
 use crate::sections::Sections;
 use crate::{clients, real_model, setup, tidy, workspace};
 
-/// Run every test of the workspace, after `setup` if it has not been done
+/// Run all tests of the workspace (runs `setup` first if needed)
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Run the tests of real models instead, after `real-model` if it has not been done
+    /// Run the tests of real models instead (runs `real-model` first if needed)
     #[arg(long)]
     real: bool,
 
-    /// Run the tests with clients, suites and routers of others instead, after getting them with pip
+    /// Run the tests with other programs instead: clients, compliance suites and routers, installed with pip
     #[arg(long, conflicts_with = "real")]
     clients: bool,
 }

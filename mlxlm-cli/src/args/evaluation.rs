@@ -88,10 +88,10 @@ pub(crate) struct EvaluateArgs {
     /// Sampling temperature (0: always take the most likely token).
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temp: f64,
-    /// Sample from the most likely tokens whose probabilities add up to this.
+    /// Sample from the most likely tokens that reach this total probability.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) top_p: f64,
-    /// Sample from the K most likely tokens (0: all).
+    /// Sample from the N most likely tokens (0: all).
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
     /// Also write each question with its answer, as JSON Lines.

@@ -97,11 +97,10 @@ pub(crate) struct GptqArgs {
     /// Group size of other weights.
     #[arg(long, default_value_t = 64)]
     pub(crate) fallback_group_size: i32,
-    /// Do what Python mlx-lm does and no more: scales reach from the least weight to the largest, and blocks do not make up for what
-    /// packing has done to those before them.
+    /// Do exactly what Python mlx-lm does: no search for scales, and no correction between blocks.
     #[arg(long)]
     pub(crate) plain: bool,
-    /// A folder that keeps how far the work came, and that a later run with the same options goes on from; removed at the end.
+    /// Folder for checkpoints, removed at the end; the same command resumes from it.
     #[arg(long)]
     pub(crate) checkpoint: Option<PathBuf>,
     /// Maximum number of samples (-1: all).
@@ -141,7 +140,7 @@ pub(crate) struct AwqArgs {
     /// Number of scaling strengths to try.
     #[arg(long, default_value = "20")]
     pub(crate) n_grid: NonZeroUsize,
-    /// A folder that keeps how far the work came, and that a later run with the same options goes on from; removed at the end.
+    /// Folder for checkpoints, removed at the end; the same command resumes from it.
     #[arg(long)]
     pub(crate) checkpoint: Option<PathBuf>,
 }
@@ -228,7 +227,7 @@ pub(crate) struct QuantizeArgs {
     /// Number of samples per training step.
     #[arg(long, default_value_t = 2)]
     pub(crate) batch_size: usize,
-    /// A folder that keeps how far the work came, and that a later run with the same options goes on from; removed at the end.
+    /// Folder for checkpoints, removed at the end; the same command resumes from it.
     #[arg(long)]
     pub(crate) checkpoint: Option<PathBuf>,
 }

@@ -89,10 +89,10 @@ pub(super) fn run(args: &BenchmarkArgs) -> Result {
 /// What this version does not do is said, not passed over.
 fn refuse(args: &BenchmarkArgs) -> Result {
     if args.pipeline {
-        return Err(Failure::usage("`--pipeline` is not supported: pipelines need several machines"));
+        return Err(Failure::usage("`--pipeline` is not supported: a model runs on one machine"));
     }
     if args.quantize_activations {
-        return Err(Failure::usage("`--quantize-activations` is not supported: activations stay in floating point"));
+        return Err(Failure::usage("`--quantize-activations` is not supported"));
     }
     Ok(())
 }
@@ -151,7 +151,7 @@ fn show_bandwidth(json: bool) -> Result {
         true => {
             say!("{}", json!({"bytes_per_s": bytes_per_s, "usual_bytes_per_s": usual_bytes_per_s, "threads": threads}))
         }
-        false => say!("Read bandwidth: {gb:.1} GB/s with {threads} threads, usually {usual:.1} GB/s"),
+        false => say!("Read bandwidth: {gb:.1} GB/s with {threads} threads (median {usual:.1} GB/s)"),
     }
 }
 

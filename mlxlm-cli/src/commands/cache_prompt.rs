@@ -15,7 +15,7 @@ use crate::args::{CONVERTED_MODEL, CachePromptArgs};
 use crate::failure::{Failure, Result};
 use crate::model::load_model;
 use crate::output::{print, say};
-use crate::prompt;
+use crate::{prompt, terminal};
 
 /// Runs the command.
 pub(super) fn run(args: &CachePromptArgs) -> Result {
@@ -44,7 +44,7 @@ pub(super) fn run(args: &CachePromptArgs) -> Result {
     })?;
     printed?;
     say!("\nPeak memory: {:.3} GB", device::peak_memory_bytes()? as f64 / 1e9)?;
-    say!("Saving...")?;
+    say!("Saving to {}...", terminal::name(&args.prompt_cache_file.display().to_string()))?;
     let metadata = BTreeMap::from([
         ("model".to_owned(), name),
         ("tokenizer_config".to_owned(), Value::Object(config).to_string()),

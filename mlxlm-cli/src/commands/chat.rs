@@ -30,15 +30,14 @@ use crate::{prompt, terminal, units};
 /// Runs the command.
 pub(super) fn run(args: &ChatArgs) -> Result {
     if args.pipeline {
-        return Err(Failure::usage("`--pipeline` is not supported: pipelines need several machines"));
+        return Err(Failure::usage("`--pipeline` is not supported: a model runs on one machine"));
     }
     let interrupt = Interrupt::install()?;
     let name = args.model.model.as_deref().unwrap_or(DEFAULT_MODEL);
     let mut options = options(args)?;
     let Loaded { model, tokenizer, .. } = load_model(name, &args.model.variant, TokenizerOptions::default())?;
     if !tokenizer.has_chat_template() {
-        return Err(Failure::new(format!("`{name}` has no chat template"))
-            .hint("`mlxlm generate` continues a text without one"));
+        return Err(Failure::new(format!("`{name}` has no chat template")).hint("`mlxlm generate` works without one"));
     }
     options.sampler.xtc_special_tokens = xtc_special_tokens(&tokenizer)?;
     let mut lines = Lines::new()?;
@@ -78,8 +77,9 @@ fn turn(conversation: &mut Conversation<'_>, line: &str, interrupt: &Interrupt) 
         Line::Save(file) => save(conversation, file),
         Line::Load(file) => load(conversation, file),
         Line::Again => answered(conversation, interrupt, |conversation, listener| conversation.answer_again(listener)),
-        Line::Unknown(word) => Err(Failure::usage(format!("there is no command `{word}`"))
-            .hint("`/help` lists the commands; with a word before it, it is said to the model")),
+        Line::Unknown(word) => {
+            Err(Failure::usage(format!("there is no command `{word}`")).hint("`/help` lists the commands"))
+        }
         Line::Lacks(word, what) => Err(Failure::usage(format!("`{word}` needs {what}"))),
         Line::Say(text) => {
             answered(conversation, interrupt, |conversation, listener| conversation.answer(text, listener))
@@ -111,7 +111,7 @@ fn options(args: &ChatArgs) -> Result<GenerateOptions> {
 fn set(conversation: &mut Conversation<'_>, name: &str, value: &str) -> Result {
     let known = "temp, top_p, top_k, min_p, xtc_probability, xtc_threshold, max_tokens, seed";
     let unreadable = |expected: &str| {
-        Failure::usage(format!("`{name}` is `{value}`, expected {expected}")).hint("as in `/set temp 0.7`")
+        Failure::usage(format!("`{name}` is `{value}`, expected {expected}")).hint("for example `/set temp 0.7`")
     };
     let number = || value.parse::<f64>().map_err(|_| unreadable("a number"));
     let whole = || value.parse::<u64>().map_err(|_| unreadable("a whole number from 0 on"));
@@ -146,7 +146,11 @@ fn set(conversation: &mut Conversation<'_>, name: &str, value: &str) -> Result {
             conversation.set(|options| options.max_tokens = max_tokens)?;
         }
         "seed" => conversation.set_seed(whole()?),
-        _ => return Err(Failure::usage(format!("there is no setting `{name}`")).hint(format!("there are {known}"))),
+        _ => {
+            return Err(
+                Failure::usage(format!("there is no setting `{name}`")).hint(format!("the settings are {known}"))
+            );
+        }
     }
     aside!("  {name} {}", muted(&format!("is {value} from now on")))
 }

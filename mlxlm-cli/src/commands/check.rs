@@ -39,7 +39,7 @@ pub(super) fn run(args: &CheckArgs) -> Result {
 
 fn faulty(what: &str) -> Failure {
     Failure::new(format!("{what} values that are not finite"))
-        .hint("download or convert the model again; if its maker's files are so, no program can run them rightly")
+        .hint("download or convert the model again; if the original has them too, no program can run it correctly")
 }
 
 /// One line for a tensor: `model.norm.weight: 3 of 64 values are not numbers, 1 is infinite`.

@@ -88,7 +88,7 @@ pub(super) fn model_card(source: &Source, revision: Option<&str>) -> Result<Mode
     };
     let fetched = model::hub()?.file(repo.as_str(), revision, "README.md", &progress::shown());
     let base = fetched.and_then(|card| card.map(io::read_to_string).transpose()).unwrap_or_else(|error| {
-        warn(format_args!("the new model card has nothing of the old one: {error}"));
+        warn(format_args!("the original model card cannot be read: {error}"));
         None
     });
     Ok(ModelCard::derived(base.as_deref(), Some(repo)))

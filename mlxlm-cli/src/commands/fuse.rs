@@ -37,7 +37,7 @@ pub(super) fn run(args: &FuseArgs) -> Result {
             say!("[INFO] Dequantizing")?;
             dequantize_model(&mut *model, &mut config)?;
         } else {
-            warn("`--dequantize` changes nothing, because the model is not quantized");
+            warn("`--dequantize` has no effect: the model is not quantized");
         }
     }
     save(folder.path(), &mut *model, &config, &source.folder)?;

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use crate::args::{DEFAULT_MODEL, GenerateArgs, PrecisionArgs, SamplingArgs};
 use crate::failure::{Failure, Result};
 use crate::model::load_timed;
-use crate::output::{print, say, warn};
+use crate::output::{note, print, say, warn};
 use crate::progress::Busy;
 use crate::prompt::{self, Turn};
 use crate::units;
@@ -90,7 +90,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result {
 fn warn_of_small_cache(args: &GenerateArgs, tokens: usize) {
     if let Some(most) = args.kv.max_kv_size.filter(|most| *most < tokens) {
         warn(format_args!(
-            "the prompt has {tokens} tokens and `--max-kv-size` is {most}: the model will not see all of it"
+            "the prompt has {tokens} tokens and `--max-kv-size` is {most}: the start of the prompt is dropped"
         ));
     }
 }
@@ -98,10 +98,10 @@ fn warn_of_small_cache(args: &GenerateArgs, tokens: usize) {
 /// What this version does not do is said, not passed over.
 fn refuse(args: &GenerateArgs) -> Result {
     if !args.image.is_empty() {
-        return Err(Failure::usage("`--image` is not supported: no model here takes images"));
+        return Err(Failure::usage("`--image` is not supported: models cannot see images"));
     }
     if args.quantize_activations {
-        return Err(Failure::usage("`--quantize-activations` is not supported: activations stay in floating point"));
+        return Err(Failure::usage("`--quantize-activations` is not supported"));
     }
     Ok(())
 }
@@ -116,6 +116,10 @@ struct Cached {
 impl Cached {
     fn open(path: &Path) -> Result<Self> {
         let (caches, metadata) = Caches::load(path).map_err(|error| match error {
+            mlxlm_cache::Error::Core(mlxlm_core::Error::Io { .. }) if !path.exists() => {
+                Failure::new(format!("there is no prompt cache `{}`", path.display()))
+                    .hint("`mlxlm cache_prompt` writes one")
+            }
             // The hint of a file of weights would be to fetch the model again.
             mlxlm_cache::Error::Core(mlxlm_core::Error::Weights(_)) => {
                 Failure::new(format!("`{}` is not a prompt cache: {error}", path.display()))
@@ -142,17 +146,18 @@ impl Cached {
         match (&args.model.model, &self.model) {
             (Some(given), Some(made)) if given != made => {
                 Err(Failure::usage(format!("the prompt cache was made with the model `{made}`, not `{given}`"))
-                    .hint("omit `--model` to take the model of the cache"))
+                    .hint("omit `--model` to use the model of the cache"))
             }
             (Some(name), _) => Ok(name.clone()),
             (None, Some(name)) => {
                 if name != DEFAULT_MODEL {
-                    warn(format_args!("the prompt cache names the model `{name}`, which is loaded"));
+                    note(format_args!("loading `{name}`, the model of the prompt cache"));
                 }
                 Ok(name.clone())
             }
-            (None, None) => Err(Failure::usage("the prompt cache does not say which model it was made with")
-                .hint("name the model with `--model`")),
+            (None, None) => {
+                Err(Failure::usage("the prompt cache does not name its model").hint("name the model with `--model`"))
+            }
         }
     }
 }
@@ -167,7 +172,7 @@ fn prompt_tokens(
     let text = prompt::text(&prompt::unescaped(&args.prompt))?;
     if args.ignore_chat_template || !tokenizer.has_chat_template() {
         if !args.ignore_chat_template {
-            warn("the model has no chat template: the prompt is taken as it is");
+            warn("the model has no chat template: the prompt is used unchanged");
         }
         without_template(args);
         return prompt::plain_tokens(&text, tokenizer, model);
@@ -187,7 +192,7 @@ fn without_template(args: &GenerateArgs) {
     ];
     let why = if args.ignore_chat_template { "the chat template is ignored" } else { "the model has no chat template" };
     for (option, _) in given.iter().filter(|(_, given)| *given) {
-        warn(format_args!("`{option}` changes nothing, because {why}"));
+        warn(format_args!("`{option}` has no effect: {why}"));
     }
 }
 
@@ -238,9 +243,8 @@ pub(super) fn xtc_special_tokens(tokenizer: &Tokenizer) -> Result<Vec<u32>> {
 pub(super) fn kv_quantization(args: &PrecisionArgs) -> Result<Option<KvQuantization>> {
     let Some(bits) = args.kv_bits else {
         return match args.kv_rotate {
-            Some(true) => {
-                Err(Failure::usage("`--kv-rotate` rotates keys and values that are quantized").hint("give `--kv-bits`"))
-            }
+            Some(true) => Err(Failure::usage("`--kv-rotate` needs a quantized KV cache")
+                .hint("add `--kv-bits`, for example `--kv-bits 4`")),
             _ => Ok(None),
         };
     };
@@ -260,9 +264,9 @@ fn check_format(args: &PrecisionArgs, held: KvFormat) -> Result {
     }
     let ([keys, values], group) = (held.bits(), held.group_size());
     let bits = if keys == values { keys.to_string() } else { format!("{keys},{values}") };
-    let mut hint = format!("give `--kv-bits {bits} --kv-group-size {group}`");
+    let mut hint = format!("use `--kv-bits {bits} --kv-group-size {group}`");
     if rotates_otherwise {
-        hint += " and leave `--kv-rotate` out";
+        hint += ", and omit `--kv-rotate`";
     }
     Err(Failure::usage(format!("the prompt cache is quantized to {held}")).hint(hint))
 }
@@ -280,14 +284,13 @@ struct Took {
 /// What turns until there is an answer.
 type Waiting = Rc<RefCell<Option<Busy>>>;
 
-/// Prints an answer: as it comes, between rules and with its speed if `verbose`, else whole and alone.
+/// Prints an answer: while it is generated, between rules and with its speed if `verbose`, else whole and alone.
 fn show(mut generation: Generation<'_>, verbose: bool, busy: &Waiting, took: &Took) -> Result {
     if !verbose {
         let text = generation.map(|response| Ok(response?.text)).collect::<Result<String>>()?;
         drop(busy.take());
         return say!("{text}");
     }
-    say!("{RULE}")?;
     let begin = Instant::now();
     let mut first_token = Duration::ZERO;
     let mut last: Option<GenerationResponse> = None;
@@ -297,10 +300,16 @@ fn show(mut generation: Generation<'_>, verbose: bool, busy: &Waiting, took: &To
         let response = response?;
         if last.is_none() {
             first_token = begin.elapsed();
+            // Not before: what turns while the prompt is read would stay above it.
+            say!("{RULE}")?;
         }
         empty &= response.text.is_empty();
         print(format_args!("{}", response.text))?;
         last = Some(response);
+    }
+    if last.is_none() {
+        drop(busy.take());
+        say!("{RULE}")?;
     }
     say!("\n{RULE}")?;
     let Some(last) = last.filter(|_| !empty) else {
@@ -309,8 +318,8 @@ fn show(mut generation: Generation<'_>, verbose: bool, busy: &Waiting, took: &To
     say!("Prompt: {}, {:.3} tokens-per-sec", units::counted(last.prompt_tokens, "token"), last.prompt_tps)?;
     let tokens = units::counted(last.generation_tokens, "token");
     match last.generation_tokens {
-        // There is no rate of one token: it came with the prompt.
-        0 | 1 => say!("Generation: {tokens}")?,
+        // The first token comes with the prompt, and the second is computed while the first is read.
+        0..=2 => say!("Generation: {tokens}")?,
         _ => say!("Generation: {tokens}, {:.3} tokens-per-sec", last.generation_tps)?,
     }
     say!("Peak memory: {:.3} GB", last.peak_memory)?;

@@ -39,14 +39,17 @@ fn scan(pattern: &str) -> Result {
             terminal::name(&repo.id),
             repo.kind.to_owned(),
             format!("{:>12}", size(repo.size_bytes)),
-            repo.files.to_string(),
+            format!("{:>8}", repo.files),
             ago(repo.last_accessed),
             ago(repo.last_modified),
             terminal::name(&repo.path.to_string_lossy()),
         ]
     };
-    say!("{}", table(&headers, &matching(pattern)?.iter().map(row).collect::<Vec<_>>()))?;
-    Ok(())
+    let repos = matching(pattern)?;
+    match repos.is_empty() {
+        true => say!("No models found matching pattern \"{}\"", terminal::name(pattern)),
+        false => say!("{}", table(&headers, &repos.iter().map(row).collect::<Vec<_>>())),
+    }
 }
 
 fn delete(pattern: &str) -> Result {

@@ -68,6 +68,6 @@ pub(crate) fn run(cli: Cli) -> Result {
 
 /// `share` is refused, whatever is asked of it.
 fn share(_: &ShareArgs) -> Failure {
-    Failure::usage("`mlxlm share` is not supported: it copies models between machines")
-        .hint("copy the folder by `rsync`, or `mlxlm upload` it and download it there")
+    Failure::usage("`mlxlm share` is not supported")
+        .hint("copy the folder with `rsync`, or use `mlxlm upload` and download it on the other machine")
 }

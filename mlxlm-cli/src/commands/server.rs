@@ -32,7 +32,7 @@ const KEY_VARIABLE: &str = "MLXLM_API_KEY";
 /// Runs the command; `cpu` sends the engine's work to the CPU.
 pub(super) fn run(args: &ServerArgs, cpu: bool) -> Result {
     if args.pipeline {
-        return Err(Failure::usage("`--pipeline` is not supported: pipelines need several machines"));
+        return Err(Failure::usage("`--pipeline` is not supported: a model runs on one machine"));
     }
     check_ways(&args.speculation)?;
     let server = Server::bind(options(args, cpu)?)?;

@@ -42,7 +42,7 @@ pub(super) fn of(error: &Error, words: &[OsString], root: &Command) -> Failure {
             let expected = match error.source() {
                 _ if !allowed.is_empty() => format!("expected one of {}", allowed.join(", ")),
                 Some(source) => expected(&source.to_string(), &value),
-                None => "which it cannot be".to_owned(),
+                None => "which is not allowed".to_owned(),
             };
             match value.is_empty() {
                 true => Failure::usage(format!("`{option}` needs a value")).hint(help),
@@ -102,7 +102,7 @@ fn option_of(usage: &str) -> &str {
     usage.split([' ', '=']).next().unwrap_or(usage)
 }
 
-/// A number of changes to a name that is a slip of the finger.
+/// The most changes to a name that count as a typing error.
 const SLIP: usize = 2;
 
 /// The name that was meant, if that is clear: among several as near, none is.
@@ -158,10 +158,10 @@ fn alternatives(names: &[&str]) -> String {
 fn stray_word(word: &str, command: &Command, help: String) -> Failure {
     let has = |name: &str| command.get_arguments().any(|arg| arg.get_long() == Some(name));
     let is_model = word == "demo" || Path::new(word).is_dir() || (word.contains('/') && !word.contains(' '));
-    let failure = Failure::usage(format!("`mlxlm {}` takes options only, and `{word}` is none", command.get_name()));
+    let failure = Failure::usage(format!("`mlxlm {}` takes only options, not `{word}`", command.get_name()));
     match () {
-        () if has("prompt") && !is_model => failure.hint(format!("for a prompt write `--prompt \"{word}\"`")),
-        () if has("model") => failure.hint(format!("for a model write `--model {word}`")),
+        () if has("prompt") && !is_model => failure.hint(format!("for a prompt use `--prompt \"{word}\"`")),
+        () if has("model") => failure.hint(format!("for a model use `--model {word}`")),
         () => failure.hint(help),
     }
 }
@@ -200,7 +200,7 @@ fn expected(said: &str, value: &str) -> String {
         "invalid digit found in string" | "cannot parse integer from empty string" => "expected a whole number".into(),
         "number would be zero for non-zero type" => "expected a whole number from 1 on".into(),
         "number too large to fit in target type" | "number too small to fit in target type" => {
-            "expected a number that is not so large".into()
+            "expected a smaller number".into()
         }
         "invalid float literal" | "cannot parse float from empty string" => "expected a number".into(),
         other => other.to_owned(),

@@ -95,27 +95,27 @@ fn files_that_are_not_there() {
     check(&[
         Case { fault: |_| (), args: &["generate", "--model", "./absent"], code: 1, says: &["`./absent`"], hint: " " },
         broken(|b| fs::remove_file(b.path("tiny/config.json")).unwrap(), &["`tiny` has no `config.json`"], "folder"),
-        broken(|b| fs::remove_file(b.path(MODEL)).unwrap(), &["model.safetensors"], "fetch the model again"),
+        broken(|b| fs::remove_file(b.path(MODEL)).unwrap(), &["model.safetensors"], "download the model again"),
         broken(
             |b| fs::remove_file(b.path("tiny/tokenizer.json")).unwrap(),
             &["no `tokenizer.json` or `tokenizer.model` in `tiny`"],
             "folder",
         ),
-        broken(|b| index(b, "model-00002-of-00002.safetensors"), &["`model-00002-of-00002.safetensors`"], "fetch"),
-        broken(|b| index(b, "../other.safetensors"), &["`../other.safetensors`"], "fetch"),
+        broken(|b| index(b, "model-00002-of-00002.safetensors"), &["`model-00002-of-00002.safetensors`"], "download"),
+        broken(|b| index(b, "../other.safetensors"), &["`../other.safetensors`"], "download"),
         Case {
             fault: |_| (),
             args: &["generate", "--model", "tiny", "--adapter-path", "absent"],
             code: 1,
-            says: &["absent"],
-            hint: "",
+            says: &["`absent` has no `adapter_config.json`"],
+            hint: "mlxlm lora",
         },
         Case {
             fault: |_| (),
             args: &["generate", "--prompt-cache-file", "absent.safetensors"],
             code: 1,
-            says: &["cannot open `absent.safetensors`"],
-            hint: "",
+            says: &["there is no prompt cache `absent.safetensors`"],
+            hint: "mlxlm cache_prompt",
         },
         Case {
             fault: |_| (),
@@ -129,16 +129,16 @@ fn files_that_are_not_there() {
 
 #[test]
 fn weights_that_lie() {
-    let not_sound = &["`tiny/model.safetensors` is not a sound safetensors file"];
+    let not_valid = &["`tiny/model.safetensors` is not a valid safetensors file"];
     check(&[
-        broken(|b| damage(&b.path(MODEL), |bytes| bytes.truncate(bytes.len() / 2)), not_sound, "cut short"),
-        broken(|b| damage(&b.path(MODEL), |bytes| bytes.truncate(5)), not_sound, "cut short"),
-        broken(|b| damage(&b.path(MODEL), Vec::clear), not_sound, "cut short"),
-        broken(|b| damage(&b.path(MODEL), |bytes| bytes[..8].fill(0xFF)), not_sound, "cut short"),
-        broken(|b| damage(&b.path(MODEL), |bytes| bytes[8] = b'!'), not_sound, "cut short"),
-        broken(|b| claim(b, "data_offsets", json!([0, 1_u64 << 62])), not_sound, "cut short"),
-        broken(|b| claim(b, "shape", json!([900, 65])), not_sound, "cut short"),
-        broken(|b| claim(b, "shape", json!([u64::MAX, 2])), not_sound, "cut short"),
+        broken(|b| damage(&b.path(MODEL), |bytes| bytes.truncate(bytes.len() / 2)), not_valid, "may be incomplete"),
+        broken(|b| damage(&b.path(MODEL), |bytes| bytes.truncate(5)), not_valid, "may be incomplete"),
+        broken(|b| damage(&b.path(MODEL), Vec::clear), not_valid, "may be incomplete"),
+        broken(|b| damage(&b.path(MODEL), |bytes| bytes[..8].fill(0xFF)), not_valid, "may be incomplete"),
+        broken(|b| damage(&b.path(MODEL), |bytes| bytes[8] = b'!'), not_valid, "may be incomplete"),
+        broken(|b| claim(b, "data_offsets", json!([0, 1_u64 << 62])), not_valid, "may be incomplete"),
+        broken(|b| claim(b, "shape", json!([900, 65])), not_valid, "may be incomplete"),
+        broken(|b| claim(b, "shape", json!([u64::MAX, 2])), not_valid, "may be incomplete"),
         broken(
             |b| claim(b, "shape", json!([64, 900])),
             &["`lm_head.weight` is [64, 900], expected [900, 64]"],
@@ -151,7 +151,7 @@ fn weights_that_lie() {
                     header["lm.norm.weight"] = tensor;
                 });
             },
-            &["`model.norm.weight` is missing (near: `lm.norm.weight`)", "`lm.norm.weight` belongs to no part"],
+            &["`model.norm.weight` is missing (near: `lm.norm.weight`)", "`lm.norm.weight` is not part"],
             "model_type",
         ),
     ]);
@@ -163,7 +163,7 @@ fn configurations_that_make_no_sense() {
         broken(fault, says, "")
     }
     check(&[
-        broken(|b| fs::write(b.path("tiny/config.json"), "{").unwrap(), &["`tiny/config.json` is not the JSON"], ""),
+        broken(|b| fs::write(b.path("tiny/config.json"), "{").unwrap(), &["`tiny/config.json` is not valid JSON"], ""),
         with(|b| fs::write(b.path("tiny/config.json"), "[]").unwrap(), &["config.json: it is not an object"]),
         with(|b| configure(&b.path("tiny"), json!({"hidden_size": -64})), &["`hidden_size` is -64"]),
         with(|b| configure(&b.path("tiny"), json!({"hidden_size": 0})), &["`hidden_size` is 0"]),
@@ -195,7 +195,7 @@ fn configurations_that_make_no_sense() {
                 });
             },
             &["`lm_head.scales` is missing, which belongs to `lm_head.qweight`"],
-            "fetch the model again",
+            "download the model again",
         ),
     ]);
 }
@@ -217,7 +217,7 @@ fn tokenizers_and_templates_that_cannot_work() {
             &["the chat template failed at line 1"],
             "template",
         ),
-        broken(|b| template(b, "{{ raise_exception('no users') }}"), &["refuses these messages: no users"], ""),
+        broken(|b| template(b, "{{ raise_exception('no users') }}"), &["rejects these messages: no users"], ""),
     ]);
 }
 
@@ -349,8 +349,8 @@ fn options_that_make_no_sense() {
         misused(&["genrate"], &["there is no command `genrate`"], "mlxlm generate"),
         misused(&["generate", "--promt", "x"], &["`mlxlm generate` has no option `--promt`"], "--prompt"),
         misused(&["generate", "--max", "7"], &["`--max` may be `--max-kv-size` or `--max-tokens`"], "generate --help"),
-        misused(&["generate", "hello"], &["`hello` is none"], "--prompt \"hello\""),
-        misused(&["convert", "d-f32"], &["`d-f32` is none"], "--model d-f32"),
+        misused(&["generate", "hello"], &["takes only options, not `hello`"], "--prompt \"hello\""),
+        misused(&["convert", "d-f32"], &["takes only options, not `d-f32`"], "--model d-f32"),
         misused(
             &["generate", "--max-tokens", "many"],
             &["`--max-tokens` is `many`, expected a whole number"],
@@ -369,11 +369,7 @@ fn options_that_make_no_sense() {
         misused(&["generate", "--kv-bits", "8,7"], &["7 bits"], "2, 3, 4, 5, 6 or 8 bits"),
         misused(&["generate", "--kv-bits", "8,4,2"], &["`8,4,2`", "as in 8,4"], "--help"),
         misused(&["generate", "--kv-bits", "8", "--kv-rotate", "maybe"], &["`maybe`", "`on` or `off`"], "--help"),
-        misused(
-            &["generate", "--kv-rotate"],
-            &["`--kv-rotate` rotates keys and values that are quantized"],
-            "`--kv-bits`",
-        ),
+        misused(&["generate", "--kv-rotate"], &["`--kv-rotate` needs a quantized KV cache"], "`--kv-bits`"),
         misused(&["chat", "--kv-bits", "7"], &["7 bits"], "2, 3, 4, 5, 6 or 8 bits"),
         misused(
             &["cache_prompt", "--kv-bits", "4,7", "--prompt-cache-file", "x", "--prompt", "y"],
@@ -439,7 +435,7 @@ fn models_that_do_not_fit() {
             fault: |b| drop(b.run(&["convert", "--model", "tiny", "-q", "--mlx-path", "packed"]).ok()),
             args: &["convert", "--model", "packed", "-q"],
             code: 1,
-            says: &["quantized already"],
+            says: &["already quantized"],
             hint: "--dequantize",
         },
         Case {
@@ -460,7 +456,7 @@ fn models_that_do_not_fit() {
             },
             args: &["generate", "--model", "tiny", "--draft-model", "other"],
             code: 2,
-            says: &["the tokenizer of the draft model `other` is not that of the model"],
+            says: &["the draft model `other` has another tokenizer than the model"],
             hint: "same family",
         },
         Case {
@@ -582,6 +578,6 @@ fn a_prompt_that_is_far_too_long_is_refused_by_its_beginning() {
         let ran = bench.run_with(&[&args[..], file].concat(), prompt.as_bytes());
         let (message, hint) = ran.refused(1);
         assert_eq!(message, "the prompt has more than 4092 tokens, and the model reads at most 512");
-        assert_eq!(hint, "give a shorter text");
+        assert_eq!(hint, "use a shorter text");
     }
 }

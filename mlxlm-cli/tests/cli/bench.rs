@@ -108,11 +108,13 @@ impl Ran {
     #[track_caller]
     pub fn refused(&self, code: i32) -> (&str, &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
-        let mut lines =
-            self.stderr.lines().skip_while(|line| line.starts_with("warning: ") || line.starts_with("note: "));
-        let message = lines.next().and_then(|line| line.strip_prefix("error: ")).expect(&self.stderr);
-        let hint = lines.next().map_or("", |line| line.strip_prefix("hint: ").expect(&self.stderr));
-        assert_eq!(lines.next(), None, "{}", self.stderr);
+        let is_before = |line: &str| line.starts_with("warning: ") || line.starts_with("note: ");
+        let before: usize = self.stderr.split_inclusive('\n').take_while(|line| is_before(line)).map(str::len).sum();
+        let text = self.stderr[before..].strip_prefix("error: ").expect(&self.stderr).trim_end_matches('\n');
+        let (message, hint) = text.split_once("\nhint: ").unwrap_or((text, ""));
+        // Further lines of a message are the items of a list.
+        assert!(message.lines().skip(1).all(|line| line.starts_with("  - ")), "{}", self.stderr);
+        assert!(!hint.contains('\n'), "{}", self.stderr);
         assert!(!message.contains("panicked"), "{message}");
         (message, hint)
     }

@@ -66,7 +66,7 @@ fn batches_and_contexts_are_measured_too() {
 #[test]
 fn what_is_not_supported_is_refused() {
     let bench = Bench::new();
-    for (option, says) in [("--pipeline", "several machines"), ("-qa", "floating point")] {
+    for (option, says) in [("--pipeline", "runs on one machine"), ("-qa", "not supported")] {
         assert!(bench.run(&[SHORT, &[option]].concat()).refused(2).0.contains(says), "{option}");
     }
     for option in ["--prompt-tokens", "--generation-tokens", "--batch-size", "--num-trials"] {
@@ -91,7 +91,7 @@ fn what_no_memory_can_hold_is_refused() {
     ] {
         let ran = bench.run(&[SHORT, options].concat());
         let (message, hint) = ran.refused(1);
-        assert!(message.starts_with("the keys and values of ") && message.ends_with(" are free"), "{message}");
+        assert!(message.starts_with("the KV cache of ") && message.ends_with(" are free"), "{message}");
         assert!(hint.contains("shorter prompts"), "{hint}");
     }
 }

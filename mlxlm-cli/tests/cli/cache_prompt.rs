@@ -16,7 +16,7 @@ fn from_cache(bench: &Bench, options: &[&str]) -> String {
     let args = ["generate", "--verbose", "false", "-m", "12", "--prompt-cache-file", "cache.safetensors", "--prompt"];
     let mut ran = bench.run(&[&args, &[QUESTION][..], options].concat());
     if !options.contains(&"--model") {
-        let warning = "warning: the prompt cache names the model `tiny`, which is loaded\n";
+        let warning = "note: loading `tiny`, the model of the prompt cache\n";
         let rest = ran.stderr.strip_prefix(warning).map(str::to_owned);
         ran.stderr = rest.unwrap_or_else(|| panic!("{}", ran.stderr));
     }
@@ -33,9 +33,20 @@ fn a_cached_prompt_gives_the_text_of_the_whole() {
     let shown = cache(&bench, &[]).ok();
     let lines: Vec<&str> = shown.lines().collect();
     assert!(lines[0].contains("\rProcessed     23 tokens ("), "{shown}");
-    assert!(lines[1].starts_with("Peak memory: ") && lines[2] == "Saving..." && lines.len() == 3, "{shown}");
+    assert!(
+        lines[1].starts_with("Peak memory: ") && lines[2] == "Saving to cache.safetensors..." && lines.len() == 3,
+        "{shown}"
+    );
     assert_eq!(from_cache(&bench, &[]), from_the_whole(&bench, &[]));
     assert_eq!(from_cache(&bench, &["--model", "tiny"]), from_the_whole(&bench, &[]), "the file is as it was");
+}
+
+#[test]
+fn the_older_name_of_the_file_is_taken() {
+    let bench = Bench::new();
+    let args = ["cache_prompt", "--model", "tiny", "--prompt", START, "--save-prompt-cache", "cache.safetensors"];
+    bench.run(&args).ok();
+    assert_eq!(from_cache(&bench, &[]), from_the_whole(&bench, &[]));
 }
 
 #[test]
@@ -57,7 +68,7 @@ fn without_a_template_the_prompt_is_plain() {
     mlxlm_core::io::write(config, r#"{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}"#)
         .unwrap();
     cache(&bench, &[]).ok();
-    let warning = "warning: the model has no chat template: the prompt is taken as it is\n";
+    let warning = "warning: the model has no chat template: the prompt is used unchanged\n";
     let whole = bench.shown(&["--prompt", &format!("{START}{QUESTION}"), "-m", "12"]);
     assert_eq!((whole.code, whole.stderr.as_str()), (Some(0), warning));
     let ran = bench.shown(&["--prompt-cache-file", "cache.safetensors", "--prompt", QUESTION, "-m", "12"]);
@@ -74,7 +85,7 @@ fn a_quantized_cache_needs_its_own_options() {
         let args = ["generate", "--prompt-cache-file", "cache.safetensors"];
         let ran = bench.run(&[&args, wrong].concat());
         let expected =
-            ("the prompt cache is quantized to 8 bits in groups of 32", "give `--kv-bits 8 --kv-group-size 32`");
+            ("the prompt cache is quantized to 8 bits in groups of 32", "use `--kv-bits 8 --kv-group-size 32`");
         assert_eq!(ran.refused(2), expected, "{wrong:?}");
     }
 }
@@ -90,7 +101,7 @@ fn keys_and_values_with_bits_of_their_own_come_back() {
     let wrong = ["--kv-bits", "8", "--kv-group-size", "32"];
     let ran = bench.run(&[&["generate", "--prompt-cache-file", "cache.safetensors"][..], &wrong].concat());
     let quantized = "the prompt cache is quantized to 8 bits for keys and 4 for values in groups of 32, values rotated";
-    assert_eq!(ran.refused(2), (quantized, "give `--kv-bits 8,4 --kv-group-size 32`"));
+    assert_eq!(ran.refused(2), (quantized, "use `--kv-bits 8,4 --kv-group-size 32`"));
 }
 
 #[test]
@@ -106,7 +117,7 @@ fn what_is_rotated_stays_so_unless_something_else_is_said() {
             .run(&[&["generate", "--prompt-cache-file", "cache.safetensors", "--kv-rotate", other][..], &kv].concat());
         let (said, hint) = ran.refused(2);
         assert_eq!(said.ends_with(", rotated"), rotate == "on", "{said}");
-        assert_eq!(hint, "give `--kv-bits 4 --kv-group-size 32` and leave `--kv-rotate` out");
+        assert_eq!(hint, "use `--kv-bits 4 --kv-group-size 32`, and omit `--kv-rotate`");
     }
 }
 
@@ -144,7 +155,7 @@ fn a_cache_is_of_one_model() {
     let ran = bench.run(&["generate", "--prompt-cache-file", "cache.safetensors", "--model", "other"]);
     let expected = (
         "the prompt cache was made with the model `tiny`, not `other`",
-        "omit `--model` to take the model of the cache",
+        "omit `--model` to use the model of the cache",
     );
     assert_eq!(ran.refused(2), expected);
 
@@ -152,7 +163,7 @@ fn a_cache_is_of_one_model() {
     let (caches, _) = mlxlm_cache::Caches::load(bench.path("cache.safetensors")).unwrap();
     caches.save(&unnamed, &std::collections::BTreeMap::new()).unwrap();
     let ran = bench.run(&["generate", "--prompt-cache-file", "unnamed.safetensors"]);
-    assert_eq!(ran.refused(2).0, "the prompt cache does not say which model it was made with");
+    assert_eq!(ran.refused(2).0, "the prompt cache does not name its model");
 }
 
 /// A file says of itself which model is loaded for it: as long as that is any name, it is shown as one.

@@ -146,5 +146,5 @@ fn a_model_without_a_template_cannot_talk() {
     let bench = Bench::new();
     mlxlm_core::io::write(bench.path("tiny").join("tokenizer_config.json"), "{}").unwrap();
     let ran = chat(&bench, &[], "one\n");
-    assert_eq!(ran.refused(1), ("`tiny` has no chat template", "`mlxlm generate` continues a text without one"));
+    assert_eq!(ran.refused(1), ("`tiny` has no chat template", "`mlxlm generate` works without one"));
 }

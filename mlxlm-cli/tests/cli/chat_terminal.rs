@@ -146,7 +146,7 @@ fn commands_change_the_conversation() {
     after("/set colour 1\r", "there is no setting `colour`");
     after("/set top_p 2\r", "`--top-p` is 2");
     after("/set\r", "`/set` needs a name and a value");
-    after("/regen\r", "there is no answer yet");
+    after("/regen\r", "there is no answer to generate again");
     after("/set max_tokens 2\r", "max_tokens is 2 from now on");
     after("one\r", "2 tokens");
     after("/set max-tokens 1\r", "from now on");

@@ -113,6 +113,56 @@ fn a_signal_leaves_nothing() {
     }
 }
 
+/// What a killed conversion has left is removed by the next one.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_killed_run_left_is_removed_by_the_next() {
+    use std::process::{Command, Stdio};
+    let bench = Bench::new();
+    for _ in 0..40 {
+        let mut command = bench.command();
+        let mut child =
+            command.args(["convert", "--model", "tiny", "--mlx-path", "out"]).stdout(Stdio::null()).spawn().unwrap();
+        // The folder in the making has a hidden name.
+        while child.try_wait().unwrap().is_none() && !bench.names().iter().any(|name| name.starts_with('.')) {}
+        let _may_be_over = Command::new("kill").args(["-KILL", &child.id().to_string()]).status().unwrap();
+        child.wait().unwrap();
+        if bench.names().iter().any(|name| name.starts_with('.')) {
+            bench.run(&["convert", "--model", "tiny", "--mlx-path", "out2"]).ok();
+            let names = bench.names();
+            assert!(names.iter().all(|name| !name.starts_with('.')), "{names:?}");
+            return;
+        }
+        let _was_finished = std::fs::remove_dir_all(bench.path("out"));
+    }
+    panic!("no run could be killed while it was writing");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_before_anything_is_loaded() {
+    let bench = Bench::new();
+    for (args, message) in [
+        (&["--model", "demo", "-q"][..], "the model is already quantized"),
+        (&["--model", "tiny", "-q", "--q-mode", "mxfp4", "--quant-predicate", "mixed_3_6"], "the recipe `mixed_3_6`"),
+        (&["--model", "tiny", "-d"], "the model is not quantized"),
+    ] {
+        let ran = bench.run(&[&["convert"], args].concat());
+        assert_ne!(ran.code, Some(0));
+        assert!(ran.stderr.starts_with(&format!("error: {message}")), "{ran:?}");
+        assert!(!ran.stdout.contains("izing"), "{ran:?}");
+        assert_eq!(bench.names(), [""; 0]);
+    }
+}
+
+#[test]
+fn older_names_of_options_are_taken() {
+    let bench = Bench::new();
+    let args = ["convert", "--model", "tiny", "-q", "--quantize-bits", "8", "--quantize_group_size", "32"];
+    bench.run(&args).ok();
+    let packed = config(&bench, "mlx_model");
+    assert_eq!((&packed["quantization"]["bits"], &packed["quantization"]["group_size"]), (&json!(8), &json!(32)));
+}
+
 /// What is converted once more keeps the type that it was given.
 #[test]
 fn the_new_type_is_that_of_the_configuration() {
@@ -218,6 +268,6 @@ fn what_is_there_is_left_alone() {
     let bench = Bench::new();
     std::fs::create_dir(bench.path("out")).unwrap();
     let ran = bench.run(&["convert", "--model", "tiny", "--mlx-path", "out"]);
-    assert_eq!(ran.refused(1), ("`out` exists already", "name a folder that does not exist, or remove this one"));
+    assert_eq!(ran.refused(1), ("`out` already exists", "use a folder that does not exist, or remove this one"));
     assert_eq!(std::fs::read_dir(bench.path("out")).unwrap().count(), 0);
 }

@@ -31,7 +31,7 @@ fn the_text_does_not_depend_on_who_proposes() {
         assert_eq!(drawn(extra), expected, "{extra:?}");
     }
     let both = bench.run(&["generate", "--model", "tiny", "--draft-model", "tiny", "--prompt-lookup-num-tokens", "5"]);
-    fails(&both, "`--draft-model` and `--prompt-lookup-num-tokens` both propose");
+    fails(&both, "`--draft-model` and `--prompt-lookup-num-tokens` both propose tokens");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn a_folder_of_that_name_wins_and_is_said_to() {
     let bench = Bench::empty();
     crate::tiny::make(&bench.path("demo"), 7);
     let ran = bench.run(&["generate", "--model", "demo", "--verbose", "false", "-m", "4"]);
-    assert!(ran.stderr.starts_with("note: `demo` is taken from the folder here"), "{ran:?}");
+    assert!(ran.stderr.starts_with("note: using the folder `demo`"), "{ran:?}");
     assert_ne!(ran.stdout, generate(&Bench::empty(), "hello", &["-m", "4"]));
 }
 

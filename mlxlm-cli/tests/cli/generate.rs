@@ -42,6 +42,8 @@ fn one_token_has_no_rate_and_drafts_say_whether_they_pay() {
     let bench = Bench::new();
     let shown = bench.run(&["generate", "--model", "tiny", "--prompt", TEXT, "-m", "1"]).ok();
     assert!(shown.contains("\nGeneration: 1 token\n"), "{shown}");
+    let shown = bench.run(&["generate", "--model", "tiny", "--prompt", TEXT, "-m", "2"]).ok();
+    assert!(shown.contains("\nGeneration: 2 tokens\n"), "{shown}");
     let draft = ["--draft-model", "tiny", "--num-draft-tokens", "2", "--prompt", TEXT, "-m", "9"];
     let shown = bench.run(&[&["generate", "--model", "tiny"], &draft[..]].concat()).ok();
     let drafts = shown.lines().find(|line| line.starts_with("Drafts: ")).expect(&shown);
@@ -53,7 +55,7 @@ fn what_a_small_cache_forgets_is_warned_of() {
     let bench = Bench::new();
     let ran = bench.run(&["generate", "--model", "tiny", "--prompt", TEXT, "-m", "2", "--max-kv-size", "8"]);
     assert_eq!(ran.code, Some(0));
-    let expected = "warning: the prompt has 18 tokens and `--max-kv-size` is 8: the model will not see all of it\n";
+    let expected = "warning: the prompt has 18 tokens and `--max-kv-size` is 8: the start of the prompt is dropped\n";
     assert_eq!(ran.stderr, expected);
 }
 
@@ -65,6 +67,22 @@ fn keys_that_cannot_be_quantized_are_refused_before_the_first_token() {
     assert_ne!(ran.code, Some(0));
     assert!(ran.stderr.contains("64") && ran.stderr.contains("hint: "), "{ran:?}");
     assert!(!ran.stdout.contains(char::is_alphabetic), "no text comes before it: {ran:?}");
+}
+
+/// The spinner is wiped out before the text begins.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_of_the_spinner_stays_above_the_text() {
+    let bench = Bench::new();
+    tiny::configure(&bench.path("tiny"), json!({"max_position_embeddings": 1_000_000}));
+    let long = "the quick brown fox jumps over the lazy dog ".repeat(400);
+    let mut command = bench.command();
+    command.args(["generate", "--model", "tiny", "-m", "3", "--prefill-step-size", "64", "--prompt", &long]);
+    let (code, shown) = crate::pty::Terminal::run(&mut command, 80, None).end();
+    assert_eq!(code, Some(0), "{shown}");
+    let (before, _) = shown.split_once("==========").expect(&shown);
+    let (_, last) = before.rsplit_once("reading ").expect(before);
+    assert!(last.contains("\x1b[2K"), "{last:?}");
 }
 
 /// Short names and defaults of the settings.
@@ -119,6 +137,15 @@ fn extra_tokens_end_the_text() {
     let (_, expected) = continuation(&folder, &turn(TEXT), first);
     let end = tokens[5].to_string();
     assert_eq!(bench.text(&["--prompt", TEXT, "--extra-eos-token", "<think>", &end]), expected + "\n");
+}
+
+#[test]
+fn the_older_name_of_the_option_is_taken() {
+    let bench = Bench::new();
+    let (tokens, _) = continuation(&bench.path("tiny"), &turn(TEXT), 6);
+    let end = tokens[5].to_string();
+    let expected = bench.text(&["-p", TEXT, "-m", "6", "--extra-eos-token", &end]);
+    assert_eq!(bench.text(&["-p", TEXT, "-m", "6", "--eos-token", &end]), expected);
 }
 
 #[test]
@@ -201,7 +228,7 @@ fn an_empty_template_counts_as_none() {
     mlxlm_core::io::write(bench.path("tiny/tokenizer_config.json"), r#"{"chat_template": ""}"#).unwrap();
     let ran = bench.run(&["generate", "--model", "tiny", "--verbose", "false", "--prompt", TEXT, "-m", "8"]);
     assert_eq!((ran.code, ran.stdout), (Some(0), plain));
-    assert_eq!(ran.stderr, "warning: the model has no chat template: the prompt is taken as it is\n");
+    assert_eq!(ran.stderr, "warning: the model has no chat template: the prompt is used unchanged\n");
 }
 
 #[test]
@@ -231,7 +258,7 @@ fn a_bounded_cache_forgets_and_goes_on() {
     assert_eq!(bounded("400").ok(), all);
     let short = bounded("16");
     assert_ne!(short.stdout, all);
-    let warning = "warning: the prompt has 90 tokens and `--max-kv-size` is 16: the model will not see all of it\n";
+    let warning = "warning: the prompt has 90 tokens and `--max-kv-size` is 16: the start of the prompt is dropped\n";
     assert_eq!((short.code, short.stderr.as_str()), (Some(0), warning));
 }
 
@@ -265,7 +292,8 @@ fn more_proposals_than_one_pass_reads_are_warned_of() {
     let bench = Bench::new();
     let args = ["generate", "--model", "tiny", "--verbose", "false", "--draft-model", "tiny", "-m", "4"];
     let many = bench.run(&[&args[..], &["--num-draft-tokens", "18446744073709551615"]].concat());
-    let expected = "warning: `--num-draft-tokens` is 18446744073709551615; at most 63 tokens are proposed at once\n";
+    let expected =
+        "warning: `--num-draft-tokens` is 18446744073709551615, but at most 63 tokens are proposed at once\n";
     assert_eq!((many.code, many.stderr.as_str()), (Some(0), expected));
     assert_eq!(many.stdout, bench.text(&["-m", "4"]));
 }
@@ -278,7 +306,7 @@ fn the_cpu_can_be_asked_for_and_foreign_code_is_never_run() {
         ["--cpu", "generate", "--model", "tiny", "-p", TEXT, "-m", "8", "--verbose=false", "--trust-remote-code"];
     let ran = bench.run(&args);
     assert_eq!((ran.code, ran.stdout), (Some(0), plain));
-    assert!(ran.stderr.starts_with("warning: `--trust-remote-code` changes nothing"), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("warning: `--trust-remote-code` has no effect"), "{}", ran.stderr);
 }
 
 #[test]
@@ -287,7 +315,7 @@ fn entries_that_are_not_understood_are_warned_of() {
     tiny::configure(&bench.path("tiny"), serde_json::json!({"hidden_sizes": 64}));
     let ran = bench.run(&["generate", "--model", "tiny", "-m", "1"]);
     assert_eq!(ran.code, Some(0));
-    assert_eq!(ran.stderr, "warning: config.json has entries that were not understood: `hidden_sizes`\n");
+    assert_eq!(ran.stderr, "warning: config.json has unknown entries: `hidden_sizes`\n");
 }
 
 #[test]
@@ -297,7 +325,7 @@ fn options_for_a_template_that_is_not_used_are_warned_of() {
     let ran = bench.run(&[&["generate", "--model", "tiny", "-m", "1"], &options[..]].concat());
     assert_eq!(ran.code, Some(0));
     let warnings = ["--system-prompt", "--prefill-response"]
-        .map(|option| format!("warning: `{option}` changes nothing, because the chat template is ignored\n"));
+        .map(|option| format!("warning: `{option}` has no effect: the chat template is ignored\n"));
     assert_eq!(ran.stderr, warnings.concat());
 }
 

@@ -141,9 +141,9 @@ fn what_cannot_be_read_is_one_line_and_leaves_nothing() {
     make(&bench, "tiny.gguf", TensorType::F32);
     let whole = io::read(bench.path("tiny.gguf")).unwrap();
     for (name, bytes, expected) in [
-        ("empty.gguf", &b"GGUF"[..], "`empty.gguf` is not a sound GGUF file: the version at byte 4 takes 4 bytes"),
-        ("other.gguf", b"something else", "`other.gguf` is not a sound GGUF file: it does not begin with `GGUF`"),
-        ("cut.gguf", &whole[..whole.len() / 2], "`cut.gguf` is not a sound GGUF file: `"),
+        ("empty.gguf", &b"GGUF"[..], "`empty.gguf` is not a valid GGUF file: the version at byte 4 takes 4 bytes"),
+        ("other.gguf", b"something else", "`other.gguf` is not a valid GGUF file: it does not begin with `GGUF`"),
+        ("cut.gguf", &whole[..whole.len() / 2], "`cut.gguf` is not a valid GGUF file: `"),
     ] {
         io::write(bench.path(name), bytes).unwrap();
         for args in
@@ -152,7 +152,7 @@ fn what_cannot_be_read_is_one_line_and_leaves_nothing() {
             let ran = bench.run(&args);
             let (message, hint) = ran.refused(1);
             assert!(message.starts_with(expected), "{message}");
-            assert_eq!(hint, "fetch the file again; it may be cut short");
+            assert_eq!(hint, "download the file again; it may be incomplete");
         }
         assert!(!bench.path("out").exists());
     }

@@ -57,6 +57,25 @@ fn the_version_says_all_that_a_report_needs() {
 }
 
 #[test]
+fn every_command_has_headings_and_two_examples_that_fit_eighty_columns() {
+    let bench = Bench::empty();
+    for command in COMMANDS {
+        let help = bench.run(&[command, "--help"]).ok();
+        let (options, examples) = help.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{command}: {help}"));
+        assert_eq!(examples.matches("\n    mlxlm ").count(), 2, "{command}: {examples}");
+        assert!(options.contains("\nMachine:\n"), "{command}");
+        assert_eq!(bench.run(&["help", command]).ok(), help, "{command}");
+        let mut narrow = bench.command();
+        let shown =
+            crate::bench::Ran::from(narrow.args([command, "--help"]).env("COLUMNS", "80").output().unwrap()).ok();
+        let options = shown.split("\nExamples:\n").next().unwrap();
+        let long: Vec<&str> =
+            options.lines().filter(|line| !line.starts_with("Usage: ") && line.chars().count() > 80).collect();
+        assert_eq!(long, [""; 0], "{command}");
+    }
+}
+
+#[test]
 fn the_program_alone_prints_its_help() {
     let bench = Bench::empty();
     assert_eq!(bench.run::<&str>(&[]).ok(), bench.run(&["--help"]).ok());
@@ -80,7 +99,7 @@ fn programs_of_mlx_lm_can_be_links() {
 fn the_command_of_mlx_lm_that_is_missing_is_named() {
     let ran = Bench::empty().run(&["share", "--path", "x"]);
     let (message, hint) = ran.refused(2);
-    assert_eq!(message, "`mlxlm share` is not supported: it copies models between machines");
+    assert_eq!(message, "`mlxlm share` is not supported");
     assert!(hint.contains("mlxlm upload"), "{hint}");
 }
 

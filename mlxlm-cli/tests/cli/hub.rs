@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::bench::{Bench, Ran};
-use crate::hub_server::{REPO, Served, Server, file};
+use crate::hub_server::{Answer, REPO, Served, Server, file};
 
 /// The files of a bench's model, as the hub has them.
 fn files(bench: &Bench) -> Vec<Served> {
@@ -81,6 +81,33 @@ fn the_configuration_is_looked_at_before_weights_are_fetched() {
     assert!(server.asked("model.safetensors").is_empty(), "no weights");
 }
 
+/// A download that the disk has no room for is refused by the sizes in the list of files.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_download_that_does_not_fit_on_the_disk_is_refused_before_it_begins() {
+    let bench = Bench::new();
+    let files = files(&bench);
+    let huge = 1_u64 << 60;
+    let listed: Vec<serde_json::Value> = files
+        .iter()
+        .map(|file| {
+            let size = if file.large { huge } else { file.bytes.len() as u64 };
+            let lfs = serde_json::json!({"oid": file.hash(), "size": size});
+            match file.large {
+                true => serde_json::json!({"type": "file", "path": file.path, "oid": "0".repeat(40), "size": size, "lfs": lfs}),
+                false => serde_json::json!({"type": "file", "path": file.path, "oid": file.hash(), "size": size}),
+            }
+        })
+        .collect();
+    let listed = serde_json::Value::Array(listed);
+    let server = Server::with(files, move |request| request.target.contains("/tree/").then(|| Answer::json(&listed)));
+    let ran = run(&mut online(&bench, &server), &GENERATE);
+    let (message, hint) = ran.refused(1);
+    assert!(message.starts_with(&format!("`{REPO}` needs 1152921504.6 GB, ")), "{message}");
+    assert!(hint.contains("mlxlm manage"), "{hint}");
+    assert!(server.asked("/large/").is_empty(), "no weights");
+}
+
 /// A text without what only moves the cursor and colours.
 #[cfg(target_os = "linux")]
 fn plain(shown: &str) -> String {
@@ -102,7 +129,7 @@ fn a_download_says_its_size_and_fits_forty_columns() {
     let server = Server::start(files(&bench));
     let mut terminal = crate::pty::Terminal::run(online(&bench, &server).args(GENERATE), 40, None);
     let before = terminal.expect("of org/");
-    assert!(before.contains("note: fetching ") && before.contains(" file"), "{before}");
+    assert!(before.contains("note: downloading ") && before.contains(" file"), "{before}");
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(0), "{shown}");
     let text = plain(&shown);
@@ -135,7 +162,7 @@ fn the_last_part_of_a_name_in_the_cache_is_enough() {
     let (_, last) = REPO.split_once('/').unwrap();
     let ran = bench.run(&["generate", "--model", last, "--prompt", "hello", "--verbose=false", "-m", "8"]);
     assert_eq!((ran.code, &ran.stdout), (Some(0), &expected), "{ran:?}");
-    assert_eq!(ran.stderr, format!("note: `{last}` is `{REPO}` of the cache\n"));
+    assert_eq!(ran.stderr, format!("note: using `{REPO}` from the cache for `{last}`\n"));
     let listed = bench.run(&["list", "--names"]).ok();
     assert!(listed.lines().any(|line| line == REPO), "{listed}");
     let cache = bench.path("home/.cache/huggingface/hub");

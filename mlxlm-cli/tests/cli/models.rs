@@ -44,7 +44,7 @@ fn what_is_said_to_people_has_the_same_numbers_and_warns() {
     let mut config = config();
     config["wobble"] = json!(3);
     let run = bench(&config).run(&["models", "--config", "config.json"]);
-    assert_eq!(run.stderr, "warning: config.json has entries that were not understood: `wobble`\n");
+    assert_eq!(run.stderr, "warning: config.json has unknown entries: `wobble`\n");
     for part in ["qwen3", &PARAMETERS.to_string(), "2 KVCache", "256 B for each token", "512 tokens"] {
         assert!(run.stdout.contains(part), "{part}: {}", run.stdout);
     }

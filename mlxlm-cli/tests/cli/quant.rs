@@ -218,7 +218,10 @@ fn activations_that_are_no_numbers_name_the_leaf() {
         change(&bench, "model.layers.1.input_layernorm.weight", spoil);
         let ran = bench.run(&args);
         let (message, hint) = ran.refused(1);
-        assert!(message.starts_with(&format!("what `{leaf}")) && message.ends_with("reads is not finite"), "{message}");
+        assert!(
+            message.starts_with(&format!("the values at `{leaf}")) && message.ends_with("are not finite"),
+            "{message}"
+        );
         assert!(hint.contains("mlxlm check"), "{hint}");
         assert_eq!(bench.names(), [""; 0], "{args:?}");
     }

@@ -120,7 +120,7 @@ pub enum HubError {
     },
 
     /// Offline mode is on, and the model is not in the cache.
-    #[error("`{repo}` at revision `{revision}` is not in the cache `{cache}`, and the hub is switched off", cache = cache.display())]
+    #[error("`{repo}` at revision `{revision}` is not in the cache `{cache}`, and HF_HUB_OFFLINE is set", cache = cache.display())]
     Offline {
         /// The repository.
         repo: String,
@@ -182,7 +182,7 @@ pub enum HubError {
     },
 
     /// The repository holds no model that can be loaded.
-    #[error("repository `{repo}` holds no {missing}{}", colon(note))]
+    #[error("repository `{repo}` has no {missing}{}", colon(note))]
     NotAModel {
         /// The repository.
         repo: String,
@@ -194,7 +194,7 @@ pub enum HubError {
 
     /// The disk has too little room for what is to be fetched.
     #[error(
-        "`{repo}` needs {:.1} GB, and {:.1} GB are free at `{cache}`",
+        "`{repo}` needs {:.1} GB, but only {:.1} GB are free at `{cache}`",
         *needed_bytes as f64 / 1e9,
         *free_bytes as f64 / 1e9,
         cache = cache.display()
@@ -211,7 +211,7 @@ pub enum HubError {
     },
 
     /// A download broke off again and again.
-    #[error("download of `{file}` broke off at {got_bytes} of {expected_bytes} bytes: {cause}")]
+    #[error("the download of `{file}` stopped at {got_bytes} of {expected_bytes} bytes: {cause}")]
     Interrupted {
         /// The path within the repository.
         file: String,
@@ -224,7 +224,7 @@ pub enum HubError {
     },
 
     /// What was downloaded is not what the listing promises.
-    #[error("download of `{file}` has {what} {got}, expected {expected}")]
+    #[error("the download of `{file}` has {what} {got}, expected {expected}")]
     WrongContent {
         /// The path within the repository.
         file: String,
@@ -237,7 +237,7 @@ pub enum HubError {
     },
 
     /// The folder to upload holds no files.
-    #[error("`{folder}` holds no files to upload", folder = folder.display())]
+    #[error("`{folder}` has no files to upload", folder = folder.display())]
     NothingToUpload {
         /// The folder.
         folder: PathBuf,
@@ -256,20 +256,20 @@ fn colon(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }
 
-const HOW_TO_LOG_IN: &str = "set HF_TOKEN to a token of yours (or log in with `hf auth login`)";
+const HOW_TO_LOG_IN: &str = "set HF_TOKEN (or log in with `hf auth login`)";
 
 impl Hint for HubError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadSetting { name, .. } => format!("correct `{name}` or unset it"),
             Self::NotAName { name, .. } if name.contains("://") => {
-                "give the id alone, as in `org/name`, without the address of the page".into()
+                "use only the id, for example `org/name`, not the address of the page".into()
             }
             Self::NotAName { .. } => {
-                "check the path, or give the id of a repository on the hub, as in `org/name`".into()
+                "check the path, or use the id of a hub repository, for example `org/name`".into()
             }
-            Self::NotAFolder { .. } => "give the folder that holds config.json and the weights".into(),
-            Self::BadRevision { .. } => "give a branch, a tag or a commit, as in `main`".into(),
+            Self::NotAFolder { .. } => "use the folder with config.json and the weights".into(),
+            Self::BadRevision { .. } => "use a branch, a tag or a commit, for example `main`".into(),
             Self::NotFound { with_token: false, .. } => format!(
                 "check the spelling (a local folder of that name does not exist either); if it is private, {HOW_TO_LOG_IN}"
             ),
@@ -285,27 +285,27 @@ impl Hint for HubError {
                  also allow gated repositories"
             ),
             Self::BadToken { .. } => {
-                "the token may have expired; unset HF_TOKEN for public models, or make a new one".into()
+                "the token may have expired; create a new one, or unset HF_TOKEN for public models".into()
             }
-            Self::NoToken { .. } => format!("{HOW_TO_LOG_IN}, one with write access"),
+            Self::NoToken { .. } => format!("{HOW_TO_LOG_IN}; the token needs write access"),
             Self::Forbidden { .. } => "the token's account or scope does not allow this; for an upload it needs write \
                                        access"
                 .into(),
             Self::RateLimited { retry_after_s: Some(s), .. } => format!("try again in {s} seconds, or {HOW_TO_LOG_IN}"),
             Self::RateLimited { .. } => format!("try again in some minutes, or {HOW_TO_LOG_IN}"),
-            Self::Offline { .. } => "unset HF_HUB_OFFLINE to download it, or give a local folder".into(),
-            Self::Incomplete { .. } => "run again with access to the hub; what is there is kept".into(),
+            Self::Offline { .. } => "unset HF_HUB_OFFLINE to download it, or use a local folder".into(),
+            Self::Incomplete { .. } => "run again with access to the hub; finished files are kept".into(),
             Self::Unreachable { .. } => {
-                "check the network, the proxy and HF_ENDPOINT; with HF_HUB_OFFLINE=1 the cache alone is used".into()
+                "check the network, the proxy and HF_ENDPOINT; with HF_HUB_OFFLINE=1 only the cache is used".into()
             }
             Self::Server { status: 500.., .. } => "the hub has a problem; try again later".into(),
-            Self::Malformed { .. } => "check that HF_ENDPOINT is a Hugging Face hub; a proxy's login page gives this too".into(),
-            Self::UnsafePath { .. } => "do not use this repository, and tell the hub about it".into(),
-            Self::NotAModel { .. } => "give a repository with config.json and model*.safetensors".into(),
-            Self::NoRoom { .. } => "`mlxlm manage` deletes models; HF_HUB_CACHE names a cache on another disk".into(),
-            Self::Interrupted { .. } => "run again to go on from there".into(),
-            Self::WrongContent { .. } => "run again; if it stays so, a proxy changes what passes through it".into(),
-            Self::NothingToUpload { .. } => "give the folder of a converted model".into(),
+            Self::Malformed { .. } => "check that HF_ENDPOINT is a Hugging Face hub; the login page of a proxy also causes this".into(),
+            Self::UnsafePath { .. } => "do not use this repository, and report it to the hub".into(),
+            Self::NotAModel { .. } => "use a repository with config.json and model*.safetensors".into(),
+            Self::NoRoom { .. } => "delete models with `mlxlm manage`, or set HF_HUB_CACHE to a folder on another disk".into(),
+            Self::Interrupted { .. } => "run again to resume".into(),
+            Self::WrongContent { .. } => "run again; if this happens again, a proxy may change the data".into(),
+            Self::NothingToUpload { .. } => "use the folder of a converted model".into(),
             Self::FileNotFound { .. } | Self::Server { .. } | Self::Client { .. } => return None,
         })
     }

@@ -55,7 +55,7 @@ pub enum TextError {
     Failed(String),
 
     /// A text is longer than is tokenized.
-    #[error("the text has {bytes} bytes, more than the {limit_bytes} that are tokenized at once")]
+    #[error("the text has {bytes} bytes, but at most {limit_bytes} are allowed")]
     TextTooLong {
         /// The length of the text.
         bytes: usize,
@@ -108,7 +108,7 @@ pub enum TextError {
     },
 
     /// The chat template itself refused the messages, by `raise_exception`.
-    #[error("the chat template refuses these messages: {0}")]
+    #[error("the chat template rejects these messages: {0}")]
     TemplateRaised(String),
 
     /// The chat template runs longer, or writes more, than any real one.
@@ -134,16 +134,14 @@ impl Hint for TextError {
                 "check that the path is a model folder and that its download is complete"
             }
             Self::TooLarge { .. } | Self::BadTokenizer { .. } => {
-                "download the file again, it may be cut or not be a tokenizer"
+                "download the file again; it may be incomplete or not a tokenizer"
             }
-            Self::TextTooLong { .. } | Self::TooManyTokens { .. } => "give a shorter text",
-            Self::UnknownToken(_) => "give the token exactly as the vocabulary has it, or its id",
-            Self::NoChatTemplate => {
-                "use a chat model, give a template, or send the prompt as it is with `--ignore-chat-template`"
-            }
-            Self::TemplateType(_) => "give a template in Jinja",
+            Self::TextTooLong { .. } | Self::TooManyTokens { .. } => "use a shorter text",
+            Self::UnknownToken(_) => "use the token exactly as in the vocabulary, or its id",
+            Self::NoChatTemplate => "use a chat model, set a chat template, or use `--ignore-chat-template`",
+            Self::TemplateType(_) => "use a Jinja template",
             Self::TemplateSyntax { .. } | Self::TemplateFailed { .. } | Self::TemplateLimit(_) => {
-                "give another template, or send the prompt as it is with `--ignore-chat-template`"
+                "use another chat template, or `--ignore-chat-template`"
             }
             _ => return None,
         };

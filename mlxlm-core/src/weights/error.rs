@@ -12,7 +12,7 @@ use crate::error::{LISTED, listed};
 #[non_exhaustive]
 pub enum WeightsError {
     /// A safetensors file lies about itself or is cut short.
-    #[error("`{path}` is not a sound safetensors file: {why}", path = path.display())]
+    #[error("`{path}` is not a valid safetensors file: {why}", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -20,7 +20,7 @@ pub enum WeightsError {
         why: String,
     },
     /// A folder without weights.
-    #[error("`{folder}` holds no `model*.safetensors`", folder = folder.display())]
+    #[error("`{folder}` has no `model*.safetensors`", folder = folder.display())]
     NoWeights {
         /// The folder.
         folder: PathBuf,
@@ -118,7 +118,7 @@ impl fmt::Display for Problem {
             }
             Self::Shape { name, got, expected } => write!(f, "`{name}` is {got:?}, expected {expected:?}"),
             Self::Type { name, why } => write!(f, "`{name}` {why}"),
-            Self::LeftOver { name } => write!(f, "`{name}` belongs to no part of the model"),
+            Self::LeftOver { name } => write!(f, "`{name}` is not part of the model"),
         }
     }
 }
@@ -133,20 +133,20 @@ fn list(problems: &[Problem]) -> String {
 impl Hint for WeightsError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Damaged { .. } => "fetch or convert the model again; the file may be cut short".into(),
+            Self::Damaged { .. } => "download or convert the model again; the file may be incomplete".into(),
             Self::NoWeights { .. } => {
                 "the folder must hold a model in the Hugging Face layout (config.json, model.safetensors, tokenizer.json)"
                     .into()
             }
-            Self::Shard { .. } => "fetch the model again; a shard may not have been downloaded".into(),
+            Self::Shard { .. } => "download the model again; a shard may be missing".into(),
             Self::Duplicate { .. } => "remove the file that does not belong to the model".into(),
             Self::Quantization { .. } => return None,
             Self::Foreign(error) => return error.hint(),
             Self::Gguf(error) => return error.hint(),
             Self::Adapter { .. } => "the folder must hold adapter_config.json and adapters.safetensors, or adapter_model.safetensors of PEFT".into(),
             Self::Mismatch(problems) => match problems.first() {
-                Some(Problem::Shape { .. }) => "config.json and the weights are of different models".into(),
-                _ => "is config.json that of these weights, and `model_type` right".into(),
+                Some(Problem::Shape { .. }) => "config.json and the weights belong to different models".into(),
+                _ => "check that config.json belongs to these weights and that `model_type` is right".into(),
             },
         })
     }

@@ -24,12 +24,12 @@ fn refused(builder: &Builder, expected: &str) {
 
 #[track_caller]
 fn damaged(builder: &Builder, expected: &str) {
-    refused(builder, &format!("FILE is not a sound GGUF file: {expected}"));
+    refused(builder, &format!("FILE is not a valid GGUF file: {expected}"));
 }
 
 #[test]
 fn other_files_and_versions_are_refused_by_name() {
-    assert_eq!(refusal(b"GGML and more"), "FILE is not a sound GGUF file: it does not begin with `GGUF`");
+    assert_eq!(refusal(b"GGML and more"), "FILE is not a valid GGUF file: it does not begin with `GGUF`");
     for version in [1, 4] {
         let expected = format!("FILE cannot be read: it is GGUF of version {version}");
         refused(&Builder { version, ..Builder::small() }, &expected);
@@ -66,7 +66,7 @@ fn counts_are_believed_where_there_is_room_for_them() {
 fn a_file_that_ends_anywhere_is_refused() {
     let whole = Builder::small().bytes();
     for length in 1..whole.len() - 14 {
-        assert!(refusal(&whole[..length]).starts_with("FILE is not a sound GGUF file: "), "{length}");
+        assert!(refusal(&whole[..length]).starts_with("FILE is not a valid GGUF file: "), "{length}");
     }
 }
 

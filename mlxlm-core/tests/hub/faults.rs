@@ -45,7 +45,7 @@ fn the_next_run_goes_on_where_the_last_one_stopped() {
     let broken = on_weights(|nth, request| Some(cut(request, if nth == 0 { 100_000 } else { 0 })));
     let mut bench = Bench::new(&broken);
     let (message, hint) = bench.failure();
-    assert!(message.contains("download of `model.safetensors` broke off at 100000 of 300000 bytes"), "{message}");
+    assert!(message.contains("the download of `model.safetensors` stopped at 100000 of 300000 bytes"), "{message}");
     assert!(hint.contains("run again"), "{hint}");
     let partial = bench.repo().join("blobs").join(format!("{}.incomplete", weights().hash()));
     assert_eq!(fs::metadata(&partial).unwrap().len(), 100_000);

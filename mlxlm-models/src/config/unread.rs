@@ -11,7 +11,7 @@ pub(crate) fn warning(config: &ModelConfig, unread: Vec<String>) -> Vec<String> 
     unread.dedup();
     match unread.is_empty() {
         true => Vec::new(),
-        false => vec![format!("config.json has entries that were not understood: {}", listed(&unread))],
+        false => vec![format!("config.json has unknown entries: {}", listed(&unread))],
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
         }));
         let config = config.unwrap();
         let keys = config.keys().map(str::to_owned).collect();
-        assert_eq!(warning(&config, keys), ["config.json has entries that were not understood: `mlp_bias`, `wobble`"]);
+        assert_eq!(warning(&config, keys), ["config.json has unknown entries: `mlp_bias`, `wobble`"]);
     }
 
     /// Which entries of a configuration are named by the warning.

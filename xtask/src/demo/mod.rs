@@ -42,15 +42,15 @@ use crate::process;
 /// Make the demo models: generate their corpus, train, quantize and install them
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// What the corpus and the training are drawn from
+    /// Random seed of corpus and training
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Training steps of each model, instead of those of the models in the repository
+    /// Training steps of each model [default: those of the models in the repository]
     #[arg(long)]
     steps: Option<usize>,
 
-    /// Stop when corpus, tokenizer and configs are in target/demo
+    /// Only write corpus, tokenizer and configurations, to target/demo
     #[arg(long)]
     corpus_only: bool,
 }

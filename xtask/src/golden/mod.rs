@@ -18,7 +18,7 @@ use crate::process::{self, PYTHON};
 const MLX_LM: &str = "0.32.2";
 const MLX: &str = "0.32.4";
 
-/// Record what Python mlx-lm computes, and hold mlxlm against it
+/// Record results of Python mlx-lm, and compare mlxlm with them
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Which Python runs the reference.
 #[derive(clap::Args, Clone, Debug)]
 struct Python {
-    /// The Python that has mlx-lm
+    /// Python with mlx-lm
     #[arg(long, default_value = "python3")]
     python: String,
 }

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// Begin an architecture: its file, its lines in the registry, and a tiny configuration
+/// Add an architecture: its file, its lines in the registry, and a tiny configuration
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// The `model_type` of its configurations
+    /// Its `model_type`
     name: String,
 }
 

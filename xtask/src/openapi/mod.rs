@@ -14,7 +14,7 @@ mod openai;
 
 use anyhow::Result;
 
-/// Write the description of the server's routes, mlxlm-serve/src/http/openapi.json
+/// Write the OpenAPI description of the server, mlxlm-serve/src/http/openapi.json
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {}
 

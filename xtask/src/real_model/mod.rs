@@ -27,14 +27,14 @@ const VOCABULARIES: (&str, &str) = ("llama-cpp-python", "0.3.36");
 pub(crate) const TESTS: [&str; 8] =
     ["test", "--workspace", "--exclude", "xtask", "--features", "mlxlm-cli/real", "--test", "real"];
 
-/// Get a small real model and real vocabularies for `cargo xtask test --real`
+/// Download a small real model and real vocabularies for `cargo xtask test --real`
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Record what Python mlx-lm says of the model, for the tests
+    /// Record the results of Python mlx-lm for the tests
     #[arg(long)]
     record: bool,
 
-    /// The Python that has mlx-lm
+    /// Python with mlx-lm
     #[arg(long, default_value = "python3", requires = "record")]
     python: String,
 }

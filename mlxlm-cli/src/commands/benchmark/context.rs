@@ -37,7 +37,7 @@ fn keys_and_values(layer: &LayerCache) -> Result<(&Array, &Array)> {
         _ => {}
     }
     Err(Failure::usage("`--context-tokens` needs a model with a KV cache in every layer")
-        .hint("a longer `--prompt-tokens` is a context, too"))
+        .hint("use a larger `--prompt-tokens` instead"))
 }
 
 /// Random numbers in the shape `[B, K, S, d]` of an array, but with another S.

@@ -24,14 +24,14 @@ pub(super) enum Line<'a> {
 /// The commands, as `/help` lists them: two columns that fit into 40.
 pub(super) const HELP: [(&str, &str); 9] = [
     ("/help", "this list (h)"),
-    ("/reset", "forget what was said (r)"),
-    ("/regen", "answer once more"),
+    ("/reset", "start again (r)"),
+    ("/regen", "answer again"),
     ("/set NAME X", "temp, top_p, max_tokens…"),
     ("/system TEXT", "change the system prompt"),
-    ("/save FILE", "keep the conversation"),
-    ("/load FILE", "go on with a kept one"),
-    ("/quit", "end (q, Ctrl-D)"),
-    ("\\ or \"\"\"", "go on in the next line"),
+    ("/save FILE", "save the conversation"),
+    ("/load FILE", "load a conversation"),
+    ("/quit", "exit (q, Ctrl-D)"),
+    ("\\ or \"\"\"", "continue on the next line"),
 ];
 
 impl<'a> Line<'a> {

@@ -33,7 +33,7 @@ impl Speculation {
         let asked = num_draft_tokens(args);
         if (args.draft_model.is_some() || looks_up) && asked > MAX_DRAFT_TOKENS {
             let option = if looks_up { "--prompt-lookup-num-tokens" } else { "--num-draft-tokens" };
-            warn(format_args!("`{option}` is {asked}; at most {MAX_DRAFT_TOKENS} tokens are proposed at once"));
+            warn(format_args!("`{option}` is {asked}, but at most {MAX_DRAFT_TOKENS} tokens are proposed at once"));
         }
         let draft = args.draft_model.as_deref().map(|name| load_draft(name, tokenizer)).transpose()?;
         let mtp = args.mtp.map(NonZeroUsize::get);
@@ -73,8 +73,8 @@ pub(in crate::commands) fn check_ways(args: &SpeculationArgs) -> Result {
     let given: Vec<&str> = ways.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
     match given[..] {
         [first, second, ..] if !args.auto_speculative => {
-            Err(Failure::usage(format!("`{first}` and `{second}` both propose"))
-                .hint("take one of them, or both with `--auto-speculative`"))
+            Err(Failure::usage(format!("`{first}` and `{second}` both propose tokens"))
+                .hint("use one of them, or add `--auto-speculative`"))
         }
         _ => Ok(()),
     }
@@ -83,8 +83,8 @@ pub(in crate::commands) fn check_ways(args: &SpeculationArgs) -> Result {
 fn load_draft(name: &str, tokenizer: &Tokenizer) -> Result<Box<dyn CausalLm>> {
     let draft = load_model(name, &VariantArgs::default(), TokenizerOptions::default())?;
     if draft.tokenizer.vocab_size() != tokenizer.vocab_size() {
-        return Err(Failure::usage(format!("the tokenizer of the draft model `{name}` is not that of the model"))
-            .hint("a draft model must be of the same family"));
+        return Err(Failure::usage(format!("the draft model `{name}` has another tokenizer than the model"))
+            .hint("use a draft model of the same family"));
     }
     Ok(draft.model)
 }

@@ -78,8 +78,8 @@ impl Hint for ForeignError {
                 "take the model in 16 bits, or quantized by mlx-lm, AWQ, GPTQ, compressed-tensors, modelopt or as fp8"
                     .into()
             }
-            Self::NotFound { .. } => "check `quantization_config` in config.json; is it that of these weights".into(),
-            Self::Missing { .. } => "fetch the model again; a shard may not have been downloaded".into(),
+            Self::NotFound { .. } => "check that `quantization_config` in config.json belongs to these weights".into(),
+            Self::Missing { .. } => "download the model again; a shard may be missing".into(),
             Self::Shape { .. } | Self::Type { .. } | Self::Number { .. } => {
                 "the weights are damaged, or `quantization_config` in config.json is not theirs".into()
             }

@@ -10,7 +10,7 @@ use crate::Hint;
 #[non_exhaustive]
 pub enum GgufError {
     /// The file contradicts itself or is cut short.
-    #[error("`{path}` is not a sound GGUF file: {why}", path = path.display())]
+    #[error("`{path}` is not a valid GGUF file: {why}", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -48,13 +48,13 @@ pub enum GgufError {
 impl Hint for GgufError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Damaged { .. } => "fetch the file again; it may be cut short".into(),
+            Self::Damaged { .. } => "download the file again; it may be incomplete".into(),
             Self::Unsupported { .. } => {
                 let names: Vec<&str> = TensorType::ALL.iter().map(|kind| kind.name()).collect();
                 format!("GGUF of version 2 or 3, little-endian, with tensors of the types {} is read", names.join(", "))
             }
             Self::Metadata { .. } => "convert the original model to GGUF again, or use the original model".into(),
-            Self::Part { .. } => "give the first part, `…-00001-of-….gguf`, with all others in the same folder".into(),
+            Self::Part { .. } => "use the first part, `…-00001-of-….gguf`, with all others in the same folder".into(),
         })
     }
 }

@@ -24,7 +24,7 @@ fn check<T: std::fmt::Debug>(refused: Result<T>, expected: &str, hint: Option<&s
 #[test]
 fn bad_prompts() {
     let model = Counter::new();
-    check(decode(&model, &[], &options(1)), "the prompt is empty", Some("give a prompt of at least one token"));
+    check(decode(&model, &[], &options(1)), "the prompt is empty", Some("use a prompt of at least one token"));
     check(
         decode(&model, &[3, 32], &options(1)),
         "token id 32 in `prompt` is outside the vocabulary of 32 tokens",
@@ -66,7 +66,7 @@ fn what_a_ring_has_dropped_does_not_count_for_the_context() {
     }
 }
 
-/// Heads that are 96 wide take groups of 32 only. That is found before the first token, though it would matter much later.
+/// Heads that are 96 wide use groups of 32 only. That is found before the first token, though it would matter much later.
 #[test]
 fn a_quantization_that_does_not_fit_is_refused_before_the_first_token() {
     let model = tiny_with(1, &json!({"head_dim": 96}));
@@ -77,7 +77,7 @@ fn a_quantization_that_does_not_fit_is_refused_before_the_first_token() {
     let model = model.as_ref();
     for start in [0, 3, 5000] {
         let expected = "keys and values of the widths 96 and 96 cannot be quantized in groups of 64";
-        let hint = Some("take groups of 32, or leave the cache unquantized");
+        let hint = Some("use groups of 32, or do not quantize the cache");
         let late = quantized(64, start);
         check(Decoding::new(model, &[1, 2], None, chooser(&late), &late).map(drop), expected, hint);
         let mut engine = Engine::new(EngineOptions::default()).unwrap();
@@ -95,8 +95,8 @@ fn a_quantization_that_does_not_fit_is_refused_before_the_first_token() {
     };
     check(
         Decoding::new(model, &[1], Some(&mut caches), chooser(&other), &other).map(drop),
-        "the cache is quantized already: 8 bits in groups of 32, and not 8 bits for keys and 4 for values in groups of 32, values rotated",
-        Some("ask for 8 bits in groups of 32, as the cache has them"),
+        "the cache is already quantized: 8 bits in groups of 32, not 8 bits for keys and 4 for values in groups of 32, values rotated",
+        Some("use 8 bits in groups of 32, as in the cache"),
     );
 }
 
@@ -145,8 +145,8 @@ fn bad_options() {
     assert!(matches!(with(|o| o.kv_quantization = Some(KvQuantization::with_bits(4))), Err(Error::Cache(_))));
     check(
         with(|o| o.state_bf16 = true),
-        "no layer of this model remembers by a gated delta net, whose state could be kept in bf16",
-        Some("leave the state as it is"),
+        "this model has no gated delta nets, so it has no state to keep in bf16",
+        Some("omit `--gdn-state-bf16`"),
     );
 }
 
@@ -201,7 +201,7 @@ fn every_row_of_a_batch_is_checked() {
     check(
         batch(vec![row(&[1], None), row(&[], None)]),
         "the prompt is empty",
-        Some("give a prompt of at least one token"),
+        Some("use a prompt of at least one token"),
     );
     let expected = "`max_tokens` is 0, expected a positive number, or none for no limit";
     check(batch(vec![row(&[1], None), row(&[1], Some(0))]), expected, None);

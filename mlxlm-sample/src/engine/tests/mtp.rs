@@ -139,7 +139,7 @@ fn what_is_proposed_does_not_depend_on_the_way_there() {
 fn a_model_without_heads_is_refused_by_name() {
     let model = tiny(1);
     let error = Mtp::new(model.as_ref(), 1).unwrap_err();
-    assert_eq!(error.to_string(), "the model, of the type `llama`, has no heads that predict further tokens (MTP)");
+    assert_eq!(error.to_string(), "the model (type `llama`) has no heads for multi-token prediction (MTP)");
     let with = with_heads(1, mimo(), Joint::Token, Silent::None);
     assert!(matches!(Mtp::new(with.as_ref(), 0), Err(Error::Parameter { name: "depth", .. })));
 }
