@@ -133,6 +133,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// How long a client may take to send a head.
     pub head_time: Duration,
+    /// How long a connection may be silent between two requests.
+    pub idle_time: Duration,
     /// How long a client may take to send a body.
     pub body_time: Duration,
     /// The most connections.
@@ -151,6 +153,7 @@ impl Default for Limits {
             body_bytes: 32 << 20,
             head_bytes: 64 << 10,
             head_time: Duration::from_secs(30),
+            idle_time: Duration::from_mins(5),
             body_time: Duration::from_mins(1),
             connections: 4096,
             request_time: None,

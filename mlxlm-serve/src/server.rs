@@ -5,11 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, watch};
@@ -17,8 +13,8 @@ use tokio::sync::{Semaphore, watch};
 use crate::app::App;
 use crate::engine::{self, Loader, State};
 use crate::error::{Error, Result};
-use crate::http::routes;
 use crate::http::tls::Certificate;
+use crate::http::{connection, routes};
 use crate::options::{Level, Limits, Log, ServerOptions};
 
 /// Threads that wait for clients. They compute nothing: the cores are the engine's.
@@ -223,11 +219,11 @@ impl Door {
             tokio::spawn(async move {
                 // A client that breaks the protocol, or goes away, is gone.
                 match certificate {
-                    None => drop(watcher.watch(connection(stream, router, &limits)).await),
+                    None => drop(watcher.watch(connection::serve(stream, router, &limits)).await),
                     Some(certificate) => {
                         let greeting = tokio::time::timeout(limits.head_time, certificate.accept(stream)).await;
                         if let Ok(Ok(stream)) = greeting {
-                            drop(watcher.watch(connection(stream, router, &limits)).await);
+                            drop(watcher.watch(connection::serve(stream, router, &limits)).await);
                         }
                     }
                 }
@@ -235,18 +231,4 @@ impl Door {
             });
         }
     }
-}
-
-type Connection<S> = http1::Connection<TokioIo<S>, TowerToHyperService<Router>>;
-
-fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    stream: S,
-    router: Router,
-    limits: &Limits,
-) -> Connection<S> {
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_time)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
 }

@@ -1,6 +1,7 @@
 //! HTTP: who may ask, bodies in, answers and events out.
 
 pub(crate) mod body;
+pub(crate) mod connection;
 pub(crate) mod events;
 pub(crate) mod guard;
 pub(crate) mod health;

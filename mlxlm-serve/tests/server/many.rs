@@ -146,3 +146,38 @@ fn who_has_priority_comes_first() {
     let refused = house.post("/v1/completions", &json!({"prompt": "w20", "priority": "high"}));
     assert!(refused.refused(400).contains("priority"));
 }
+
+#[test]
+fn a_connection_is_kept_between_requests_and_not_within_a_head() {
+    use std::time::Duration;
+
+    use mlxlm_serve::{Limits, ServerOptions};
+    let limits =
+        Limits { head_time: Duration::from_millis(300), idle_time: Duration::from_millis(1500), ..Limits::default() };
+    let options = ServerOptions { limits, ..crate::house::options() };
+    let house = House::with(options, crate::counter::counter(Duration::from_millis(25)));
+    let pause = |milliseconds| thread::sleep(Duration::from_millis(milliseconds));
+    let mut client = house.client();
+    for _ in 0..2 {
+        client.request("GET", "/health", &[], b"");
+        client.answer().ok();
+        pause(700);
+    }
+    // An answer may take longer than either, also one without a byte until its end.
+    let body = json!({"prompt": [10], "max_tokens": 80, "ignore_eos": true, "logit_bias": {"50": -100}});
+    client.request("POST", "/v1/completions", &[], body.to_string().as_bytes());
+    assert_eq!(client.answer().ok()["usage"]["completion_tokens"], 80);
+    // The next head has to come at once.
+    client.send(b"GET /health HT");
+    pause(700);
+    assert!(client.is_closed());
+    // And so has the first.
+    let mut silent = house.client();
+    pause(700);
+    assert!(silent.is_closed());
+    let mut idle = house.client();
+    idle.request("GET", "/health", &[], b"");
+    idle.answer().ok();
+    pause(2500);
+    assert!(idle.is_closed());
+}
