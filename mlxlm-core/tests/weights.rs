@@ -261,7 +261,7 @@ fn an_index_that_misleads_is_refused() {
     }
     let empty = folder(&[("model-1.safetensors", &["a"])]);
     index(empty.path(), &json!({}));
-    assert!(open(empty.path()).unwrap_err().ends_with("holds no `model*.safetensors`"));
+    assert!(open(empty.path()).unwrap_err().ends_with("has no `model*.safetensors`"));
     index(empty.path(), &json!([1]));
     let message = open(empty.path()).unwrap_err();
     assert!(message.starts_with("`model.safetensors.index.json` is not valid JSON: invalid type"), "{message}");
@@ -276,7 +276,7 @@ fn a_tensor_in_two_files_is_refused() {
 #[test]
 fn a_folder_without_weights_is_refused() {
     let message = open(folder(&[("adapters.safetensors", &["a"])]).path()).unwrap_err();
-    assert!(message.ends_with("holds no `model*.safetensors`"), "{message}");
+    assert!(message.ends_with("has no `model*.safetensors`"), "{message}");
     let message = open(Path::new("no/such/folder")).unwrap_err();
     assert!(message.starts_with("cannot list `no/such/folder`: "), "{message}");
 }

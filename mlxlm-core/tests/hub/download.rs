@@ -72,7 +72,7 @@ fn offline_takes_what_is_there() {
     fs::remove_file(folder.join("model.safetensors")).unwrap();
     let (message, hint) = bench.failure();
     assert!(message.contains("is incomplete: `model.safetensors` missing"), "{message}");
-    assert!(hint.contains("what is there is kept"), "{hint}");
+    assert!(hint.contains("finished files are kept"), "{hint}");
     assert_eq!(server.log().len(), asked);
 }
 

@@ -280,7 +280,7 @@ fn a_long_listing_and_a_long_name_are_bounded() {
         .map(|n| json!({"type": "directory", "path": format!("folder-{n}"), "oid": hash, "size": 0, "more": [n]}))
         .collect();
     let server = listing(Value::from(folders));
-    assert_eq!(Bench::new(&server).failure().0, "repository `org/name` holds no config.json");
+    assert_eq!(Bench::new(&server).failure().0, "repository `org/name` has no config.json");
     let server = listing(json!([{"type": "file", "path": "a".repeat(5000), "oid": hash, "size": 1}]));
     assert!(Bench::new(&server).failure().0.contains("which would be written outside"));
     let server = Server::with(model(), |request| {
@@ -340,11 +340,11 @@ fn a_repository_without_a_model_is_refused_before_the_download() {
         assert!(hint.contains("config.json"), "{hint}");
         assert!(server.asked("/resolve/").is_empty());
     };
-    check(vec![file("README.md", "")], "repository `org/name` holds no config.json");
+    check(vec![file("README.md", "")], "repository `org/name` has no config.json");
     let torch = vec![file("config.json", "{}"), file("pytorch_model.bin", "")];
-    check(torch, "repository `org/name` holds no model*.safetensors: it holds PyTorch files");
+    check(torch, "repository `org/name` has no model*.safetensors: it holds PyTorch files");
     let gguf = vec![file("config.json", "{}"), file("q4.gguf", "")];
-    check(gguf, "repository `org/name` holds no model*.safetensors: it holds GGUF files");
+    check(gguf, "repository `org/name` has no model*.safetensors: it holds GGUF files");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn what_stops_an_upload_is_said() {
         assert_eq!(message.replace(server.address(), "HUB"), expected);
         assert!(hint.contains(remedy), "{hint}");
     };
-    check(401, "HUB does not accept the token", "make a new one");
+    check(401, "HUB does not accept the token", "create a new one");
     check(403, "writing to `org/name` is not allowed: so it is", "write access");
     check(429, "rate limit reached at HUB", "try again");
     check(500, "HUB answered 500 about `org/name`: so it is", "try again later");
@@ -116,7 +116,7 @@ fn nothing_is_asked_when_it_cannot_work() {
     let empty = bench.path("empty");
     fs::create_dir_all(empty.join(".git")).unwrap();
     let (message, hint) = fail(&bench, "org/name", &empty);
-    assert!(message.contains("holds no files to upload") && hint.contains("converted"), "{message} {hint}");
+    assert!(message.contains("has no files to upload") && hint.contains("converted"), "{message} {hint}");
     assert!(fail(&bench, "org/name", &bench.path("missing")).0.contains("cannot list"));
     bench.options.token = None;
     let (message, hint) = fail(&bench, "org/name", &folder);
