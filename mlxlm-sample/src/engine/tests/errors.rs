@@ -106,7 +106,7 @@ fn keys_and_values_that_no_memory_can_hold_are_refused() {
     let refused = check_room(model.as_ref(), &options(1), 1 << 20, 1 << 30).unwrap_err();
     assert!(matches!(refused, Error::NoRoom { rows: 1_048_576, needed, free, .. } if needed > free), "{refused}");
     let said = refused.to_string();
-    assert!(said.starts_with("the keys and values of 1048576 sequences of 1073741824 tokens take "), "{said}");
+    assert!(said.starts_with("the KV cache of 1048576 sequences of 1073741824 tokens needs "), "{said}");
     assert!(refused.hint().unwrap().contains("max_kv_size"));
     assert!(check_room(model.as_ref(), &options(1), usize::MAX, usize::MAX).is_err());
     let ring = GenerateOptions { max_kv_size: Some(64), ..options(1) };
