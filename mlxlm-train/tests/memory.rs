@@ -85,7 +85,7 @@ fn logits_never_exist_all_at_once() {
             let (values, gradients) =
                 trainable.value_and_grad_of(&*model, false, |model| Ok(vec![loss(model)?])).unwrap();
             transforms::eval(values.iter().chain(&gradients)).unwrap();
-            let floats = |array: &Array| array.to_vec_cast::<f32>().unwrap();
+            let floats = |array: &Array| array.reshape(&[-1]).unwrap().to_vec_cast::<f32>().unwrap();
             values.iter().chain(&gradients).map(floats).collect::<Vec<_>>()
         };
         for (got, want) in gradients(&|m| loss::mean(m, &short)).iter().zip(gradients(&|m| at_once(m, &short))) {
