@@ -190,7 +190,7 @@ impl<'a> Conversation<'a> {
         self.options.sampler.seed = Some(self.seed);
         self.seed = self.seed.wrapping_add(1);
         let generator = Generator::new(self.model, self.tokenizer).prompt_cache(&mut self.caches);
-        let mut generation = generator.stream(tokens[read..].to_vec(), &self.options)?;
+        let mut generation = generator.stream(tokens[read..].to_vec(), &self.options).map_err(in_a_chat)?;
         self.held = tokens;
         let (mut text, mut last, mut first_token) = (String::new(), None, Duration::ZERO);
         for response in &mut generation {
@@ -233,7 +233,8 @@ impl<'a> Conversation<'a> {
             }
             since = Instant::now();
             if listener.reading(done, total) { step.min(total - 1 - done) } else { 0 }
-        })?;
+        })
+        .map_err(in_a_chat)?;
         Ok(read)
     }
 
@@ -254,4 +255,14 @@ impl<'a> Conversation<'a> {
 
 fn message(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
+}
+
+/// A conversation that has become too long can be started again.
+fn in_a_chat(error: mlxlm_sample::Error) -> Failure {
+    match error {
+        mlxlm_sample::Error::PromptTooLong { .. } => {
+            Failure::new(error.to_string()).hint("shorten the message, or use `/reset` to start again")
+        }
+        _ => error.into(),
+    }
 }

@@ -44,8 +44,13 @@ pub(super) fn run(args: &GenerateArgs) -> Result {
     let mtp = args.speculation.mtp.is_some();
     let load = LoadOptions { tokenizer: tokenizer_options, mtp, ..LoadOptions::default() };
     let (Loaded { model, mut tokenizer, .. }, load_time) = load_timed(&name, &args.model.variant, load)?;
+    let vocabulary = model.info().vocab_size;
     for token in &args.extra_eos_token {
-        tokenizer.add_eos_token(token)?;
+        let id = tokenizer.add_eos_token(token)?;
+        if i64::from(id) >= i64::from(vocabulary) {
+            let what = format!("`--extra-eos-token` is {id}, expected a token of the vocabulary, below {vocabulary}");
+            return Err(Failure::usage(what));
+        }
     }
     options.sampler.xtc_special_tokens = xtc_special_tokens(&tokenizer)?;
     let speculation = Speculation::load(&args.speculation, &tokenizer)?;

@@ -388,6 +388,11 @@ fn options_that_make_no_sense() {
             "enable_thinking",
         ),
         misused(&["generate", "--chat-template-config", "3"], &["is not a JSON object"], "enable_thinking"),
+        misused(
+            &["generate", "--model", "tiny", "--extra-eos-token", "900"],
+            &["`--extra-eos-token` is 900, expected a token of the vocabulary, below 900"],
+            "",
+        ),
         misused(&["generate", "--image", "cat.png"], &["`--image`"], ""),
         misused(&["generate", "-qa"], &["`--quantize-activations` is not supported"], ""),
         misused(&["chat", "--pipeline"], &["`--pipeline` is not supported"], ""),
