@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let journal = Journal::open(&models.join("measured.jsonl"), &basis, args.resume)?;
     let (quick, only) = (args.quick, args.only.clone());
     let bench = Bench { journal: &journal, binary, models, peers, quick, only, supported };
-    eprintln!("measuring; results so far are kept in target/bench-models, `--resume` goes on with them");
+    eprintln!("measuring; results are kept in target/bench-models, `--resume` continues an interrupted run");
     bench.run()?;
 
     let about = About {
