@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use mlxlm_core::{Array, Dtype, device, ops};
+use mlxlm_cache::Caches;
+use mlxlm_core::{Array, device, ops};
 use mlxlm_models::CausalLm;
+use mlxlm_quant::divergence;
 use mlxlm_sample::engine::Decoding;
 use mlxlm_sample::propose::{Proposer, Scene};
 use mlxlm_sample::{GenerateOptions, Result as SampleResult};
@@ -81,17 +83,18 @@ impl Proposer for Known {
 
 /// The mean divergence of the next token after each of the prompt, read token by token with states of both kinds.
 fn divergence(model: &dyn CausalLm, prompt: &[u32]) -> Result<f64> {
-    let read = |state_bf16: bool| -> Result<Array> {
-        let mut caches = model.make_caches();
+    let read = |state_bf16: bool| -> Result<Vec<Array>> {
+        let mut caches = Caches::new(&model.cache_kinds());
         caches.narrow_states(state_bf16);
-        let mut rows = Vec::with_capacity(prompt.len());
-        for token in prompt {
-            let logits = model.forward(&Array::from_slice(&[*token], &[1, 1]), Some(&mut caches))?;
-            rows.push(logits.as_dtype(Dtype::Float32)?);
-        }
-        Ok(ops::concatenate(&rows, 1)?)
+        let mut logits = |token| Ok(model.forward(&Array::from_slice(&[token], &[1, 1]), Some(&mut caches))?);
+        prompt.iter().map(|token| logits(*token)).collect()
     };
     let (exact, narrow) = (read(false)?, read(true)?);
-    let nats = mlxlm_quant::divergence::kl(&narrow, &exact, 1.0)?;
-    Ok(f64::from(nats.mean(None)?.try_item_exact::<f32>().map_err(mlxlm_core::Error::from)?))
+    Ok(mean(&exact, &narrow)?)
+}
+
+fn mean(exact: &[Array], narrow: &[Array]) -> mlxlm_core::Result<f64> {
+    let (exact, narrow) = (ops::concatenate(exact, 1)?, ops::concatenate(narrow, 1)?);
+    let nats = divergence::kl(&narrow, &exact, 1.0)?.mean(None)?;
+    Ok(f64::from(nats.try_item_exact::<f32>()?))
 }
