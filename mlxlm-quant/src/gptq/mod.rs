@@ -3,7 +3,7 @@
 //!
 //! Ports `mlx_lm/quant/gptq.py` @ 0.32.2. Unusual: every width of affine codes is packed; what reads the same input shares one
 //! Hessian; a Hessian that is singular is damped until it is not; routers keep eight bits. More than the reference does with
-//! [`Care::Full`]: grids are searched for (`grid`), maps make up for the blocks before them (as arXiv:2504.02692 does), and tables that
+//! [`Care`]: grids are searched for (`grid`), maps make up for the blocks before them (as arXiv:2504.02692 does), and tables that
 //! are heads are packed as such (`table`).
 
 mod codes;
@@ -42,14 +42,23 @@ impl GptqOptions {
 }
 
 /// How much care is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Care {
-    /// As in the reference: grids reach from the least weight to the largest, and maps are packed for what they read in a model that is
-    /// not packed.
-    Reference,
-    /// Grids are searched for; maps are packed for what they read behind blocks that are packed already, and make up for what those do
-    /// to it; tables that are heads too are packed as heads are.
-    Full,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Care {
+    /// Whether grids are searched for, and do not simply reach from the least weight to the largest.
+    pub search: bool,
+    /// Whether maps are packed for what they read behind blocks that are packed already, and the share of what those do to it that
+    /// they make up for.
+    pub follow: Option<f32>,
+    /// Whether a table that is the head too is packed for what the head reads, and how much it counts as a table, as a share of the mean
+    /// of the Hessian's diagonal.
+    pub table: Option<f32>,
+}
+
+impl Care {
+    /// As the reference does it.
+    pub const REFERENCE: Self = Self { search: false, follow: None, table: None };
+    /// The best that is known.
+    pub const FULL: Self = Self { search: true, follow: None, table: Some(0.3) };
 }
 
 /// What is to be done.
@@ -78,13 +87,8 @@ pub fn gptq(model: &mut dyn CausalLm, batches: &[Array], packing: Packing<'_>, r
     let mut hessians = Hessians::new(model, plan);
     let mut dense = Flow::enter(model, batches, |batch, heard| hessians.add(model, batch, &heard, None))?;
     packing.pack(model, "entry", &mut hessians, report)?;
-    let mut packed = match care {
-        Care::Reference => None,
-        Care::Full => {
-            packing.pack_table(model, batches, report)?;
-            Some(Flow::enter(model, batches, |_, _| Ok(()))?)
-        }
-    };
+    packing.pack_table(model, batches, report)?;
+    let mut packed = care.follow.map(|_| Flow::enter(model, batches, |_, _| Ok(()))).transpose()?;
     for stage in 0..count {
         report(Event::Step { what: "blocks", done: stage, of: count });
         hessians.begin();
@@ -162,10 +166,10 @@ impl Packing<'_> {
             with_leaf(model, path, |mut leaf| {
                 if let Some(matrix) = leaf.matrix() {
                     let mut weight = matrix.dense()?;
-                    if let Some(drift) = &read.drift {
-                        weight = moved(&weight, drift, root)?;
+                    if let (Some(drift), Some(share)) = (&read.drift, self.care.follow) {
+                        weight = moved(&weight, drift, root, share)?;
                     }
-                    *matrix = Matrix::Packed(pack(&weight, root, scheme, self.care == Care::Full)?, scheme);
+                    *matrix = Matrix::Packed(pack(&weight, root, scheme, self.care.search)?, scheme);
                 }
                 Ok(())
             })?;
@@ -176,13 +180,14 @@ impl Packing<'_> {
 
     /// Packs the table of a model that has no other head, or takes it from where it is kept.
     fn pack_table(&self, model: &mut dyn CausalLm, batches: &[Array], report: Report<'_>) -> Result<()> {
+        let Some(as_table) = self.care.table else { return Ok(()) };
         let file = file_name("table");
         if let Some(kept) = self.kept
             && kept.put(&file, model, self.plan)?.is_some()
         {
             return Ok(());
         }
-        let packed = table::pack(model, batches, self.plan, report)?;
+        let packed = table::pack(model, batches, self.plan, (as_table, self.care.search), report)?;
         match (self.kept, packed) {
             (Some(kept), Some(path)) => kept.keep(&file, model, &[path]),
             _ => Ok(()),
@@ -196,9 +201,9 @@ fn file_name(part: &str) -> String {
 
 /// The matrix that makes of what is read now as nearly as possible what `weight` made of what would be read in a model that is not
 /// packed: `W + W D H^-1`.
-fn moved(weight: &Array, drift: &Array, root: &Array) -> Result<Array> {
+fn moved(weight: &Array, drift: &Array, root: &Array, share: f32) -> Result<Array> {
     let wide = weight.as_dtype(Dtype::Float32)?;
-    let more = wide.matmul(drift)?.matmul(root.t())?.matmul(root)?;
+    let more = wide.matmul(drift)?.matmul(root.t())?.matmul(root)?.multiply(Array::from_f32(share))?;
     Ok(wide.add(more)?.as_dtype(weight.dtype())?)
 }
 

@@ -12,17 +12,16 @@ use crate::plan::Plan;
 use crate::report::Report;
 use crate::{Error, Result};
 
-/// How much the table counts as one that is read by token, where all columns matter alike: a share of the mean of the Hessian's diagonal.
-const AS_TABLE: f32 = 0.3;
-
 /// Tables of more bits are only rounded: there is nothing to win.
 const MOST_BITS: i32 = 6;
 
-/// Packs the table of a model, dense so far, that has no other head, for what the head makes of `batches`; its path.
+/// Packs the table of a model, dense so far, that has no other head, for what the head makes of `batches`; its path. `as_table` is how
+/// much it counts as one that is read by token, where all columns matter alike.
 pub(super) fn pack(
     model: &mut dyn CausalLm,
     batches: &[Array],
     plan: &Plan,
+    (as_table, search): (f32, bool),
     report: Report<'_>,
 ) -> Result<Option<String>> {
     let Some(path) = only_table(model, plan) else { return Ok(None) };
@@ -49,11 +48,11 @@ pub(super) fn pack(
     if !mean.is_finite() {
         return Err(Error::NotFinite { path: "the head".into() });
     }
-    let alike = ops::eye::<f32>(sum.dim(0), None, None)?.multiply(Array::from_f32(AS_TABLE * mean))?;
+    let alike = ops::eye::<f32>(sum.dim(0), None, None)?.multiply(Array::from_f32(as_table * mean))?;
     let root = inverse_root(&sum.add(alike)?, &path, report)?;
     with_leaf(model, &path, |mut leaf| {
         if let Some(matrix) = leaf.matrix().filter(|matrix| matrix.input_dims() == root.dim(0)) {
-            *matrix = Matrix::Packed(super::pack(&matrix.dense()?, &root, scheme, true)?, scheme);
+            *matrix = Matrix::Packed(super::pack(&matrix.dense()?, &root, scheme, search)?, scheme);
         }
         Ok(())
     })?;

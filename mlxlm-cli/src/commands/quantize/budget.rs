@@ -37,7 +37,7 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
         let (plan, expected) = budget::choose(&*begun.job.model, &measured, goal)?;
         say!("[INFO] {}", in_words(&plan))?;
         let part = kept.as_ref().map(|kept| kept.part(&format!("attempt-{attempt}"))).transpose()?;
-        let packing = Packing { plan: &plan, care: Care::Full, kept: part.as_ref() };
+        let packing = Packing { plan: &plan, care: Care::FULL, kept: part.as_ref() };
         gptq(&mut *begun.job.model, &samples.batches(4), packing, &mut progress::work())?;
         let checkpoint = part.map(|part| part.file("scales.safetensors"));
         tune(args, &mut begun.job, &*teacher, (&samples, &held), checkpoint)?;

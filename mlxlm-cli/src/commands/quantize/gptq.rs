@@ -17,7 +17,7 @@ pub(in crate::commands) fn run(args: &GptqArgs) -> Result {
     let samples = calibration(&begun.job, &args.learn, args.num_samples, args.sequence_length)?;
     let plan = GptqOptions { scheme, fallback }.plan(&*begun.job.model);
     warn_of_dense(&begun.job, &plan, scheme);
-    let care = if args.plain { Care::Reference } else { Care::Full };
+    let care = if args.plain { Care::REFERENCE } else { Care::FULL };
     let schemes = [scheme, fallback].map(|scheme| scheme.to_string());
     let options = json!({"command": "gptq", "schemes": schemes, "plain": args.plain});
     let kept = kept(args.checkpoint.as_deref(), &begun.job, &samples, &options)?;
