@@ -55,7 +55,7 @@ fn length(file: &File) -> Option<Finding> {
     let architecture = file.path.starts_with("mlxlm-models/src/arch/");
     let max = if architecture { MAX_ARCHITECTURE_LINES } else { MAX_LINES };
     let lines = file.text.lines().count();
-    (lines > max).then(|| file.finding(lines, "length", format!("{lines} lines, at most {max}; one file is one room")))
+    (lines > max).then(|| file.finding(lines, "length", format!("{lines} lines, at most {max}; split the file")))
 }
 
 fn names(file: &File) -> Vec<Finding> {
