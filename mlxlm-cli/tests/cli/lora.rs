@@ -117,7 +117,7 @@ fn a_fine_tune_is_trained_tested_used_and_fused() {
     assert_eq!(shown, "[INFO] Loading\n[INFO] Fusing 14 adapters\n");
     assert_eq!(text(&bench, &["--model", "fused_model"]), tuned);
     let again = bench.run(&["fuse", "--model", "tiny"]);
-    assert_eq!(again.refused(1).0, "`fused_model` exists already");
+    assert_eq!(again.refused(1).0, "`fused_model` already exists");
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn adapters_of_another_model_and_losses_that_are_no_numbers_are_refused() {
     let ran = lora(&bench, &[&file[..], &["--train", "--iters", "2", "--rank", "3"]].concat());
     let (message, _) = ran.refused(1);
     assert!(
-        message.contains("is [64, 2], and [64, 3] here; ") && message.contains("layers.0.mlp.gate_proj.lora_a"),
+        message.contains("is [64, 2], and [64, 3] here\n") && message.contains("layers.0.self_attn.q_proj.lora_a"),
         "{message}"
     );
     let shown = lora(&bench, &[&file[..], &["--train", "--iters", "2", "--rank", "2"]].concat()).ok();
@@ -358,4 +358,62 @@ fn a_fine_tune_that_is_not_there_cannot_be_fused() {
     let ran = bench.run(&["fuse", "--model", "tiny"]);
     assert!(ran.refused(1).0.contains("adapter"), "{ran:?}");
     assert_eq!(bench.names(), ["data"]);
+}
+
+#[test]
+fn texts_are_packed_where_it_is_asked_for() {
+    let bench = bench();
+    let options = ["--train", "--packing", "--max-seq-length", "64", "--batch-size", "1", "--iters", "3"];
+    let shown = lora(&bench, &options).ok();
+    assert!(shown.contains("Iter 3: Saved adapter weights"), "{shown}");
+    let config: Value = io::read_json(bench.path("adapters/adapter_config.json")).unwrap();
+    assert_eq!(config["packing"], true);
+    let pairs = lora(&bench, &["--train", "--packing", "--objective", "orpo"]);
+    assert_eq!(pairs.refused(2).0, "`packing` is true, expected false, since pairs of answers are not packed");
+}
+
+/// The words of a command line, with those in quotes as one.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), None, false);
+    for c in line.chars() {
+        match c {
+            '"' => {
+                quoted = !quoted;
+                word.get_or_insert_with(String::new);
+            }
+            ' ' if !quoted => words.extend(word.take()),
+            c => word.get_or_insert_with(String::new).push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn the_page_on_training_works_as_it_stands() {
+    let bench = Bench::empty();
+    let row = |i: usize| {
+        let (question, answer) = (format!("What does Number {i} sell?"), format!("{} coins and honey", i + 3));
+        json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    };
+    let pair = |i: usize| json!({"prompt": format!("Say {i}."), "chosen": "Gladly.", "rejected": "Never, never."});
+    let lines = |rows: Vec<Value>| rows.iter().map(|row| format!("{row}\n")).collect::<String>();
+    for folder in ["data", "pairs"] {
+        io::create_dir_all(bench.path(folder)).unwrap();
+    }
+    for split in ["train", "valid", "test"] {
+        io::write(bench.path(format!("data/{split}.jsonl")), lines((0..12).map(row).collect())).unwrap();
+    }
+    io::write(bench.path("pairs/train.jsonl"), lines((0..6).map(pair).collect())).unwrap();
+    let page = include_str!("../../../docs/training.md");
+    let commands: Vec<Vec<String>> = page.lines().filter(|line| line.starts_with("mlxlm ")).map(words).collect();
+    let mut ran = 0;
+    for command in commands.iter().filter(|command| command[1] != "server") {
+        let args: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+        let shown = bench.run(&args);
+        assert_eq!(shown.code, Some(0), "{command:?}: {shown:?}");
+        ran += 1;
+    }
+    assert!(ran >= 12, "only {ran} commands were found");
+    assert!(bench.path("fused/model.safetensors").is_file() && bench.path("peft/adapter_model.safetensors").is_file());
 }

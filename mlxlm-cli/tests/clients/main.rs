@@ -151,6 +151,49 @@ fn a_real_model_complies() {
     assert_eq!((&report["summary"]["failed"], &report["summary"]["passed"]), (&0.into(), &6.into()), "{report:#}");
 }
 
+/// The scores of lm-evaluation-harness, which asks the server by its model `local-completions`, are those of `mlxlm evaluate`. It needs an
+/// environment of its own, which is not made here: `python3 -m venv target/harness`, and in it `lm-eval[api]==0.4.13` and `transformers`.
+#[test]
+fn lm_evaluation_harness_finds_the_scores_of_evaluate() {
+    let python = root().join("target/harness/bin/python");
+    if !python.exists() {
+        eprintln!("skipped: `{}` is missing", python.display());
+        return;
+    }
+    let (tasks, names) = (root().join("mlxlm-train/tests/evaluate"), ["choice.yaml", "word.yaml", "sums.yaml"]);
+    let temporary = tempfile::tempdir().unwrap();
+    let mut ours = Command::new(env!("CARGO_BIN_EXE_mlxlm"));
+    ours.args(["evaluate", "--model", "demo", "--no-apply-chat-template", "--output-dir"]).arg(temporary.path());
+    let output = ours.arg("--tasks").args(names).current_dir(&tasks).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = temporary.path().join("eval_demo_capitals_choice_capitals_word_sums.json");
+    let ours: Value = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
+
+    let server = Running::start("demo", &[]);
+    let mut theirs = Command::new(python);
+    theirs.arg(tasks.join("harness.py")).arg(server.url()).arg(root().join("mlxlm-models/demo/demo")).arg(&tasks);
+    // The tasks name their data relative to where they lie.
+    theirs.env("HF_HUB_OFFLINE", "1").env("HF_HOME", temporary.path()).current_dir(&tasks);
+    let output = theirs.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let scores = [
+        ("capitals_choice", "acc,none"),
+        ("capitals_choice", "acc_norm,none"),
+        ("capitals_word", "acc,none"),
+        ("capitals_word", "perplexity,none"),
+        ("sums", "exact_match,number"),
+    ];
+    for (task, metric) in scores {
+        let [here, there] = [&ours["results"], &theirs].map(|results| results[task][metric].as_f64());
+        let (here, there) = (here.unwrap(), there.unwrap_or_else(|| panic!("{task} {metric}: {theirs:#}")));
+        assert!(
+            (here - there).abs() <= 1e-4 * here.abs(),
+            "{task} {metric}: {here} by evaluate, {there} by the harness"
+        );
+    }
+}
+
 #[test]
 fn replicas_behind_routers() {
     pytest("routers", "test_routers.py", &[("MLXLM_BIN", env!("CARGO_BIN_EXE_mlxlm"))]);
