@@ -97,7 +97,7 @@ pub(crate) struct GptqArgs {
     /// Group size of other weights.
     #[arg(long, default_value_t = 64)]
     pub(crate) fallback_group_size: i32,
-    /// Do exactly what Python mlx-lm does: no search for scales, and no correction between blocks.
+    /// Do exactly what Python mlx-lm does: no search for scales, and embeddings are only rounded.
     #[arg(long)]
     pub(crate) plain: bool,
     /// Folder for checkpoints, removed at the end; the same command resumes from it.
@@ -216,7 +216,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, default_value_t = 512)]
     pub(crate) sequence_length: usize,
     /// Number of samples to measure each matrix with.
-    #[arg(long, default_value = "4")]
+    #[arg(long, default_value = "1")]
     pub(crate) measure_samples: NonZeroUsize,
     /// Number of epochs to train the scales for (0: do not train).
     #[arg(long, default_value_t = 1)]

@@ -154,7 +154,7 @@ pub(super) const ALL: &[Shape] = &[
 ];
 
 /// A tensor of a checkpoint, before it is packed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Tensor {
     /// `[copies, rows, columns]`, or without `copies` where that is 0.
     Matrix { path: String, copies: u64, rows: u64, columns: u64 },

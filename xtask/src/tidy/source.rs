@@ -10,6 +10,9 @@ const MAX_ARCHITECTURE_LINES: usize = 400;
 /// Files, and the hub's cache, whose links, locks and partial files are its own affair.
 const FILE_LAYERS: &[&str] = &["mlxlm-core/src/io/", "mlxlm-core/src/hub/"];
 
+/// Programs inside of library crates: `mlxlm-setup`, which is built before MLX is there.
+const PROGRAMS: &[&str] = &["mlxlm-core/src/bin/", "mlxlm-core/src/setup/"];
+
 /// Where a rule of [`NAMES`] does not hold.
 enum Except {
     Nowhere,
@@ -77,15 +80,14 @@ fn names(file: &File) -> Vec<Finding> {
 }
 
 fn may(file: &File, except: &Except, is_test: bool) -> bool {
-    let library = file.folder().starts_with("mlxlm-") && file.folder() != "mlxlm-cli";
+    let starts = |places: &[&str]| places.iter().any(|place| file.path.starts_with(place));
+    let library = file.folder().starts_with("mlxlm-") && file.folder() != "mlxlm-cli" && !starts(PROGRAMS);
     let apart = is_test || is_apart(&file.path);
     match except {
         Except::Nowhere => false,
         Except::Core => file.folder() == "mlxlm-core",
         Except::BinariesAndTests => !library || apart,
-        Except::FileLayersBinariesAndTests => {
-            !library || apart || FILE_LAYERS.iter().any(|layer| file.path.starts_with(layer))
-        }
+        Except::FileLayersBinariesAndTests => !library || apart || starts(FILE_LAYERS),
     }
 }
 
@@ -160,6 +162,7 @@ mod tests {
             check("mlxlm-serve/tests/a.rs", line, None);
             check("mlxlm-serve/examples/a.rs", line, None);
             check("mlxlm-cli/src/a.rs", line, None);
+            check("mlxlm-core/src/setup/mod.rs", line, None);
         }
         check("mlxlm-serve/src/a.rs", "#[cfg(test)] fn f() { println!() }", None);
     }

@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_readme_has_the_names_of_the_page() {
-        let page = "| `b` | `a`, `c of C` |\n";
+        let page = "| `b` | `a`, `c`, `c of C` |\n";
         let stale = format!("# X\n{}old\n{}\n", LIST[0], LIST[1]);
         let current = format!("# X\n{}3 model types: a, b, c.\n{}\n", LIST[0], LIST[1]);
         let files = |readme: &str| {
