@@ -397,7 +397,7 @@ fn the_page_on_training_works_as_it_stands() {
         json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
     };
     let pair = |i: usize| json!({"prompt": format!("Say {i}."), "chosen": "Gladly.", "rejected": "Never, never."});
-    let lines = |rows: Vec<Value>| rows.iter().map(|row| format!("{row}\n")).collect::<String>();
+    let lines = |rows: Vec<Value>| rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     for folder in ["data", "pairs"] {
         io::create_dir_all(bench.path(folder)).unwrap();
     }

@@ -4,7 +4,6 @@
 //! `f32` on a CPU; `cargo xtask real-model --record` makes it anew with `xtask/src/golden/real.py`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
-mod facts;
 mod llama_cpp;
 mod program;
 mod smollm2;

@@ -1,4 +1,10 @@
 //! From a dataset to answers without a restart: facts that nobody knows are learned as an adapter, while a server with the model runs.
+//!
+//! It takes minutes, so that it has a feature of its own; `cargo xtask real-model` gets the model.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
+#[path = "../real/program.rs"]
+mod program;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +13,6 @@ use mlxlm_core::io;
 use serde_json::{Value, json};
 
 use crate::program::{Server, run};
-use crate::real;
 
 const FACTS: usize = 200;
 const SYLLABLES: [&str; 16] =
@@ -63,12 +68,12 @@ fn answers(server: &Server, adapter: Option<&str>, count: usize) -> Vec<String> 
 }
 
 #[test]
-#[ignore = "takes minutes"]
 fn facts_are_learned_and_served_without_a_restart() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     write_facts(folder);
-    let model = real("smollm2-135m");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/real-models/smollm2-135m");
+    assert!(model.exists(), "`{}` is missing; `cargo xtask real-model` makes it", model.display());
     let args = ["convert", "-d", "--dtype", "bfloat16", "--mlx-path", "dense", "--model", model.to_str().unwrap()];
     run(folder, &args);
     let server = Server::start(folder, &["--model", "dense", "--adapter-dir", "."]);
