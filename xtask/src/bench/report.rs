@@ -167,12 +167,16 @@ fn notes(bench: &Bench) -> String {
         instruction.\n"
         .to_owned();
     if let Some((outside, step)) = overhead(bench) {
-        text += &format!(
-            "- At most {} ms of a step of {} ms are spent outside the kernels: that is a step of the same layers with matrices of \
-             64 × 64.\n",
-            number(outside),
-            number(step)
-        );
+        let [outside, step] = [outside, step].map(number);
+        text += &[
+            "- At most ",
+            &outside,
+            " ms of a step of ",
+            &step,
+            " ms are spent outside the kernels: that is a step of the same \
+            layers with matrices of 64 × 64.\n",
+        ]
+        .concat();
     }
     for (key, why) in bench.journal.failures() {
         text += &["- Failed: ", &key, ": ", &why, ".\n"].concat();
