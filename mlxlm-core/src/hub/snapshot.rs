@@ -310,7 +310,7 @@ mod tests {
         let snapshot = Snapshot { options: &options, repo: &repo, revision: "main", progress: &progress };
         assert!(snapshot.check_room(0).is_ok());
         let error = snapshot.check_room(u64::MAX).unwrap_err();
-        assert!(error.to_string().starts_with("`org/name` needs 18446744073.7 GB, and "), "{error}");
+        assert!(error.to_string().starts_with("`org/name` needs 18446744073.7 GB, but "), "{error}");
         assert!(error.hint().unwrap().contains("HF_HUB_CACHE"));
     }
 }

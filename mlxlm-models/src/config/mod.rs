@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn code_is_refused_by_name() {
         let error = config(json!({"model_file": "evil.py"})).check_code().unwrap_err();
-        assert_eq!(error.to_string(), "config.json names `evil.py` as the code of the model, which is never run");
+        assert_eq!(error.to_string(), "config.json names `evil.py` as code of the model, which is never run");
     }
 
     #[test]

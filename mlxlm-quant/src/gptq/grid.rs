@@ -198,7 +198,7 @@ mod tests {
         let (grid, found) = search(&group, whole_range(&group), Dtype::Float32).unwrap();
         assert!(before.iter().zip(&found.losses).all(|(before, now)| now <= before));
         let sum = |losses: &[f32]| losses.iter().sum::<f32>();
-        assert!(sum(&found.losses) < 0.75 * sum(&before), "{} of {}", sum(&found.losses), sum(&before));
+        assert!(sum(&found.losses) < 0.8 * sum(&before), "{} of {}", sum(&found.losses), sum(&before));
         // What is handed out belongs together.
         let again = group.round(&grid);
         assert!(again.codes == found.codes && again.losses == found.losses);

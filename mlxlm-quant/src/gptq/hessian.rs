@@ -16,8 +16,6 @@ use crate::{Error, Result};
 pub(super) struct Read {
     /// The sum of `x^T x`.
     pub(super) hessian: Array,
-    /// The sum of `(d - x)^T x`, where `d` is what they read in a model whose other leaves are not packed.
-    pub(super) drift: Option<Array>,
     /// Their paths.
     pub(super) paths: Vec<String>,
 }
@@ -46,24 +44,17 @@ impl Hessians {
         self.touched.clear();
     }
 
-    /// Adds what maps read in one batch: `heard`, and `dense` in a model whose other leaves are not packed, if that is another.
+    /// Adds what maps read in one batch.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a map that reads values that are not finite.
-    pub(super) fn add(
-        &mut self,
-        model: &dyn CausalLm,
-        batch: usize,
-        heard: &[Heard],
-        dense: Option<&[Heard]>,
-    ) -> Result<()> {
-        let of_maps: Vec<(usize, &Heard)> =
-            heard.iter().enumerate().filter(|(_, heard)| self.maps.contains_key(&heard.place)).collect();
+    pub(super) fn add(&mut self, model: &dyn CausalLm, batch: usize, heard: &[Heard]) -> Result<()> {
+        let of_maps: Vec<&Heard> = heard.iter().filter(|heard| self.maps.contains_key(&heard.place)).collect();
         if batch == 0 {
-            self.share(&of_maps.iter().map(|&(_, heard)| heard).collect::<Vec<_>>())?;
+            self.share(&of_maps)?;
         }
         let mut added = Vec::new();
-        for (i, heard) in of_maps {
+        for heard in of_maps {
             let Some(&sum) = self.shared.get(&heard.place) else { continue };
             // What several read alike is added once for all.
             let Some(into) = self.sums.get_mut(&sum) else { continue };
@@ -73,15 +64,6 @@ impl Hessians {
             }
             let x = rows(model, heard)?;
             add_to(&mut into.hessian, x.t().matmul(&x)?)?;
-            // Stacks read their rows in the order of experts, which may be another.
-            let same = |dense: &&Heard| {
-                dense.place == heard.place && dense.indices.is_none() && dense.x.shape() == heard.x.shape()
-            };
-            if let Some(dense) = dense.and_then(|dense| dense.get(i)).filter(same) {
-                let off = rows(model, dense)?.subtract(&x)?;
-                let drift = into.drift.get_or_insert_with(|| Array::from_f32(0.0));
-                add_to(drift, off.t().matmul(&x)?)?;
-            }
             added.push(sum);
         }
         for sum in added {
@@ -111,7 +93,7 @@ impl Hessians {
             let path = self.maps[&heard.place].clone();
             let new = self.sums.last_key_value().map_or(0, |(last, _)| last + 1);
             let sum = found.unwrap_or(new);
-            let read = || Read { hessian: Array::from_f32(0.0), drift: None, paths: Vec::new() };
+            let read = || Read { hessian: Array::from_f32(0.0), paths: Vec::new() };
             self.sums.entry(sum).or_insert_with(read).paths.push(path);
             self.shared.insert(heard.place, sum);
             if found.is_none() {

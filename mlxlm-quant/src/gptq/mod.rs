@@ -3,8 +3,7 @@
 //!
 //! Ports `mlx_lm/quant/gptq.py` @ 0.32.2. Unusual: every width of affine codes is packed; what reads the same input shares one
 //! Hessian; a Hessian that is singular is damped until it is not; routers keep eight bits. More than the reference does with
-//! [`Care`]: grids are searched for (`grid`), maps make up for the blocks before them (as arXiv:2504.02692 does), and tables that
-//! are heads are packed as such (`table`).
+//! [`Care`]: grids are searched for (`grid`), and tables that are heads are packed as such (`table`).
 
 mod codes;
 mod grid;
@@ -46,9 +45,6 @@ impl GptqOptions {
 pub struct Care {
     /// Whether grids are searched for, and do not simply reach from the least weight to the largest.
     pub search: bool,
-    /// Whether maps are packed for what they read behind blocks that are packed already, and the share of what those do to it that
-    /// they make up for.
-    pub follow: Option<f32>,
     /// Whether a table that is the head too is packed for what the head reads, and how much it counts as a table, as a share of the mean
     /// of the Hessian's diagonal.
     pub table: Option<f32>,
@@ -56,9 +52,9 @@ pub struct Care {
 
 impl Care {
     /// As the reference does it.
-    pub const REFERENCE: Self = Self { search: false, follow: None, table: None };
+    pub const REFERENCE: Self = Self { search: false, table: None };
     /// The best that is known.
-    pub const FULL: Self = Self { search: true, follow: None, table: Some(0.3) };
+    pub const FULL: Self = Self { search: true, table: Some(0.3) };
 }
 
 /// What is to be done.
@@ -81,14 +77,13 @@ pub struct Packing<'a> {
 /// # Errors
 /// [`Error::NotFinite`] for a map that reads values that are not finite.
 pub fn gptq(model: &mut dyn CausalLm, batches: &[Array], packing: Packing<'_>, report: Report<'_>) -> Result<()> {
-    let Packing { plan, care, .. } = packing;
+    let plan = packing.plan;
     let count = crate::flow::stages(model)?.count();
     let layers = model.info().num_layers;
     let mut hessians = Hessians::new(model, plan);
-    let mut dense = Flow::enter(model, batches, |batch, heard| hessians.add(model, batch, &heard, None))?;
+    let mut dense = Flow::enter(model, batches, |batch, heard| hessians.add(model, batch, &heard))?;
     packing.pack(model, "entry", &mut hessians, report)?;
     packing.pack_table(model, batches, report)?;
-    let mut packed = care.follow.map(|_| Flow::enter(model, batches, |_, _| Ok(()))).transpose()?;
     for stage in 0..count {
         report(Event::Step { what: "blocks", done: stage, of: count });
         hessians.begin();
@@ -98,13 +93,8 @@ pub fn gptq(model: &mut dyn CausalLm, batches: &[Array], packing: Packing<'_>, r
         let mut next = Vec::new();
         for batch in 0..batches.len() {
             let (at, heard) = dense.step(model, batch)?;
-            match &packed {
-                _ if has => {}
-                None => hessians.add(model, batch, &heard, None)?,
-                Some(packed) => {
-                    let (_, behind) = packed.step(model, batch)?;
-                    hessians.add(model, batch, &behind, Some(&heard))?;
-                }
+            if !has {
+                hessians.add(model, batch, &heard)?;
             }
             transforms::eval([&at.x])?;
             next.push(at);
@@ -113,16 +103,11 @@ pub fn gptq(model: &mut dyn CausalLm, batches: &[Array], packing: Packing<'_>, r
         if let Some(name) = name {
             packing.pack(model, &name, &mut hessians, report)?;
         }
-        packed = packed.map(|packed| packed.next(model, |_, _| Ok(()))).transpose()?;
     }
     hessians.begin();
-    let mut behind = packed.map(Flow::into_batches).into_iter().flatten();
     for (batch, at) in dense.into_batches().into_iter().enumerate() {
         let (_, heard) = crate::flow::head(model, at)?;
-        match behind.next() {
-            None => hessians.add(model, batch, &heard, None)?,
-            Some(at) => hessians.add(model, batch, &crate::flow::head(model, at)?.1, Some(&heard))?,
-        }
+        hessians.add(model, batch, &heard)?;
     }
     packing.pack(model, "head", &mut hessians, report)?;
     report(Event::Step { what: "blocks", done: count, of: count });
@@ -165,11 +150,7 @@ impl Packing<'_> {
             let Some(root) = &inverse else { continue };
             with_leaf(model, path, |mut leaf| {
                 if let Some(matrix) = leaf.matrix() {
-                    let mut weight = matrix.dense()?;
-                    if let (Some(drift), Some(share)) = (&read.drift, self.care.follow) {
-                        weight = moved(&weight, drift, root, share)?;
-                    }
-                    *matrix = Matrix::Packed(pack(&weight, root, scheme, self.care.search)?, scheme);
+                    *matrix = Matrix::Packed(pack(&matrix.dense()?, root, scheme, self.care.search)?, scheme);
                 }
                 Ok(())
             })?;
@@ -197,14 +178,6 @@ impl Packing<'_> {
 
 fn file_name(part: &str) -> String {
     format!("{part}.safetensors")
-}
-
-/// The matrix that makes of what is read now as nearly as possible what `weight` made of what would be read in a model that is not
-/// packed: `W + W D H^-1`.
-fn moved(weight: &Array, drift: &Array, root: &Array, share: f32) -> Result<Array> {
-    let wide = weight.as_dtype(Dtype::Float32)?;
-    let more = wide.matmul(drift)?.matmul(root.t())?.matmul(root)?.multiply(Array::from_f32(share))?;
-    Ok(wide.add(more)?.as_dtype(weight.dtype())?)
 }
 
 /// Packs the rows of a matrix or a stack of them, with grids that are searched for or those that MLX takes.
