@@ -71,6 +71,8 @@ fn theirs(python: &Path, model: &Path) -> Result<Running> {
     let begin = Instant::now();
     let mut command = Command::new(python);
     command.args(["-m", "llama_cpp.server", "--n_ctx", "2048", "--port", &port.to_string(), "--model"]).arg(model);
+    // By default a request ends the one before it.
+    command.args(["--interrupt_requests", "false"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     wait(Running { child, url: format!("http://127.0.0.1:{port}"), ready: Duration::ZERO }, "/v1/models", begin)
 }
