@@ -16,7 +16,7 @@ const LDD: Tool = Tool::named("ldd");
 const GENERATE: [&str; 8] =
     ["generate", "--model", "demo", "--prompt", "What is 2 + 2?", "--verbose", "false", "--temp=0"];
 
-/// Unpacks the archive into a folder that has nothing else but the C library, and runs it with that folder as the root.
+/// Unpacks the archive into a folder that has nothing else but the C library and /proc, and runs it with that folder as the root.
 pub(super) fn archive(archive: &Path, name: &str) -> Result<()> {
     let root = scratch("root")?;
     process::succeed(Command::new("tar").arg("-C").arg(&root).arg("-xzf").arg(archive), TAR)?;
@@ -26,9 +26,13 @@ pub(super) fn archive(archive: &Path, name: &str) -> Result<()> {
         fs::create_dir_all(to.parent().unwrap_or(&root))?;
         fs::copy(&library, &to).with_context(|| format!("cannot copy `{}`", library.display()))?;
     }
-    fs::create_dir_all(root.join("tmp"))?;
+    // The loader learns from /proc where the program lies, which is what `$ORIGIN` stands for.
+    for folder in ["proc", "tmp"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
     let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--mount"]).arg(format!("--root={}", root.display())).arg("--wd=/");
+    command.args(["--map-root-user", "--mount", "--pid", "--fork", "--mount-proc"]);
+    command.arg(format!("--root={}", root.display())).arg("--wd=/");
     command.arg(format!("/{name}/bin/mlxlm")).args(GENERATE).env_clear();
     let said = process::succeed(&mut command, UNSHARE)?;
     judge("the archive, in a bare root folder", &said)?;
