@@ -208,22 +208,47 @@ fn awq_is_nearer_than_rounding() {
     assert!(of_packed < of_rounded, "{of_packed}, rounded {of_rounded}");
 }
 
+/// The samples to train with, and the others.
+fn dwq_batches(expected: &Expected) -> [Vec<Batch>; 2] {
+    ["train", "valid"].map(|split| {
+        let all = &expected.arrays[&format!("dwq:{split}")];
+        let inputs = (0..all.dim(0)).map(|i| all.try_index(i).unwrap().contiguous().unwrap());
+        let whole = |inputs: Array| Batch { mask: ops::ones::<f32>(inputs.shape()).unwrap(), inputs };
+        inputs.map(whole).collect()
+    })
+}
+
 #[test]
 fn dwq_learns_the_scales_of_the_reference() {
     let expected = expected("llama");
     let (teacher, mut student) = (model("llama"), model("llama"));
     let plan = plan::uniform(&*student, affine(3));
     plan::round(&mut *student, &plan).unwrap();
-    let of = |split: &str| -> Vec<Batch> {
-        let all = &expected.arrays[&format!("dwq:{split}")];
-        let inputs = (0..all.dim(0)).map(|i| all.try_index(i).unwrap().contiguous().unwrap());
-        let whole = |inputs: Array| Batch { mask: ops::ones::<f32>(inputs.shape()).unwrap(), inputs };
-        inputs.map(whole).collect()
-    };
     let options = DwqOptions { learning_rate: 1e-3, ..DwqOptions::default() };
-    let (train, valid) = (of("train"), of("valid"));
+    let [train, valid] = dwq_batches(&expected);
     let targets = Targets::Model(&*teacher);
     let trained = dwq(&mut *student, &targets, (&train, &valid), &options, &mut silent).unwrap();
     assert!(trained.after < trained.before, "{trained:?}");
     compare(&mut *student, &expected, "dwq", (5e-3, 0.0), &[]);
+}
+
+#[test]
+fn training_that_makes_a_model_worse_changes_nothing() {
+    let expected = expected("llama");
+    let teacher = model("llama");
+    let [train, valid] = dwq_batches(&expected);
+    let trained = |only_better: bool| {
+        let mut student = model("llama");
+        let plan = plan::uniform(&*student, affine(3));
+        plan::round(&mut *student, &plan).unwrap();
+        let before: BTreeMap<String, Array> = nn::parameters(&mut *student).into_iter().collect();
+        let options = DwqOptions { learning_rate: 1.0, only_better, ..DwqOptions::default() };
+        let trained = dwq(&mut *student, &Targets::Model(&*teacher), (&train, &valid), &options, &mut silent).unwrap();
+        let after = nn::parameters(&mut *student);
+        let same = after.into_iter().all(|(path, now)| now.eq_values(&before[&path]).unwrap());
+        (trained.after - trained.before, same)
+    };
+    let (worse, changed) = trained(false);
+    assert!(worse > 0.0 && !changed);
+    assert_eq!(trained(true), (0.0, true));
 }

@@ -36,13 +36,17 @@ pub struct DwqOptions {
     pub checkpoint: Option<PathBuf>,
     /// Steps between two writes of it.
     pub checkpoint_every: usize,
+    /// Whether the scales stay as they were where training made the loss over the other samples larger.
+    pub only_better: bool,
 }
 
 impl Default for DwqOptions {
     fn default() -> Self {
         let checkpoint = None;
         let (learning_rate, temperature) = (1e-6, 2.0);
-        Self { learning_rate, falling: false, temperature, validate_every: 200, checkpoint, checkpoint_every: 20 }
+        let (validate_every, checkpoint_every) = (200, 20);
+        let (falling, only_better) = (false, false);
+        Self { learning_rate, falling, temperature, validate_every, checkpoint, checkpoint_every, only_better }
     }
 }
 
@@ -80,18 +84,20 @@ pub fn dwq(
     }
     let mut leaves = Student::unpack(student)?;
     let mut optimizer = Optimizer::new(Rule::Adam(Adam { bias_correction: true, ..Adam::default() }));
+    let validate = |student: &dyn CausalLm, step: usize, report: Report<'_>| -> Result<f64> {
+        let loss = mean_loss(student, targets, valid, options.temperature)?;
+        report(Event::Loss { valid: true, step, loss });
+        Ok(loss)
+    };
+    let untrained = leaves.arrays().to_vec();
+    leaves.put(student, &untrained)?;
+    let before = validate(student, 0, report)?;
     let path = options.checkpoint.as_deref();
     let first = match path.filter(|path| path.exists()) {
         Some(path) => leaves.resume(path, &mut optimizer)?,
         None => 0,
     };
     leaves.put(student, leaves.arrays())?;
-    let validate = |student: &dyn CausalLm, step: usize, report: Report<'_>| -> Result<f64> {
-        let loss = mean_loss(student, targets, valid, options.temperature)?;
-        report(Event::Loss { valid: true, step, loss });
-        Ok(loss)
-    };
-    let before = validate(student, first, report)?;
     let began = Instant::now();
     for (step, batch) in train.iter().enumerate().skip(first) {
         let wanted = targets.of(Split::Train, step, &batch.inputs)?;
@@ -114,11 +120,17 @@ pub fn dwq(
             validate(student, done, report)?;
         }
     }
-    let after = validate(student, train.len(), report)?;
+    let mut after = validate(student, train.len(), report)?;
     if after > before {
+        let kept = if options.only_better { "; the scales stay as they were" } else { "" };
         report(Event::Note(&format!(
-            "the loss over the samples that were not trained with rose from {before:.4} to {after:.4}; take a smaller `--learning-rate`"
+            "the loss over the samples that were not trained with rose from {before:.4} to {after:.4}{kept}; take a smaller \
+             `--learning-rate`"
         )));
+        if options.only_better {
+            leaves.replace(student, untrained)?;
+            after = before;
+        }
     }
     leaves.pack(student)?;
     Ok(Trained { before, after })

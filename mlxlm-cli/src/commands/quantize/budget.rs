@@ -120,6 +120,7 @@ fn tune(
         falling: true,
         temperature: 1.0,
         checkpoint,
+        only_better: true,
         ..DwqOptions::default()
     };
     match dwq(&mut *job.model, &Targets::Model(teacher), (&train, &valid), &options, &mut progress::work()) {
