@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that is done to this repository, one file per command.
 //!
-//! It never depends on MLX or on the crates that do, because `setup` has to run before those can be built.
+//! It never depends on MLX or on crates that need it, because `setup` has to run before those can be built: of ours only on
+//! `mlxlm-core` with nothing but the feature `setup`.
 //! A new command is a module with `Args` and `run`, and one line in each of the three lists below.
 #![expect(clippy::print_stderr, reason = "a program for the terminal")]
 

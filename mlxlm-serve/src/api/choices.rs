@@ -22,6 +22,17 @@ pub(crate) enum Progress {
     Finished { choice: usize, finish: Finish, text: String },
 }
 
+impl Progress {
+    /// The text that is new, and why it is the last, if it is.
+    pub(crate) fn text(self) -> Option<(String, Option<Finish>)> {
+        match self {
+            Self::Token { text, .. } => Some((text, None)),
+            Self::Finished { text, finish, .. } => Some((text, Some(finish))),
+            Self::Read { .. } | Self::PromptScored { .. } => None,
+        }
+    }
+}
+
 /// The jobs of a request.
 #[derive(Debug)]
 pub(crate) struct Answer {

@@ -1,5 +1,6 @@
 //! What a model says, taken apart while it is said: text, reasoning and calls of tools.
 
+use crate::api::choices::Usage;
 use crate::api::conversation::Rendered;
 use crate::engine::{Card, Finish};
 use crate::tools::{self, Delta, Format, Stream, StreamOptions, Tools};
@@ -39,10 +40,29 @@ impl Speech {
         self.stream.take().map_or_else(Vec::new, |stream| said(stream.finish(finish)))
     }
 
+    /// Takes the next piece of text, which may be the last, and counts a token of thinking.
+    pub(crate) fn take(&mut self, text: &str, finish: Option<Finish>, usage: &mut Usage) -> Vec<Delta> {
+        let mut deltas = self.push(text);
+        match finish {
+            Some(finish) => deltas.extend(self.finish(finish)),
+            None => usage.reasoning_tokens += usize::from(self.in_reasoning()),
+        }
+        deltas
+    }
+
     /// Whether the text so far ends within the thinking.
-    pub(crate) fn in_reasoning(&self) -> bool {
+    fn in_reasoning(&self) -> bool {
         self.stream.as_ref().is_some_and(Stream::in_reasoning)
     }
+}
+
+/// Leaves out what follows the first whole call; whether there is one.
+pub(crate) fn end_with_call(deltas: &mut Vec<Delta>) -> bool {
+    let end = deltas.iter().position(|delta| matches!(delta, Delta::CallEnd { .. }));
+    if let Some(end) = end {
+        deltas.truncate(end + 1);
+    }
+    end.is_some()
 }
 
 /// What should have been a call and is none is text: the client sees what the model wrote.

@@ -40,12 +40,17 @@ impl Batch {
             targets.extend((1..=len).map(at));
             mask.extend((1..=len).map(|i| if i < row.len() { 1_f32 } else { 0.0 }));
         }
-        let shape = [rows.len() as i32, len as i32];
+        Self::of([&inputs, &targets], &mask, rows.len())
+    }
+
+    /// As many rows, laid end to end.
+    pub(super) fn of([inputs, targets]: [&[i32]; 2], mask: &[f32], rows: usize) -> Self {
+        let shape = [rows as i32, (mask.len() / rows.max(1)) as i32];
         Self {
-            inputs: Array::from_slice(&inputs, &shape),
-            targets: Array::from_slice(&targets, &shape),
+            inputs: Array::from_slice(inputs, &shape),
+            targets: Array::from_slice(targets, &shape),
             tokens: mask.iter().filter(|&&one| one > 0.0).count(),
-            mask: Array::from_slice(&mask, &shape),
+            mask: Array::from_slice(mask, &shape),
             documents: Vec::new(),
         }
     }

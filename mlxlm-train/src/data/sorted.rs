@@ -4,7 +4,6 @@
 //! reference sorts by the number of keys in the row's JSON; and padding is never a target, where the reference learns one
 //! token of it after each row.
 
-use mlxlm_core::Array;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -81,14 +80,7 @@ impl Batch {
             let learned = row.start.max(1)..tokens.len();
             mask.extend((1..=len).map(|i| if learned.contains(&i) { 1_f32 } else { 0.0 }));
         }
-        let shape = [rows.len() as i32, len as i32];
-        Self {
-            inputs: Array::from_slice(&inputs, &shape),
-            targets: Array::from_slice(&targets, &shape),
-            tokens: mask.iter().filter(|&&one| one > 0.0).count(),
-            mask: Array::from_slice(&mask, &shape),
-            documents: Vec::new(),
-        }
+        Self::of([&inputs, &targets], &mask, rows.len())
     }
 }
 

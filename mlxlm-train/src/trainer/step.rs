@@ -31,29 +31,25 @@ pub(super) trait Learn: Row {
     fn learned(&self, max_len: usize) -> usize;
 }
 
-impl Learn for Example {
-    fn losses(_: Objective, model: &(dyn CausalLm + 'static), batch: &Batch, _: Option<&Array>) -> Result<Vec<Array>> {
-        Ok(vec![loss::mean(model, batch)?])
-    }
+/// Rows of text, all of whose batches are of one kind.
+trait Text: Row<Batch = Batch> {
+    /// See [`Learn::learned`].
+    fn targets(&self, max_len: usize) -> usize;
+}
 
-    fn reference(_: &(dyn CausalLm + 'static), _: &Batch) -> Result<Option<Array>> {
-        Ok(None)
-    }
-
-    fn tokens(batch: &Batch) -> u64 {
-        batch.tokens as u64
-    }
-
-    fn weight(batch: &Batch) -> f64 {
-        batch.tokens as f64
-    }
-
-    fn learned(&self, max_len: usize) -> usize {
+impl Text for Example {
+    fn targets(&self, max_len: usize) -> usize {
         self.tokens.len().min(max_len).saturating_sub(self.start.max(1))
     }
 }
 
-impl Learn for Packed {
+impl Text for Packed {
+    fn targets(&self, max_len: usize) -> usize {
+        self.learned.iter().take(max_len).filter(|learned| **learned).count()
+    }
+}
+
+impl<T: Text> Learn for T {
     fn losses(_: Objective, model: &(dyn CausalLm + 'static), batch: &Batch, _: Option<&Array>) -> Result<Vec<Array>> {
         Ok(vec![loss::mean(model, batch)?])
     }
@@ -71,7 +67,7 @@ impl Learn for Packed {
     }
 
     fn learned(&self, max_len: usize) -> usize {
-        self.learned.iter().take(max_len).filter(|learned| **learned).count()
+        self.targets(max_len)
     }
 }
 

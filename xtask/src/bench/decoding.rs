@@ -131,7 +131,7 @@ pub(super) fn goals(bench: &Bench) -> Vec<Goal> {
         speed("automatic choice, texts to edit", "speculation", "/edit/auto/tps", "/edit/plain/tps", 1.8),
         speed("automatic choice, texts to make up", "speculation", "/open/auto/tps", "/open/plain/tps", 0.97),
         speed(
-            "proposals that are right as often as on texts to repeat, gated delta nets",
+            "proposals with 12 right tokens in a row, gated delta nets",
             "hybrid",
             "/proposals/ours",
             "/proposals/plain",

@@ -9,7 +9,7 @@ use super::request::{MessagesRequest, Thread};
 use crate::api::choices::{Answer, Progress, Usage};
 use crate::api::error::{Dialect, Result};
 use crate::api::ids;
-use crate::api::speech::Speech;
+use crate::api::speech::{Speech, end_with_call};
 use crate::app::App;
 use crate::engine::{Card, Finish, Ticket};
 use crate::http::events::{Events, Gone};
@@ -97,25 +97,15 @@ impl Message {
 
     /// Takes what happened next, and gives the events of it.
     fn take(&mut self, progress: Progress, answer: &mut Answer) -> Vec<Event> {
-        let (text, finish) = match progress {
-            Progress::Token { text, .. } => (text, None),
-            Progress::Finished { text, finish, .. } => (text, Some(finish)),
-            Progress::Read { .. } | Progress::PromptScored { .. } => return Vec::new(),
-        };
-        let mut deltas = self.speech.push(&text);
-        match finish {
-            Some(finish) => deltas.extend(self.speech.finish(finish)),
-            None => answer.usage.reasoning_tokens += usize::from(self.speech.in_reasoning()),
+        let Some((text, finish)) = progress.text() else { return Vec::new() };
+        let mut deltas = self.speech.take(&text, finish, &mut answer.usage);
+        if !self.request.parallel_calls && end_with_call(&mut deltas) {
+            answer.end(0);
+            self.end = Some(End { reason: "tool_use", stop: None });
         }
         let mut events = Vec::new();
         for delta in deltas {
-            let is_last = matches!(delta, Delta::CallEnd { .. }) && !self.request.parallel_calls;
             self.add(delta, &mut events);
-            if is_last {
-                answer.end(0);
-                self.end = Some(End { reason: "tool_use", stop: None });
-                break;
-            }
         }
         if let Some(finish) = finish {
             self.end = Some(self.ended(finish));

@@ -10,7 +10,7 @@ use super::{head, logprobs};
 use crate::api::choices::{Answer, Progress};
 use crate::api::error::{Dialect, Result};
 use crate::api::ids;
-use crate::api::speech::Speech;
+use crate::api::speech::{Speech, end_with_call};
 use crate::engine::{Card, Finish, Ticket};
 use crate::http::events::{Events, Gone};
 use crate::http::{events, reply};
@@ -99,18 +99,10 @@ impl Talk {
             Progress::Read { .. } | Progress::PromptScored { .. } => return None,
         };
         let choice = self.choices.get_mut(index)?;
-        let mut deltas = choice.speech.push(&text);
-        match finish {
-            Some(finish) => deltas.extend(choice.speech.finish(finish)),
-            None => answer.usage.reasoning_tokens += usize::from(choice.speech.in_reasoning()),
-        }
-        if !self.request.parallel_calls {
-            let end = deltas.iter().position(|delta| matches!(delta, Delta::CallEnd { .. }));
-            if let Some(end) = end {
-                deltas.truncate(end + 1);
-                answer.end(index);
-                choice.finish = Some("tool_calls");
-            }
+        let mut deltas = choice.speech.take(&text, finish, &mut answer.usage);
+        if !self.request.parallel_calls && end_with_call(&mut deltas) {
+            answer.end(index);
+            choice.finish = Some("tool_calls");
         }
         for delta in &deltas {
             choice.add(delta);

@@ -17,7 +17,7 @@ use crate::failure::{Failure, Result};
 const PROMPT: usize = 256;
 const TOKENS: usize = 128;
 const ROUNDS: usize = 3;
-/// The most tokens that are proposed at once, and how many in a row are right: about what the suffix automaton reaches on texts to repeat.
+/// The most tokens that are proposed at once, and how many in a row are right.
 const PROPOSED: usize = 16;
 const RIGHT: usize = 12;
 

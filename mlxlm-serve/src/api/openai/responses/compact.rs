@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::answer::counted;
 use super::{input, not_kept};
-use crate::api::choices::{Answer, Progress};
+use crate::api::choices::Answer;
 use crate::api::conversation::{Conversation, Rendered};
 use crate::api::error::{ApiError, Result};
 use crate::api::openai::model;
@@ -105,13 +105,9 @@ async fn summary(mut speech: Speech, answer: &mut Answer) -> Result<String> {
     };
     let mut last = Finish::Stop;
     while let Some(progress) = answer.next().await? {
-        match progress {
-            Progress::Token { text, .. } => add(speech.push(&text)),
-            Progress::Finished { text, finish, .. } => {
-                add(speech.push(&text));
-                last = finish;
-            }
-            Progress::Read { .. } | Progress::PromptScored { .. } => {}
+        if let Some((text, finish)) = progress.text() {
+            add(speech.push(&text));
+            last = finish.unwrap_or(last);
         }
     }
     add(speech.finish(last));
