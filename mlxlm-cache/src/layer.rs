@@ -11,7 +11,7 @@ use crate::compressed::CompressedCache;
 use crate::kv::KvCache;
 use crate::mask::Spec;
 use crate::rotating::RotatingKvCache;
-use crate::state::StateCache;
+use crate::state::{Replay, StateCache};
 use crate::{Attend, CacheKind, Error, KvFormat, Masks, Result, rows};
 
 /// The position of the next token, as rotary embeddings need it.
@@ -144,8 +144,26 @@ impl LayerCache {
     pub fn keep(&mut self, slot: usize, array: Array) -> Result<()> {
         match self {
             Self::State(state) => state.set(slot, array),
-            Self::Rows(rows) => rows::keep(rows, slot, array),
+            Self::Rows(rows) => rows::keep(rows, slot, array, None),
             _ => Err(self.no_state()),
+        }
+    }
+
+    /// As [`keep`](Self::keep), by a pass that can be replayed; see [`crate::Caches::note_pass`].
+    pub fn keep_replayable(&mut self, slot: usize, array: Array, replay: &Replay) -> Result<()> {
+        match self {
+            Self::State(state) => state.set_replayable(slot, array, replay),
+            Self::Rows(rows) => rows::keep(rows, slot, array, Some(replay)),
+            _ => Err(self.no_state()),
+        }
+    }
+
+    /// See [`crate::Caches::note_pass`].
+    pub(crate) fn note_pass(&mut self, noted: bool) {
+        match self {
+            Self::State(state) => state.note_pass(noted),
+            Self::List(caches) | Self::Rows(caches) => caches.iter_mut().for_each(|cache| cache.note_pass(noted)),
+            _ => {}
         }
     }
 

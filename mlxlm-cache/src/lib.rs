@@ -60,4 +60,4 @@ pub use layer::{LayerCache, Offset};
 pub use mark::Mark;
 pub use mask::{Mask, Masks};
 pub use snapkv::SnapKv;
-pub use state::StateCache;
+pub use state::{Beginning, Replay, StateCache};

@@ -1,6 +1,6 @@
 //! Going back by a few tokens, whatever the kind of cache: as after proposed tokens that turned out wrong.
 
-use crate::{Caches, LayerCache};
+use crate::{Caches, LayerCache, Result};
 
 /// Where caches were before some tokens, to go back to. See [`Caches::mark`].
 #[derive(Debug, Clone)]
@@ -30,6 +30,24 @@ impl Caches {
         self.layers().iter().all(|layer| layer.sees_alike(n))
     }
 
+    /// Has the operands of the next pass kept where states are recurrent, for [`take_back`](Self::take_back); or no longer.
+    pub fn note_pass(&mut self, noted: bool) {
+        self.layers_mut().iter_mut().for_each(|layer| layer.note_pass(noted));
+    }
+
+    /// Takes back all but the first `left` tokens, one at least, of the one pass since a mark, which was [noted](Self::note_pass):
+    /// `false`, and nothing changes, where a layer cannot, which can only [go back to the mark](Self::rewind). The caches are
+    /// those that a pass of the tokens left would have made, bit for bit.
+    pub fn take_back(&mut self, mark: &Mark, left: i32) -> Result<bool> {
+        let mut layers = self.layers().iter().zip(&mark.0);
+        if !layers.all(|(layer, mark)| layer.can_take_back(mark)) {
+            return Ok(false);
+        }
+        let layers = self.layers_mut().iter_mut().zip(&mark.0);
+        layers.map(|(layer, mark)| layer.take_back(mark, left)).collect::<Result<()>>()?;
+        Ok(true)
+    }
+
     /// Goes back to a mark of these caches, from which no more tokens were read than it was made for.
     pub fn rewind(&mut self, mark: Mark) {
         self.layers_mut().iter_mut().zip(mark.0).for_each(|(layer, mark)| layer.rewind(mark));
@@ -53,6 +71,40 @@ impl LayerCache {
             Self::List(caches) | Self::Rows(caches) => caches.iter().all(|cache| cache.sees_alike(n)),
             _ => true,
         }
+    }
+
+    fn can_take_back(&self, mark: &LayerMark) -> bool {
+        match (self, mark) {
+            (_, LayerMark::Read(_)) => true,
+            (Self::State(state), LayerMark::Whole(_)) => state.is_replayable(),
+            // The front is cut before a pass, by no more than its first query does not see.
+            (Self::Chunked(_), LayerMark::Whole(_)) => true,
+            (Self::Rotating(ring), LayerMark::Whole(before)) => ring.ends_in_pass() && ring.offset - before.read() > 1,
+            (Self::List(caches), LayerMark::List(marks)) => {
+                caches.iter().zip(marks).all(|(cache, mark)| cache.can_take_back(mark))
+            }
+            _ => false,
+        }
+    }
+
+    fn take_back(&mut self, mark: &LayerMark, left: i32) -> Result<()> {
+        match (self, mark) {
+            (Self::State(state), LayerMark::Whole(_)) => state.replay(left)?,
+            (Self::Rotating(ring), LayerMark::Whole(before)) => ring.take_back(ring.offset - before.read() - left)?,
+            (Self::Chunked(chunk), LayerMark::Whole(before)) => {
+                chunk.trim(chunk.offset - before.read() - left);
+            }
+            (Self::List(caches), LayerMark::List(marks)) => {
+                for (cache, mark) in caches.iter_mut().zip(marks) {
+                    cache.take_back(mark, left)?;
+                }
+            }
+            (layer, LayerMark::Read(read)) => {
+                layer.trim(layer.read() - read - left);
+            }
+            (_, LayerMark::Whole(_) | LayerMark::List(_)) => {}
+        }
+        Ok(())
     }
 
     fn rewind(&mut self, mark: LayerMark) {

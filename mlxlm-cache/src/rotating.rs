@@ -133,6 +133,21 @@ impl RotatingKvCache {
         self.offset < self.max_size
     }
 
+    /// Whether the last pass laid tokens behind all that lie in the order of time, so that they can be taken back.
+    pub(crate) fn ends_in_pass(&self) -> bool {
+        self.buffer.as_ref().is_some_and(|buffer| buffer.len() == self.idx && self.idx >= self.max_size)
+    }
+
+    /// Takes back the last `n` tokens of a pass of more, in a ring that is full.
+    pub(crate) fn take_back(&mut self, n: i32) -> Result<()> {
+        if let Some(buffer) = &self.buffer {
+            self.buffer = Some(buffer.view(0, buffer.len() - n)?);
+        }
+        self.offset -= n;
+        self.idx -= n;
+        Ok(())
+    }
+
     pub(crate) fn trim(&mut self, n: i32) -> i32 {
         let n = n.clamp(0, self.offset);
         self.offset -= n;

@@ -5,7 +5,7 @@ use mlxlm_core::Array;
 use crate::attend::{Part, Reach};
 use crate::buffer::Buffer;
 use crate::layer::{LayerCache, Place};
-use crate::state::StateCache;
+use crate::state::{Replay, StateCache};
 use crate::{Attend, Error, Result};
 
 impl LayerCache {
@@ -110,7 +110,7 @@ pub(crate) fn recall(rows: &[LayerCache], slot: usize) -> Result<Option<Array>> 
 }
 
 /// Keeps each row of an array for its own state.
-pub(crate) fn keep(rows: &mut [LayerCache], slot: usize, array: Array) -> Result<()> {
+pub(crate) fn keep(rows: &mut [LayerCache], slot: usize, array: Array, replay: Option<&Replay>) -> Result<()> {
     let mut states = Vec::with_capacity(rows.len());
     for row in rows {
         match row {
@@ -118,5 +118,5 @@ pub(crate) fn keep(rows: &mut [LayerCache], slot: usize, array: Array) -> Result
             other => return Err(other.no_state()),
         }
     }
-    StateCache::keep_rows(states.into_iter(), slot, array)
+    StateCache::keep_rows(states.into_iter(), slot, array, replay)
 }

@@ -1,12 +1,14 @@
 //! The cache of recurrent layers: a few arrays that stand for all that was read.
 //!
 //! Ports `ArraysCache` (`mlx_lm/models/cache.py` 0.32.2). A state cannot be trimmed: what it was is only known from a
-//! snapshot. Unusual: rows of a batch own their states, which stay together in one array for as long as the batch is the same.
+//! snapshot. Unusual: rows of a batch own their states, which stay together in one array for as long as the batch is the same;
+//! and a pass can be [replayed](Replay), so that tokens which turn out wrong cost no second pass.
 
+use std::fmt;
 use std::rc::Rc;
 
 use mlxlm_core::ops::indexing::TryIndexOp;
-use mlxlm_core::{Array, Dtype, ops};
+use mlxlm_core::{Array, Dtype, Exception, ops};
 
 use crate::{Error, Result};
 
@@ -16,6 +18,56 @@ pub struct StateCache {
     slots: Vec<Option<Kept>>,
     /// Whether its matrices are kept in bf16.
     narrow: bool,
+    /// How each array was made by the last pass, if it was to be noted.
+    replays: Option<Vec<Option<RowReplay>>>,
+}
+
+/// Makes an array of the state again, from what a pass was given, as if the pass had been its beginning only.
+#[derive(Clone)]
+pub struct Replay(Rc<dyn Fn(Beginning) -> mlxlm_core::Result<Array>>);
+
+impl Replay {
+    /// `make` returns the array of one row behind its first tokens.
+    pub fn new(make: impl Fn(Beginning) -> mlxlm_core::Result<Array> + 'static) -> Self {
+        Self(Rc::new(make))
+    }
+}
+
+impl fmt::Debug for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Replay")
+    }
+}
+
+/// The first tokens of a pass, in one of its rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning {
+    row: i32,
+    tokens: i32,
+}
+
+impl Beginning {
+    /// Of an operand whose first axis is the batch and whose second are the tokens: `[B, L, …]` to `[1, tokens, …]`.
+    pub fn of(self, x: &Array) -> Result<Array, Exception> {
+        self.row(x)?.try_index((.., ..self.tokens))
+    }
+
+    /// As [`of`](Self::of), with heads between: `[B, H, L, …]` to `[1, H, tokens, …]`.
+    pub fn of_heads(self, x: &Array) -> Result<Array, Exception> {
+        self.row(x)?.try_index((.., .., ..self.tokens))
+    }
+
+    /// Of an array without tokens, as the state before the pass: `[B, …]` to `[1, …]`.
+    pub fn row(self, x: &Array) -> Result<Array, Exception> {
+        x.try_index(self.row..self.row + 1)
+    }
+}
+
+/// A replay, and the row of the pass that is this state's.
+#[derive(Debug, Clone)]
+struct RowReplay {
+    replay: Replay,
+    row: i32,
 }
 
 /// An array of the state: of its own, or a row of one that a batch has made.
@@ -28,7 +80,7 @@ enum Kept {
 impl StateCache {
     /// An empty state of `slots` arrays.
     pub fn new(slots: usize) -> Self {
-        Self { slots: vec![None; slots], narrow: false }
+        Self { slots: vec![None; slots], narrow: false, replays: None }
     }
 
     /// Has the matrices of the state kept in bf16, or in f32, from the next tokens on.
@@ -62,12 +114,42 @@ impl StateCache {
 
     /// Replaces an array of the state; the first axis is the batch.
     pub fn set(&mut self, slot: usize, array: Array) -> Result<()> {
-        self.keep(slot, Kept::Own(array))
+        self.keep(slot, Kept::Own(array), None)
     }
 
-    fn keep(&mut self, slot: usize, kept: Kept) -> Result<()> {
+    /// As [`set`](Self::set), by a pass that can be replayed.
+    pub(crate) fn set_replayable(&mut self, slot: usize, array: Array, replay: &Replay) -> Result<()> {
+        self.keep(slot, Kept::Own(array), Some(RowReplay { replay: replay.clone(), row: 0 }))
+    }
+
+    fn keep(&mut self, slot: usize, kept: Kept, replay: Option<RowReplay>) -> Result<()> {
         let slots = self.slots.len();
         *self.slots.get_mut(slot).ok_or(Error::Slot { slot, slots })? = Some(kept);
+        if let Some(place) = self.replays.as_mut().and_then(|replays| replays.get_mut(slot)) {
+            *place = replay;
+        }
+        Ok(())
+    }
+
+    /// Has the operands of the next pass kept, so that it can be replayed, or no longer.
+    pub(crate) fn note_pass(&mut self, noted: bool) {
+        self.replays = noted.then(|| vec![None; self.slots.len()]);
+    }
+
+    /// Whether [`replay`](Self::replay) can make all arrays again.
+    pub(crate) fn is_replayable(&self) -> bool {
+        let replays = |replays: &Vec<_>| !replays.is_empty() && replays.iter().all(Option::is_some);
+        self.replays.as_ref().is_some_and(replays)
+    }
+
+    /// Makes the state what it was behind the first `tokens` of the pass that was noted.
+    pub(crate) fn replay(&mut self, tokens: i32) -> Result<()> {
+        let replays = self.replays.take().unwrap_or_default();
+        for (slot, of) in replays.into_iter().enumerate() {
+            if let Some(RowReplay { replay: Replay(make), row }) = of {
+                self.slots[slot] = Some(Kept::Own(make(Beginning { row, tokens })?));
+            }
+        }
         Ok(())
     }
 
@@ -92,6 +174,7 @@ impl StateCache {
         rows: impl ExactSizeIterator<Item = &'a mut Self>,
         slot: usize,
         array: Array,
+        replay: Option<&Replay>,
     ) -> Result<()> {
         let batch = Rc::new(array);
         let got = batch.shape().first().copied().unwrap_or(0);
@@ -99,7 +182,10 @@ impl StateCache {
             let expected = format!("[{}, …]", rows.len());
             return Err(Error::Shape { what: "a state", expected, got: batch.shape().to_vec() });
         }
-        rows.zip(0..).try_for_each(|(state, row)| state.keep(slot, Kept::Row(Rc::clone(&batch), row)))
+        rows.zip(0..).try_for_each(|(state, row)| {
+            let replay = replay.map(|replay| RowReplay { replay: replay.clone(), row });
+            state.keep(slot, Kept::Row(Rc::clone(&batch), row), replay)
+        })
     }
 
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {

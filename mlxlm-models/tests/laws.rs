@@ -34,6 +34,7 @@ const LAWS: &[Law] = &[
     ("quantized, saved and loaded, the logits stay", saved_is_quantized),
     ("a fresh adapter changes nothing, and a fused one no more", adapters_add_up),
     ("tokens taken back, or a snapshot gone back to, leave no trace", trimmed_is_untouched),
+    ("the end of a pass taken back, what is left is a shorter pass", taken_back_is_unread),
     ("a key that is not known is reported, a missing one is named", keys_are_reported),
     ("two simulated shards are one model", shards_add_up),
     ("what the list of models says of it is so", abilities_are_so),
@@ -290,6 +291,28 @@ fn trimmed_is_untouched(case: &Case) -> Result<(), String> {
     caches.rewind(mark);
     let replayed = step_by_step(&*model, &columns(&tokens, short - 3, len), &mut caches);
     same_in_pieces(case, "the replay", &replayed, &columns(&whole(&*model, &tokens), short - 3, len))
+}
+
+/// Only a cache of groups cannot take back the end of a pass. What follows has the bits that it has behind a pass of the tokens left.
+fn taken_back_is_unread(case: &Case) -> Result<(), String> {
+    let model = case.model().unwrap();
+    let (tokens, kinds) = (row(&tokens(case), 0), model.cache_kinds());
+    let len = tokens.dim(1);
+    let mut short = Caches::new(&kinds);
+    model.forward(&columns(&tokens, 0, len - 4), Some(&mut short)).unwrap();
+    let mut long = short.clone();
+    let mark = long.mark(4);
+    long.note_pass(true);
+    model.forward(&columns(&tokens, len - 4, len), Some(&mut long)).unwrap();
+    let has_groups = kinds.iter().any(|kind| format!("{kind:?}").contains("Compressed"));
+    ensure(long.take_back(&mark, 2).unwrap() != has_groups, || format!("{kinds:?} came back, or did not"))?;
+    if has_groups {
+        return Ok(());
+    }
+    model.forward(&columns(&tokens, len - 4, len - 2), Some(&mut short)).unwrap();
+    let [got, expected] =
+        [&mut long, &mut short].map(|caches| step_by_step(&*model, &columns(&tokens, len - 2, len), caches));
+    ensure(largest_difference(&got, &expected) == 0.0, || "what follows has other bits".into())
 }
 
 /// A key in the part of the configuration that describes the text model. One that is taken out stands nowhere else either.

@@ -111,7 +111,10 @@ impl MixedAttention {
             Some(before) => before,
             None => ops::zeros_dtype(&[batch, heads, 1, dim], x.dtype())?,
         };
-        last.keep(slot, x.try_index((.., .., len - 1..))?)?;
+        let all = x.clone();
+        last.keep(slot, x.try_index((.., .., len - 1..))?, move |beginning| {
+            Ok(beginning.of_heads(&all)?.try_index((.., .., -1..))?)
+        })?;
         let before = ops::concatenate(&[before, x.try_index((.., .., ..len - 1))?], 2)?;
         let taps = ops::split_equal(weight.reshape(&[1, heads, 1, 2])?, 2, -1)?;
         Ok(before.multiply(&taps[0])?.add(x.multiply(&taps[1])?)?)

@@ -117,9 +117,7 @@ impl GatedConv {
     /// # Shapes
     /// - `x`: `[B, L, K · d]`, result: `[B, L, K, 1, d]`
     fn convolved(&self, x: &Array, conv: &Conv1d, slot: usize, step: &mut Step) -> Result<Array> {
-        let (tail, bias) = (step.recall(slot)?, conv.bias.as_ref());
-        let (y, tail) = fast::short_conv(x, &conv.weight, bias, tail.as_ref(), Activation::Identity)?;
-        step.keep(slot, tail)?;
+        let y = convolve(x, conv, Activation::Identity, step, slot)?;
         Ok(ops::unflatten(y, -1, &[self.counts.kv_count, 1, self.counts.dim])?)
     }
 }

@@ -112,7 +112,11 @@ impl NgramEmbeddings {
         let gap = ops::zeros_dtype(&[tokens.dim(0), (before - past.dim(1)).max(0)], Dtype::Int64)?;
         let context = ops::concatenate(&[gap, past, tokens.clone()], 1)?;
         let context = context.try_index((.., -(before + tokens.dim(1))..))?;
-        step.keep(0, context.try_index((.., -before..))?)?;
+        let earlier = context.try_index((.., ..before))?;
+        step.keep(0, context.try_index((.., -before..))?, move |beginning| {
+            let read = ops::concatenate(&[beginning.row(&earlier)?, beginning.of(&tokens)?], 1)?;
+            Ok(read.try_index((.., -before..))?)
+        })?;
         Ok(context)
     }
 

@@ -103,7 +103,12 @@ pub fn delta_rule([q, k, v]: [&Array; 3], g: &Array, beta: &Array, step: &mut St
         None if dtype == Dtype::Float32 => None,
         None => Some(ops::zeros_dtype(&[v.dim(0), v.dim(2), v.dim(3), k.dim(3)], dtype)?),
     };
-    let (y, state) = fast::gated_delta(q, k, v, g, beta, state.as_ref(), None)?;
-    step.keep(slot, state)?;
+    let (y, after) = fast::gated_delta(q, k, v, g, beta, state.as_ref(), None)?;
+    let operands = [q, k, v, g, beta].map(Array::clone);
+    step.keep(slot, after, move |beginning| {
+        let [q, k, v, g, beta] = operands.each_ref().map(|x| beginning.of(x));
+        let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+        Ok(fast::gated_delta(&q?, &k?, &v?, &g?, &beta?, state.as_ref(), None)?.1)
+    })?;
     Ok(y)
 }

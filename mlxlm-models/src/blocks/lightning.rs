@@ -110,8 +110,13 @@ impl Mixer for Lightning {
         let k = prepare(&parts[1], self.key_layernorm.as_ref())?;
         let v = split_heads(&parts[2], self.shape.heads)?;
         let (scale, state) = ((self.shape.dim as f32).powf(-0.5), step.recall(0)?);
-        let (y, state) = fast::decay_attention(&q, &k, &v, &self.slopes, scale, state.as_ref(), None)?;
-        step.keep(0, state)?;
+        let (y, after) = fast::decay_attention(&q, &k, &v, &self.slopes, scale, state.as_ref(), None)?;
+        let slopes = self.slopes.clone();
+        step.keep(0, after, move |beginning| {
+            let [q, k, v] = [&q, &k, &v].map(|x| beginning.of_heads(x));
+            let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+            Ok(fast::decay_attention(&q?, &k?, &v?, &slopes, scale, state.as_ref(), None)?.1)
+        })?;
         let normed = fast::group_rms_norm(&merge_heads(&y)?, &self.g_norm, self.shape.groups, self.shape.eps)?;
         Ok(self.dense.forward(&normed.multiply(ops::sigmoid(self.g_proj.forward(x)?)?)?)?)
     }

@@ -137,8 +137,13 @@ impl Mixer for Mamba {
         let (a, d) = (speed(&self.a_log)?, Some(&self.d.value));
         let state = step.recall(1)?;
         let scan = Scan { x: &x, dt: &dt, a: &a, b: &b, c: &c, d, state: state.as_ref(), mask: None };
-        let (y, state) = fast::selective_scan(&scan)?;
-        step.keep(1, state)?;
+        let (y, after) = fast::selective_scan(&scan)?;
+        step.keep(1, after, move |beginning| {
+            let [x, dt, b, c] = [&x, &dt, &b, &c].map(|x| beginning.of(x));
+            let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+            let (x, dt, b, c) = (&x?, &dt?, &b?, &c?);
+            Ok(fast::selective_scan(&Scan { x, dt, a: &a, b, c, d: None, state: state.as_ref(), mask: None })?.1)
+        })?;
         Ok(self.out_proj.forward(&fast::swiglu(&halves[1], &y)?)?)
     }
 

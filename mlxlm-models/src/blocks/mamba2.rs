@@ -130,8 +130,13 @@ impl StateSpace {
         let state = step.recall(1)?;
         let d = Some(&self.d.value);
         let scan = Scan { x: &heads, dt: &dt, a: &a, b: &b, c: &c, d, state: state.as_ref(), mask: None };
-        let (y, state) = fast::ssm_scan(&scan)?;
-        step.keep(1, state)?;
+        let (y, after) = fast::ssm_scan(&scan)?;
+        step.keep(1, after, move |beginning| {
+            let [x, dt, b, c] = [&heads, &dt, &b, &c].map(|x| beginning.of(x));
+            let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+            let (x, dt, b, c) = (&x?, &dt?, &b?, &c?);
+            Ok(fast::ssm_scan(&Scan { x, dt, a: &a, b, c, d: None, state: state.as_ref(), mask: None })?.1)
+        })?;
         Ok(y.reshape(x.shape())?)
     }
 }

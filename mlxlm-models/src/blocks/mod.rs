@@ -56,5 +56,5 @@ pub use residual::{BlockNames, ParallelBlock, PostNormBlock, PreNormBlock, Sandw
 pub use rope::Rope;
 pub(crate) use rope::length;
 pub use router::{Groups, Router, Routing, Score};
-pub use short_conv::ShortConv;
+pub use short_conv::{ShortConv, convolve};
 pub use sparse::SparseConfig;

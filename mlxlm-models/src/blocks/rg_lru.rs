@@ -2,6 +2,8 @@
 //!
 //! Ports the mixer of `mlx_lm/models/recurrent_gemma.py` @ 0.32.2. Differences: sums of the recurrence are in f32, as in transformers.
 
+use mlxlm_core::Exception;
+
 use crate::prelude::*;
 
 /// A short convolution and a gated linear recurrence, multiplied by a gate of the input.
@@ -37,11 +39,8 @@ impl Mixer for Recurrence {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array> {
         let gate = fast::activate(Activation::GeluApprox, &self.linear_y.forward(x)?)?;
         let x = self.linear_x.forward(x)?;
-        let (Conv1d { weight, bias }, tail) = (&self.conv_1d, step.recall(CONV)?);
-        let (x, tail) = fast::short_conv(&x, weight, bias.as_ref(), tail.as_ref(), Activation::Identity)?;
-        step.keep(CONV, tail)?;
-        let (y, sum) = self.rg_lru.forward(&x, step.recall(SUM)?.as_ref())?;
-        step.keep(SUM, sum)?;
+        let x = convolve(&x, &self.conv_1d, Activation::Identity, step, CONV)?;
+        let y = self.rg_lru.forward(&x, step, SUM)?;
         Ok(self.linear_out.forward(&y.multiply(gate)?)?)
     }
 
@@ -77,11 +76,12 @@ impl RgLru {
         })
     }
 
-    /// What comes out, and the last sum.
+    /// What comes out; the sum after the last token, `[B, W]`, is kept in `slot` of the block's state.
     ///
     /// # Shapes
-    /// - `x`: `[B, L, W]`, `sum`: `[B, W]` or none; the shapes of `x` and `sum` come back
-    pub(crate) fn forward(&self, x: &Array, sum: Option<&Array>) -> Result<(Array, Array)> {
+    /// - `x`: `[B, L, W]`, and the same comes back
+    pub(crate) fn forward(&self, x: &Array, step: &mut Step, slot: usize) -> Result<Array> {
+        let sum = step.recall(slot)?;
         let wide = |array: &Array| array.as_dtype(Dtype::Float32);
         let number = Array::from_f32;
         let input = gate(x, &self.input_gate_weight, &self.input_gate_bias)?;
@@ -90,21 +90,25 @@ impl RgLru {
         // -ln a, which is a step of a state-space model with one dimension for each channel.
         let pace = ops::maximum(decay.multiply(speed)?.multiply(number(8.0))?, number(1e-30))?;
         let loss = number(1.0).subtract(pace.multiply(number(-2.0))?.exp()?)?.sqrt()?;
-        let loss = ops::select(begins(x, sum)?.expand_dims(-1)?, number(1.0), loss)?;
+        let loss = ops::select(begins(x, sum.as_ref())?.expand_dims(-1)?, number(1.0), loss)?;
         let taken = wide(&x.multiply(input)?)?.multiply(loss)?.divide(&pace)?;
         let (batch, len, width) = (x.dim(0), x.dim(1), x.dim(2));
         let ones = ops::ones::<f32>(&[batch, len, 1])?;
-        let (y, sum) = fast::selective_scan(&fast::Scan {
-            x: &taken,
-            dt: &pace,
-            a: &ops::full::<f32>(&[width, 1], number(-1.0))?,
-            b: &ones,
-            c: &ones,
-            d: None,
-            state: sum.map(|sum| wide(sum)?.expand_dims(-1)).transpose()?.as_ref(),
-            mask: None,
+        let a = ops::full::<f32>(&[width, 1], number(-1.0))?;
+        let scan = move |[taken, pace, ones]: [&Array; 3], sum: Option<Array>| {
+            let state = sum.map(|sum| wide(&sum)?.expand_dims(-1)).transpose()?;
+            let (b, c, state) = (ones, ones, state.as_ref());
+            let scan = fast::Scan { x: taken, dt: pace, a: &a, b, c, d: None, state, mask: None };
+            let (y, sum) = fast::selective_scan(&scan)?;
+            Ok::<_, Exception>((y, sum.squeeze_axes(&[-1])?))
+        };
+        let (y, after) = scan([&taken, &pace, &ones], sum.clone())?;
+        step.keep(slot, after, move |beginning| {
+            let [taken, pace, ones] = [&taken, &pace, &ones].map(|x| beginning.of(x));
+            let sum = sum.as_ref().map(|sum| beginning.row(sum)).transpose()?;
+            Ok(scan([&taken?, &pace?, &ones?], sum)?.1)
         })?;
-        Ok((y.as_dtype(x.dtype())?, sum.squeeze_axes(&[-1])?))
+        Ok(y.as_dtype(x.dtype())?)
     }
 }
 

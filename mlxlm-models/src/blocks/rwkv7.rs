@@ -21,7 +21,10 @@ impl Shifted {
             Some(past) => past.as_dtype(x.dtype())?,
             None => ops::zeros_dtype(&[x.dim(0), 1, x.dim(2)], x.dtype())?,
         };
-        step.keep(slot, x.try_index((.., len - 1.., ..))?)?;
+        let all = x.clone();
+        step.keep(slot, x.try_index((.., len - 1.., ..))?, move |beginning| {
+            Ok(beginning.of(&all)?.try_index((.., -1.., ..))?)
+        })?;
         let last = match len {
             1 => first,
             _ => ops::concatenate(&[first, x.try_index((.., ..len - 1, ..))?], 1)?,
@@ -174,7 +177,7 @@ impl TimeMixing {
         let key = key.multiply(rate.subtract(one(&rate)?)?.multiply(&self.k_a.value)?.add(one(&rate)?)?)?;
         let (a, b) = (found.negative()?, found.multiply(&rate)?);
         let state = step.recall(1)?;
-        let (y, state) = fast::wkv7(&fast::Wkv7 {
+        let (y, after) = fast::wkv7(&fast::Wkv7 {
             r: &r,
             w: &decay,
             k: &key,
@@ -184,7 +187,13 @@ impl TimeMixing {
             state: state.as_ref(),
             mask: None,
         })?;
-        step.keep(1, state)?;
+        let operands = [&r, &decay, &key, &value, &a, &b].map(Array::clone);
+        step.keep(1, after, move |beginning| {
+            let [r, w, k, v, a, b] = operands.each_ref().map(|x| beginning.of(x));
+            let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+            let (r, w, k, v, a, b) = (&r?, &w?, &k?, &v?, &a?, &b?);
+            Ok(fast::wkv7(&fast::Wkv7 { r, w, k, v, a, b, state: state.as_ref(), mask: None })?.1)
+        })?;
         let normed = fast::layer_norm(&y, None, None, 64e-5)?.multiply(&self.norm_weight.value)?;
         let of_now = r.multiply(&key)?.multiply(&self.r_k.value)?.sum_axis(-1, true)?.multiply(value)?;
         let out = normed.add(&self.norm_bias.value)?.add(of_now)?.reshape(x.shape())?;

@@ -21,6 +21,21 @@ pub struct ShortConv {
 
 module!(ShortConv { conv as "" });
 
+/// Each channel of the tokens convolved with its filter, behind the tokens that `slot` of the block's state remembers.
+///
+/// # Shapes
+/// - `x`: `[B, L, C]`, and the same comes back
+pub fn convolve(x: &Array, conv: &Conv1d, activation: Activation, step: &mut Step, slot: usize) -> Result<Array> {
+    let (Conv1d { weight, bias }, past) = (conv.clone(), step.recall(slot)?);
+    let (y, kept) = fast::short_conv(x, &weight, bias.as_ref(), past.as_ref(), activation)?;
+    let x = x.clone();
+    step.keep(slot, kept, move |beginning| {
+        let past = past.as_ref().map(|past| beginning.row(past)).transpose()?;
+        Ok(fast::short_conv(&beginning.of(&x)?, &weight, bias.as_ref(), past.as_ref(), activation)?.1)
+    })?;
+    Ok(y)
+}
+
 /// No filter comes near this width.
 const MAX_FILTER: i32 = 1 << 10;
 
@@ -36,9 +51,6 @@ impl ShortConv {
     /// # Shapes
     /// - `x`: `[B, L, C]`, and the same comes back
     pub fn forward(&self, x: &Array, step: &mut Step, slot: usize) -> Result<Array> {
-        let (Conv1d { weight, bias }, past) = (&self.conv, step.recall(slot)?);
-        let (y, kept) = fast::short_conv(x, weight, bias.as_ref(), past.as_ref(), self.activation)?;
-        step.keep(slot, kept)?;
-        Ok(y)
+        convolve(x, &self.conv, self.activation, step, slot)
     }
 }

@@ -4,7 +4,7 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt::Debug;
 
-use mlxlm_cache::{Attend, CompressedCache, LayerCache, Masks, Offset, Reach, Seen};
+use mlxlm_cache::{Attend, Beginning, CompressedCache, LayerCache, Masks, Offset, Reach, Replay, Seen};
 use mlxlm_core::{Array, Dtype};
 
 use super::Packing;
@@ -232,12 +232,18 @@ impl<'p> Step<'_, 'p> {
         }
     }
 
-    /// Keeps an array of the recurrent state for the next tokens; the first axis is the batch.
-    pub fn keep(&mut self, slot: usize, array: Array) -> Result<()> {
+    /// Keeps an array of the recurrent state for the next tokens; the first axis is the batch. `replay` makes it again from the
+    /// first tokens of this pass only, for a row whose other tokens turn out wrong.
+    pub fn keep(
+        &mut self,
+        slot: usize,
+        array: Array,
+        replay: impl Fn(Beginning) -> mlxlm_core::Result<Array> + 'static,
+    ) -> Result<()> {
         self.refuse_packing(CARRIES)?;
         match self.caches.as_deref_mut() {
             None => Ok(()),
-            Some([first, ..]) => Ok(first.keep(slot, array)?),
+            Some([first, ..]) => Ok(first.keep_replayable(slot, array, &Replay::new(replay))?),
             Some([]) => Err(Error::Caches { expected: 1, got: 0 }),
         }
     }

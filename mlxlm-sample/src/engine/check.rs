@@ -2,9 +2,9 @@
 //! its own are handed out, up to and including the first that differs (arXiv:2211.17192 for the idea).
 //!
 //! The text is that of plain decoding with the same seed, whoever proposes: the model's own choices are handed out, made with the
-//! random numbers that plain decoding would have drawn. What caches read too much is taken back. Where they cannot take tokens
-//! back (states, full rings), they return to where they were before the pass, and the tokens that were right are read once more
-//! with the next proposals.
+//! random numbers that plain decoding would have drawn. What caches read too much is taken back; recurrent states are made again
+//! from the operands of the pass. Where a cache can do neither, all return to where they were before the pass, and the tokens that
+//! were right are read once more with the next proposals.
 
 use mlxlm_cache::Mark;
 use mlxlm_core::Array;
@@ -73,6 +73,7 @@ impl Checked {
             drafts.truncate(masks.len() - 1);
         }
         let mark = row.caches.mark((unread + drafts.len()) as i32);
+        row.caches.note_pass(!drafts.is_empty());
         let tokens = [&row.text[row.read..], &drafts].concat();
         Ok(Self { tokens, drafts, masks, mark, read: row.read })
     }
@@ -131,14 +132,14 @@ impl Row<'_> {
         }
         let surplus = checked.drafts.len() - accepted;
         if surplus > 0 {
-            if self.caches.is_trimmable() {
-                self.caches.trim(surplus as i32);
+            if self.caches.take_back(&checked.mark, (checked.tokens.len() - surplus) as i32)? {
                 self.read -= surplus;
             } else {
                 self.caches.rewind(checked.mark.clone());
                 self.read = checked.read;
             }
         }
+        self.caches.note_pass(false);
         self.undo = self.keep_caches.then(|| (checked.mark.clone(), checked.read));
         if let Some(proposer) = &mut self.proposer {
             proposer.checked(checked.drafts.len(), accepted);

@@ -35,14 +35,14 @@ struct Candidate<'p> {
 /// The weight of the newest observation in an average.
 const NEWEST: f64 = 0.1;
 /// The first rest, and the longest.
-const RESTS: (usize, usize) = (8, 512);
+const RESTS: (usize, usize) = (16, 512);
 /// Tokens of a proposal that only tries whether it pays again.
 const TRIAL: usize = 2;
 
 impl<'p> Auto<'p> {
     /// Prefers the first of several that have something to propose and pay.
     pub fn new(proposers: Vec<Box<dyn Proposer + 'p>>) -> Self {
-        let candidate = |proposer| Candidate { proposer, right: 0.7, rests: 0, next_rest: RESTS.0 };
+        let candidate = |proposer| Candidate { proposer, right: 0.6, rests: 0, next_rest: RESTS.0 };
         let candidates = proposers.into_iter().map(candidate).collect();
         Self { candidates, cost: Cost::default(), pass: None, last: None }
     }
