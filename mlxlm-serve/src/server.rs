@@ -60,7 +60,7 @@ impl Stop {
         let Some(certificate) = &self.certificate else { return };
         match certificate.read_again() {
             Ok(()) => self.log.say(Level::Info, || "the certificate was read again".to_owned()),
-            Err(error) => self.log.say(Level::Error, || format!("the certificate stays as it was: {error}")),
+            Err(error) => self.log.say(Level::Error, || format!("the old certificate stays in use: {error}")),
         }
     }
 

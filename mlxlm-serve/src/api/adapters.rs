@@ -117,7 +117,7 @@ pub(crate) fn split<'a>(model: &'a str, names: &[String]) -> (&'a str, Option<&'
 async fn read(engine: &Handle, name: &str, folder: PathBuf, param: &str) -> Result<AdapterInfo> {
     let own = engine.status().adapters();
     if own.len() >= MOST && !own.iter().any(|own| own.name == name) {
-        let message = format!("there are {MOST} adapters in memory, as many as may be; delete one first");
+        let message = format!("there are {MOST} adapters in memory already, which is the limit; delete one first");
         return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, message).code("too_many_adapters"));
     }
     let (done, loaded) = oneshot::channel();
@@ -127,7 +127,7 @@ async fn read(engine: &Handle, name: &str, folder: PathBuf, param: &str) -> Resu
 }
 
 fn none(name: &str, param: &str) -> ApiError {
-    let message = format!("there is no adapter `{}` here", cut(name));
+    let message = format!("no adapter `{}` is loaded", cut(name));
     ApiError {
         param: Some(param.to_owned()),
         ..ApiError::new(StatusCode::NOT_FOUND, message).code("adapter_not_found")

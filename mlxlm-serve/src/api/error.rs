@@ -133,7 +133,7 @@ impl From<Refused> for ApiError {
                 .code("queue_full")
                 .retry_after(2),
             Refused::TooMany { capacity } => {
-                Self::bad(format!("the request asks for more texts at once than the {capacity} that this server takes"))
+                Self::bad(format!("the request asks for more completions than the {capacity} that this server generates at once"))
             }
             Refused::Unavailable => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "the model is not ready").code("not_ready").retry_after(5)

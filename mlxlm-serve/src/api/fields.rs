@@ -196,7 +196,7 @@ impl Fields {
         match left {
             Some((name, _)) => {
                 let path = self.path(cut(name));
-                Err(ApiError { code: Some("unknown_parameter"), ..ApiError::field(path, "is not known here") })
+                Err(ApiError { code: Some("unknown_parameter"), ..ApiError::field(path, "is not a known field") })
             }
             None => Ok(()),
         }
@@ -243,7 +243,7 @@ mod tests {
     fn null_is_absent_and_the_rest_is_refused() {
         let mut given = fields(json!({"a": null, "b": null, "c": 1}));
         assert_eq!(given.string("a").unwrap(), None);
-        assert_eq!(given.finish().unwrap_err().message, "`c` is not known here");
+        assert_eq!(given.finish().unwrap_err().message, "`c` is not a known field");
         assert!(fields(json!({"a": null})).finish().is_ok());
         assert_eq!(Fields::of_request(json!([])).unwrap_err().message, "the request is a list, expected a JSON object");
     }

@@ -111,7 +111,7 @@ fn plan(wishes: Wishes<'_>, card: &Card) -> Result<Option<Plan>> {
     let held = || card.format.and_then(held).filter(|_| !tools.is_empty());
     let path = strict.map_or_else(|| "tools".to_owned(), |i| format!("tools[{i}].function.strict"));
     let unknown = |path: &str| {
-        ApiError::unsupported(path, "is not supported: this model's notation of calls is not one that grammars know")
+        ApiError::unsupported(path, "is not supported for this model: there is no grammar for its tool call format")
     };
     if must_call {
         // Where the notation is not known, the marker of the call is all that can be done.

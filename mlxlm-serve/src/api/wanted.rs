@@ -42,7 +42,7 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Option<Wanted>> {
         0 | 1 => Ok(found.pop()),
         _ => Err(ApiError::field(
             &found[1].path,
-            format!("says what an answer must be, and so does `{}`", found[0].path),
+            format!("cannot be combined with `{}`", found[0].path),
         )),
     }
 }
@@ -122,7 +122,7 @@ pub(crate) fn refused(error: &GrammarError, path: &str) -> ApiError {
         let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
         return ApiError::new(status, error.to_string()).code("grammars_busy").retry_after(5);
     }
-    ApiError { code: Some("invalid_grammar"), ..ApiError::field(path, format!("cannot be held: {error}")) }
+    ApiError { code: Some("invalid_grammar"), ..ApiError::field(path, format!("cannot be compiled: {error}")) }
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ fn keep(loader: &Loader, options: &EngineOptions, jobs: &Jobs, status: &Arc<Stat
         };
         status.set_busy(false);
         if broken.is_some_and(|last| last.elapsed() < PATIENCE) {
-            return status.set_state(State::Failed(format!("the engine broke down again: {message}")));
+            return status.set_state(State::Failed(format!("the engine crashed again: {message}")));
         }
         broken = Some(Instant::now());
         status.numbers.restarts.add(1);

@@ -131,7 +131,7 @@ async fn show_metrics(State(app): State<Arc<App>>) -> Response {
 async fn no_route(request: Request) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     body::discard(request).await;
-    let message = format!("there is nothing at {method} {}", crate::api::fields::cut(&path));
+    let message = format!("there is no route {method} {}", crate::api::fields::cut(&path));
     reply::error(&ApiError::new(StatusCode::NOT_FOUND, message), guard::dialect(&path))
 }
 

@@ -51,7 +51,7 @@ fn an_engine_that_breaks_down_is_replaced_once() {
     house.wait(|| house.metric("mlxlm_engine_restarts_total") == 1.0, "mlxlm_engine_restarts_total to be 1");
     house.post("/v1/completions", &json!({"prompt": [PANIC], "max_tokens": 3})).refused(503);
     let error = house.ended().unwrap_err().to_string();
-    assert!(error.contains("broke down again") && error.contains("on purpose"), "{error}");
+    assert!(error.contains("crashed again") && error.contains("on purpose"), "{error}");
 }
 
 /// Whoever streams, waits for a whole answer or waits for its turn hears of it, `/health` says so, and what comes later is answered.

@@ -144,7 +144,7 @@ fn thread(fields: &mut Fields, app: &App) -> Result<Option<Thread>> {
         "continue" => {
             let id = thread.required("previous_message_id", id)?;
             let kept = app.threads.get(&id).ok_or_else(|| {
-                let message = format!("there is no thread at the message `{}`, or no more", cut(&id));
+                let message = format!("no thread ends at the message `{}`, or it was dropped", cut(&id));
                 ApiError::new(StatusCode::NOT_FOUND, message).code("thread_not_found")
             })?;
             Thread { messages: kept.messages.clone(), tools: kept.response.clone() }

@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(error(json!(3)), "`messages[0]` is 3, expected an object");
         assert_eq!(
             error(json!({"role": "user", "content": "x", "colour": 1})),
-            "`messages[0].colour` is not known here"
+            "`messages[0].colour` is not a known field"
         );
     }
 }

@@ -199,7 +199,7 @@ impl<'m> Scheduler<'m> {
         self.write(true);
         self.count();
         match self.failed_in_a_row {
-            SUSPICIOUS.. => Err(format!("{SUSPICIOUS} requests failed one after the other")),
+            SUSPICIOUS.. => Err(format!("{SUSPICIOUS} requests in a row failed")),
             _ => Ok(()),
         }
     }
@@ -251,7 +251,7 @@ impl<'m> Scheduler<'m> {
     }
 
     fn warn(&self, error: &mlxlm_cache::Error) {
-        self.status.log.say(Level::Warning, || format!("a prompt is not kept: {error}"));
+        self.status.log.say(Level::Warning, || format!("a prompt was not added to the prompt cache: {error}"));
     }
 
     /// The lane of an adapter, and a new one if it has none.
@@ -274,7 +274,7 @@ impl<'m> Scheduler<'m> {
     fn adapter(&self, generate: &Generate) -> Result<Rc<Adapter>, Fault> {
         let Some(name) = &generate.adapter else { return Ok(Rc::clone(self.adapters.base())) };
         let known = self.adapters.named(name).map(Rc::clone);
-        known.ok_or_else(|| Fault::new(FaultKind::Request, format!("the adapter `{name}` is not there any more")))
+        known.ok_or_else(|| Fault::new(FaultKind::Request, format!("the adapter `{name}` was removed")))
     }
 
     /// Sequences and prompts that the engines have to do with.

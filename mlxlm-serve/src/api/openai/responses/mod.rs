@@ -35,7 +35,7 @@ pub(crate) async fn handle(app: Arc<App>, mut fields: Fields) -> Result<Response
 }
 
 fn not_kept(id: &str) -> ApiError {
-    let message = format!("there is no response `{}`, or no more", crate::api::fields::cut(id));
+    let message = format!("there is no response `{}`: it is unknown or was dropped", crate::api::fields::cut(id));
     ApiError::new(StatusCode::NOT_FOUND, message).code("response_not_found")
 }
 
