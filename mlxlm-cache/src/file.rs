@@ -142,11 +142,6 @@ impl Entry {
         Ok(array.to_vec_exact::<u32>().map_err(mlxlm_core::Error::from)?)
     }
 
-    /// Maps the whole file now, as a cache is read whole by its first token.
-    pub(crate) fn populate(&self) {
-        self.reader.populate();
-    }
-
     /// How many layers its caches have.
     pub(crate) fn len(&self) -> usize {
         self.count

@@ -31,11 +31,6 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// See [`SafetensorsFile::populate`].
-    pub(super) fn populate(&self) {
-        self.file.populate();
-    }
-
     pub(super) fn new(file: SafetensorsFile) -> Result<Self> {
         let (names, metadata) = (file.names().into_iter().collect(), file.metadata());
         let layout = match metadata.get("2.0").map(String::as_str) {

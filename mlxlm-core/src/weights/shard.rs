@@ -119,13 +119,6 @@ impl SafetensorsFile {
         Ok(array_over(&self.map, (self.data_start + start, self.data_start + end), &shape, dtype)?)
     }
 
-    /// Maps all pages of the file at once, and reads those that are not in memory, so that the first use of its arrays does not wait
-    /// for one page after the other. Systems that offer no such thing do it page by page.
-    pub fn populate(&self) {
-        #[cfg(target_os = "linux")]
-        drop(self.map.advise(memmap2::Advice::PopulateRead));
-    }
-
     /// All tensors by name.
     pub fn arrays(&self) -> Result<BTreeMap<String, Array>> {
         self.names().into_iter().map(|name| self.array(&name).map(|array| (name, array))).collect()

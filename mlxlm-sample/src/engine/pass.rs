@@ -19,7 +19,7 @@ use crate::{Error, Result};
 enum Input {
     /// Nothing: the token on its way is its last.
     Nothing,
-    /// The token that is on its way.
+    /// The token that is on its way, or the last of the text.
     Ahead,
     /// Tokens that are known, some of them proposed.
     Checked(Checked),
@@ -89,8 +89,8 @@ impl<'p> Engine<'p> {
 
 /// What a row reads next; nothing if it has just ended.
 fn plan(row: &mut Row, model: &dyn CausalLm, events: &mut Vec<Event>) -> Result<Option<Input>> {
-    if !row.is_checked() {
-        let needs_no_pass = row.wanted() == 1 && !row.keep_caches;
+    if !row.is_checked() || row.rests() {
+        let needs_no_pass = row.pending.is_some() && row.wanted() == 1 && !row.keep_caches;
         return Ok(Some(if needs_no_pass { Input::Nothing } else { Input::Ahead }));
     }
     if row.pending.is_some() && row.hand_out(None, events)?.is_some() {
@@ -144,7 +144,7 @@ fn forward(model: &dyn CausalLm, rows: &mut [&mut Row], inputs: Vec<Input>) -> R
     let tokens = rows.iter().zip(&inputs).map(|(row, input)| match (input, row.pending_token()) {
         (Input::Checked(checked), _) => Ok(row_of(&checked.tokens)),
         (_, Some(token)) => Ok(token.reshape(&[1, 1])?),
-        (_, None) => Err(Error::EmptyPrompt),
+        (_, None) => row.text.last().map(|&id| row_of(&[id])).ok_or(Error::EmptyPrompt),
     });
     let tokens = ops::concatenate(&tokens.collect::<Result<Vec<_>>>()?, 0)?;
     let hidden = hidden(model, rows, &tokens)?;
@@ -153,11 +153,7 @@ fn forward(model: &dyn CausalLm, rows: &mut [&mut Row], inputs: Vec<Input>) -> R
     if inputs.iter().all(|input| matches!(input, Input::Ahead)) {
         let mut choosers = Vec::with_capacity(rows.len());
         for row in rows.iter_mut() {
-            if let Some(choice) = &row.pending {
-                row.chooser.note(&choice.token)?;
-            }
-            row.read += 1;
-            row.noted += 1;
+            row.read_ahead()?;
             choosers.push(&mut row.chooser);
         }
         let choices = choose_rows(&mut choosers, &logits.try_index((.., -1, ..))?)?;
@@ -173,11 +169,7 @@ fn forward(model: &dyn CausalLm, rows: &mut [&mut Row], inputs: Vec<Input>) -> R
                     chosen.push(Chosen::Each(checked, choices, states));
                 }
                 Input::Ahead | Input::Nothing => {
-                    if let Some(choice) = &row.pending {
-                        row.chooser.note(&choice.token)?;
-                    }
-                    row.read += 1;
-                    row.noted += 1;
+                    row.read_ahead()?;
                     chosen.push(Chosen::Next(row.chooser.choose(&logits.try_index((.., -1, ..))?)?));
                 }
             }
@@ -221,6 +213,35 @@ fn hidden(model: &dyn CausalLm, rows: &mut [&mut Row], tokens: &Array) -> Result
 }
 
 impl Row<'_> {
+    /// Whether plain decoding may go on, as its proposer sits out: one token at most is not read yet.
+    fn rests(&mut self) -> bool {
+        let is_plain = self.pending.is_some() || self.read + 1 == self.text.len();
+        let rests =
+            is_plain && self.matcher.is_none() && self.proposer.as_mut().is_some_and(|proposer| proposer.rests());
+        if rests {
+            self.undo = None;
+        }
+        rests
+    }
+
+    /// Counts the token that a pass reads ahead.
+    fn read_ahead(&mut self) -> Result<()> {
+        match &self.pending {
+            Some(choice) => {
+                self.chooser.note(&choice.token)?;
+                self.noted += 1;
+            }
+            None => {
+                if self.noted < self.text.len() {
+                    self.chooser.note(&row_of(&self.text[self.noted..]))?;
+                }
+                self.noted = self.text.len();
+            }
+        }
+        self.read += 1;
+        Ok(())
+    }
+
     /// Hands out the token on its way, after which `next` is.
     fn hand_out(&mut self, next: Option<Choice>, events: &mut Vec<Event>) -> Result<Option<FinishReason>> {
         let Some(current) = std::mem::replace(&mut self.pending, next) else { return Ok(None) };

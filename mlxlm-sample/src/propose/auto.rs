@@ -81,6 +81,16 @@ impl Proposer for Auto<'_> {
         Ok(proposed)
     }
 
+    fn rests(&mut self) -> bool {
+        // Who wants states sees those of passes that are checked.
+        let rests = !self.wants_states() && self.candidates.iter().all(|candidate| candidate.rests > 1);
+        if rests {
+            self.candidates.iter_mut().for_each(|candidate| candidate.rests -= 1);
+            self.pass = None;
+        }
+        rests
+    }
+
     fn checked(&mut self, proposed: usize, accepted: usize) {
         let Some(candidate) = self.last.and_then(|i| self.candidates.get_mut(i)) else { return };
         let outcomes = (0..proposed.min(accepted + 1)).map(|i| f64::from(u8::from(i < accepted)));

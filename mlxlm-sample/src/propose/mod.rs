@@ -43,6 +43,12 @@ pub trait Proposer {
     /// Between two calls the text grows, and is never changed.
     fn propose(&mut self, scene: &Scene) -> Result<Vec<u32>>;
 
+    /// Whether it sits out the next pass, which is then one of plain decoding: dispatched before the token that it reads is known.
+    /// Asked once for each pass.
+    fn rests(&mut self) -> bool {
+        false
+    }
+
     /// Whether it wants to see the states of the tokens that the model reads.
     fn wants_states(&self) -> bool {
         false

@@ -132,9 +132,9 @@ impl From<Refused> for ApiError {
             Refused::Full => Self::new(StatusCode::TOO_MANY_REQUESTS, "the server has as many requests as it takes")
                 .code("queue_full")
                 .retry_after(2),
-            Refused::TooMany { capacity } => {
-                Self::bad(format!("the request asks for more completions than the {capacity} that this server generates at once"))
-            }
+            Refused::TooMany { capacity } => Self::bad(format!(
+                "the request asks for more completions than the {capacity} that this server generates at once"
+            )),
             Refused::Unavailable => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "the model is not ready").code("not_ready").retry_after(5)
             }

@@ -40,10 +40,7 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Option<Wanted>> {
     fields.pass_over(&["guided_decoding_backend", "guided_whitespace_pattern"]);
     match found.len() {
         0 | 1 => Ok(found.pop()),
-        _ => Err(ApiError::field(
-            &found[1].path,
-            format!("cannot be combined with `{}`", found[0].path),
-        )),
+        _ => Err(ApiError::field(&found[1].path, format!("cannot be combined with `{}`", found[0].path))),
     }
 }
 

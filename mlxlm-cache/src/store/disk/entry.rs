@@ -129,7 +129,6 @@ impl Opened {
         if tokens == 0 {
             return Ok(None);
         }
-        self.entry.populate();
         let caches = self.caches(tokens)?;
         let mut checkpoints = Vec::new();
         if !caches.layers().iter().all(rewind::is_always_trimmable) {

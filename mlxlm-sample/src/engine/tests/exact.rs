@@ -10,12 +10,13 @@ use crate::propose::{Mtp, Proposer, Scene};
 use crate::testing::{Joint, Silent, drawing, model_of, tiny_with, with_heads};
 use crate::{GenerateOptions, KvQuantization, ProcessorOptions, Result, SamplerOptions};
 
-/// Proposes the true text with some of it wrong.
+/// Proposes the true text with some of it wrong, and sits out passes now and then.
 struct Oracle {
     truth: Vec<u32>,
     /// Which of the proposals are wrong, in turns.
     wrong: Vec<bool>,
     proposed: usize,
+    passes: usize,
 }
 
 impl Proposer for Oracle {
@@ -25,6 +26,11 @@ impl Proposer for Oracle {
         let guesses: Vec<u32> = rest.iter().take(scene.most).enumerate().map(guess).collect();
         self.proposed += guesses.len();
         Ok(guesses)
+    }
+
+    fn rests(&mut self) -> bool {
+        self.passes += 1;
+        self.passes % 7 > 4
     }
 }
 
@@ -102,7 +108,7 @@ impl Case {
                 return Box::new(Mtp::new(model, depth).unwrap()) as Box<dyn Proposer>;
             }
             let truth = [&self.prompt, truth].concat();
-            Box::new(Oracle { truth, wrong, proposed: 0 }) as Box<dyn Proposer>
+            Box::new(Oracle { truth, wrong, proposed: 0, passes: 0 }) as Box<dyn Proposer>
         });
         sequence
     }
