@@ -22,7 +22,7 @@ pub(crate) use front::{FrontArgs, ImageUse, LogFormat};
 pub(crate) use merge::{AdapterFormat, AdapterLayoutArgs, MergeArgs, MergeMethod};
 pub(crate) use on_disk::{ListArgs, ManageArgs, ShowArgs};
 pub(crate) use quantizing::{
-    AwqArgs, DwqArgs, DynamicQuantArgs, GptqArgs, LearnArgs, QuantizeArgs, ShareArgs, SumType, UploadArgs,
+    AwqArgs, DwqArgs, DynamicQuantArgs, GptqArgs, LearnArgs, QuantizeArgs, ShareArgs, UploadArgs,
 };
 pub(crate) use serving::{AdapterArgs, DiskPromptCacheArgs, ServedArgs};
 pub(crate) use tuning::{FuseArgs, LoraArgs};

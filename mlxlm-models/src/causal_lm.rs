@@ -93,6 +93,22 @@ pub struct Underway<'t> {
     pub(crate) pass: Pass<'t>,
 }
 
+impl Underway<'_> {
+    /// The same text with other values, as a gradient with respect to them wants it.
+    ///
+    /// # Errors
+    /// [`Error::Caches`] for a text with caches, which no [`Stages::enter`] makes.
+    pub fn with(&self, x: Array) -> Result<Self> {
+        let pass = self.pass.copy().ok_or(Error::Caches { expected: 0, got: 1 })?;
+        Ok(Self { stage: self.stage, x, pass })
+    }
+
+    /// Whether blocks have handed something on to later ones beside [`x`](Self::x).
+    pub fn is_carrying(&self) -> bool {
+        self.pass.is_carrying()
+    }
+}
+
 /// A model as a row of blocks that are run one by one, each as often as one likes: what calibration does, which looks at one
 /// block at a time.
 pub trait Stages {

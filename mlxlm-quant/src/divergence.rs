@@ -1,6 +1,6 @@
 //! How far a model is from another over the same texts: what quantizing costs, in figures.
 
-use mlxlm_core::{Array, Dtype, Exception, ops, ops::indexing, transforms};
+use mlxlm_core::{Array, Dtype, Exception, fast, ops::indexing, transforms};
 use mlxlm_models::CausalLm;
 
 use crate::Result;
@@ -26,12 +26,14 @@ pub struct Divergence {
 /// # Shapes
 /// - `student`, `teacher`: `[…, V]`, result: `[…]`
 pub fn kl(student: &Array, teacher: &Array, temperature: f32) -> Result<Array, Exception> {
-    let normed = |logits: &Array| {
-        let logits = logits.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(1.0 / temperature))?;
-        logits.subtract(logits.logsumexp_axis(-1, true)?)
+    let cooled = |logits: &Array| {
+        let logits = logits.as_dtype(Dtype::Float32)?;
+        if temperature == 1.0 { Ok(logits) } else { logits.multiply(Array::from_f32(1.0 / temperature)) }
     };
-    let (of_student, of_teacher) = (normed(student)?, normed(teacher)?);
-    ops::exp(&of_teacher)?.multiply(of_teacher.subtract(&of_student)?)?.sum_axis(-1, false)
+    let normed = |logits: &Array| logits.subtract(fast::logsumexp(logits)?);
+    let (student, teacher) = (cooled(student)?, cooled(teacher)?);
+    let off = normed(&teacher)?.subtract(normed(&student)?)?;
+    fast::softmax(&teacher, -1)?.multiply(off)?.sum_axis(-1, false)
 }
 
 /// Compares two models over texts.
@@ -77,12 +79,7 @@ fn compared(teacher: &Array, student: &Array, batch: &Array) -> Result<[f64; 4]>
 fn cross_entropy(logits: &Array, batch: &Array) -> Result<Array, Exception> {
     use indexing::TryIndexOp;
     let (ahead, targets) = (logits.try_index((.., ..-1))?, batch.try_index((.., 1..))?);
-    mlxlm_core::fast::cross_entropy(&ahead, &targets)?.sum(None)
-}
-
-/// The mean divergence of a student, as a loss.
-pub(crate) fn mean_kl(student: &Array, teacher: &Array) -> Result<Array> {
-    Ok(kl(student, teacher, 1.0)?.mean(None)?)
+    fast::cross_entropy(&ahead, &targets)?.sum(None)
 }
 
 /// A model's perplexity of texts; the shape of `batches` is that of [`divergence`].

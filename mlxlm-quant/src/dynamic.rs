@@ -1,21 +1,25 @@
 //! More bits where the divergence from the dense model grows fastest, by its gradient.
 //!
-//! Ports `mlx_lm/quant/dynamic_quant.py` @ 0.32.2. Unusual: routers keep eight bits, and what was declared to stay dense does, as when
+//! Ports `mlx_lm/quant/dynamic_quant.py` @ 0.32.2. Unusual: gradients are taken one block at a time (`backward`) and never added up;
+//! an estimate can be continued; routers keep eight bits, and what was declared to stay dense does, as when
 //! a model is converted.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
-use mlxlm_core::quant::{self, Scheme};
-use mlxlm_core::{Array, Dtype, io, transforms};
+use mlxlm_core::nn::Matrix;
+use mlxlm_core::ops::indexing::TryIndexOp;
+use mlxlm_core::quant::{self, Packed, Scheme};
+use mlxlm_core::{Array, Dtype, Exception, io, transforms};
 use mlxlm_models::CausalLm;
-use mlxlm_train::Trainable;
 use serde_json::{Value, json};
 
-use crate::divergence::mean_kl;
+use crate::backward::{self, Leaves, Model, Parts};
+use crate::divergence::kl;
 use crate::plan::{self, Packable, Plan};
 use crate::report::{Event, Report};
-use crate::{Error, Result};
+use crate::{Error, Kept, Result};
 
 /// The two schemes of which each leaf gets one.
 #[derive(Debug, Clone, Copy)]
@@ -26,19 +30,109 @@ pub struct Levels {
     pub high: Scheme,
 }
 
-/// What an estimate takes.
-#[derive(Debug, Clone, Copy)]
-pub struct SensitivityOptions {
-    /// Between which schemes.
-    pub levels: Levels,
-    /// The type in which gradients are added up: `f32`, or `bf16` for half the memory.
-    pub accumulate: Dtype,
-}
-
 /// How much more of the divergence each leaf takes away for a million weights, by path in the order of the model.
 pub type Sensitivities = Vec<(String, f64)>;
 
-/// Estimates them: `student` is the same model as `teacher`, loaded once more, and holds rounded weights afterwards.
+/// A leaf of the student: rounded at the low scheme, with what it would be at the high one.
+#[derive(Debug)]
+struct Rounded {
+    low: Packed,
+    high: Packed,
+    weights: f64,
+}
+
+#[derive(Debug)]
+struct Student {
+    paths: Vec<String>,
+    leaves: Vec<Rounded>,
+    levels: Levels,
+}
+
+impl Student {
+    /// Rounds the leaves that may have either scheme.
+    fn round(model: &mut dyn CausalLm, levels: Levels) -> Result<Self> {
+        let mut chosen: BTreeMap<String, ()> =
+            candidates(model, levels).into_iter().map(|leaf| (leaf.path, ())).collect();
+        let (mut paths, mut leaves, mut failed) = (Vec::new(), Vec::new(), None);
+        model.walk_mut("", &mut |path, mut leaf| {
+            let Some(matrix) = leaf.matrix().filter(|_| chosen.remove(path).is_some()) else { return };
+            let rounded = matrix.dense().and_then(|dense| {
+                let [low, high] = [levels.low, levels.high].map(|scheme| quant::quantize(&dense, scheme));
+                let rounded = Rounded { low: low?, high: high?, weights: dense.size() as f64 };
+                for packed in [&rounded.low, &rounded.high] {
+                    transforms::eval([&packed.weight, &packed.scales].into_iter().chain(&packed.biases))?;
+                }
+                *matrix = Matrix::Packed(rounded.low.clone(), levels.low);
+                paths.push(path.to_owned());
+                leaves.push(rounded);
+                Ok(())
+            });
+            failed = failed.take().or(rounded.err());
+        });
+        failed.map_or_else(|| Ok(Self { paths, leaves, levels }), |exception| Err(exception.into()))
+    }
+
+    fn unpacked(packed: &Packed, scheme: Scheme) -> Result<Array, Exception> {
+        quant::dequantize(packed, scheme, Some(Dtype::Float32))
+    }
+
+    /// How far the low scheme is from the high one in the direction of a gradient.
+    fn alignment(&self, leaf: usize, gradient: &Array) -> Result<f64> {
+        let Rounded { low, high, .. } = &self.leaves[leaf];
+        let off = Self::unpacked(low, self.levels.low)?.subtract(Self::unpacked(high, self.levels.high)?)?;
+        Ok(f64::from(gradient.multiply(off)?.sum(None)?.try_item_exact::<f32>()?))
+    }
+}
+
+impl Leaves for Student {
+    fn paths(&self) -> &[String] {
+        &self.paths
+    }
+
+    fn arrays(&self, leaf: usize) -> Result<Vec<Array>, Exception> {
+        Ok(vec![Self::unpacked(&self.leaves[leaf].low, self.levels.low)?])
+    }
+
+    fn dense(&self, _leaf: usize, arrays: &[Array]) -> Result<Array, Exception> {
+        arrays.first().cloned().ok_or_else(|| Exception::custom("a matrix could not be unpacked"))
+    }
+
+    fn at_rest(&self, leaf: usize) -> Result<Matrix, Exception> {
+        Ok(Matrix::Packed(self.leaves[leaf].low.clone(), self.levels.low))
+    }
+}
+
+/// The sums of all batches so far, and how many these were. Numbers are kept as bits, since they have to come back as they were.
+#[derive(Debug)]
+struct Sums {
+    batches: usize,
+    bits: Vec<u64>,
+}
+
+impl Sums {
+    /// The file in the folder of a run.
+    const FILE: &'static str = "sums.json";
+
+    fn read(kept: Option<&Kept>, leaves: usize) -> Result<Self> {
+        let begun = Self { batches: 0, bits: vec![0.0_f64.to_bits(); leaves] };
+        let Some(path) = kept.map(|kept| kept.file(Self::FILE)).filter(|path| path.exists()) else { return Ok(begun) };
+        let wrong = |why: String| Error::Kept { path: path.clone(), why };
+        let (batches, bits): (usize, Vec<u64>) =
+            serde_json::from_value(io::read_json::<Value>(&path)?).map_err(|error| wrong(error.to_string()))?;
+        match bits.len() == leaves {
+            true => Ok(Self { batches, bits }),
+            false => Err(wrong(format!("it has the sums of {} matrices, and the model has {leaves}", bits.len()))),
+        }
+    }
+
+    fn add(&mut self, leaf: usize, more: f64) {
+        self.bits[leaf] = (f64::from_bits(self.bits[leaf]) + more).to_bits();
+    }
+}
+
+/// Estimates them: `student` is the same model as `teacher`, loaded once more, and holds rounded weights afterwards. What is added up
+/// is not gradients but how far they point from one scheme to the other, a number for each leaf, so it takes no memory and is kept
+/// after each batch.
 ///
 /// # Shapes
 /// - `batches`: each `[B, L]` of tokens
@@ -49,59 +143,49 @@ pub fn sensitivities(
     teacher: &dyn CausalLm,
     student: &mut dyn CausalLm,
     batches: &[Array],
-    options: SensitivityOptions,
+    (levels, kept): (Levels, Option<&Kept>),
     report: Report<'_>,
 ) -> Result<Sensitivities> {
-    let Levels { low, high } = options.levels;
-    let chosen = candidates(teacher, options.levels);
-    let mut originals = BTreeMap::new();
-    let mut failed = None;
-    student.walk_mut("", &mut |path, mut leaf| {
-        let Some(matrix) = leaf.matrix().filter(|_| chosen.iter().any(|leaf| leaf.path == path)) else { return };
-        let rounded = matrix.dense().and_then(|dense| {
-            *matrix = mlxlm_core::nn::Matrix::Dense(rounded(&dense, low)?);
-            originals.insert(path.to_owned(), dense);
-            Ok(())
-        });
-        failed = failed.take().or(rounded.err());
-    });
-    if let Some(exception) = failed {
-        return Err(exception.into());
-    }
-    let weight = |path: &str| format!("{path}.weight");
-    let names: Vec<String> = chosen.iter().map(|leaf| weight(&leaf.path)).collect();
-    let trainable = Trainable::collect(student, |name, _| names.iter().any(|other| other == name));
-    let mut sums: Vec<Array> = Vec::new();
-    for (done, batch) in batches.iter().enumerate() {
-        report(Event::Step { what: "sensitivities", done, of: batches.len() });
-        let targets = teacher.forward(batch, None)?;
-        targets.eval()?;
-        let (_, gradients) = trainable.value_and_grad(student, |student| {
-            let logits = student.forward(batch, None)?;
-            let loss = mean_kl(&logits, &targets).map_err(|error| mlxlm_core::Exception::custom(error.to_string()))?;
-            Ok(vec![loss])
-        })?;
-        let cast = gradients.iter().map(|gradient| gradient.as_dtype(options.accumulate));
-        sums = match sums.is_empty() {
-            true => cast.collect::<Result<_, _>>()?,
-            false => sums.iter().zip(cast).map(|(sum, gradient)| sum.add(gradient?)).collect::<Result<_, _>>()?,
+    let leaves = Student::round(student, levels)?;
+    backward::let_go_of_files(student, &leaves)?;
+    let parts = match batches.first() {
+        Some(batch) => Parts::find(student, &leaves, batch)?,
+        None => None,
+    };
+    let mut sums = Sums::read(kept, leaves.paths.len())?;
+    for batch in batches.iter().skip(sums.batches) {
+        report(Event::Step { what: "sensitivities", done: sums.batches, of: batches.len() });
+        let states = teacher.hidden(batch, None)?;
+        let states = states.reshape(&[1, -1, states.dim(-1)])?;
+        transforms::eval([&states])?;
+        let loss = |student: &dyn CausalLm, of_student: &Array, range: Range<i32>| {
+            let wanted = teacher.head(&states.try_index((.., range))?)?;
+            transforms::eval([&wanted])?;
+            Ok(kl(&student.head(of_student)?, &wanted, 1.0)?.sum(None)?)
         };
-        transforms::eval(&sums)?;
+        // The loss of a batch is a mean, and so is that of all.
+        let share = 1.0 / (batch.size().max(1) * batches.len()) as f64;
+        let mut take = |leaf: usize, gradients: &[Array]| {
+            for gradient in gradients {
+                sums.add(leaf, share * leaves.alignment(leaf, gradient)?);
+            }
+            Ok(())
+        };
+        Model::new(student, &leaves).loss(parts.as_ref(), batch, &loss, Some(&mut take))?;
+        sums.batches += 1;
+        if let Some(kept) = kept {
+            io::write_json(kept.file(Sums::FILE), &json!([sums.batches, sums.bits]))?;
+        }
     }
     report(Event::Step { what: "sensitivities", done: batches.len(), of: batches.len() });
-    let mut found = Vec::new();
-    for ((name, now), gradient) in trainable.names().iter().zip(trainable.arrays()).zip(&sums) {
-        let path = name.strip_suffix(".weight").unwrap_or(name);
-        let Some(original) = originals.get(path) else { continue };
-        let gradient = gradient.divide(Array::from_f32(batches.len() as f32))?;
-        let alignment = gradient.multiply(now.subtract(rounded(original, high)?)?)?.sum(None)?;
-        let alignment = f64::from(alignment.as_dtype(Dtype::Float32)?.try_item_exact::<f32>()?);
-        if !alignment.is_finite() {
-            return Err(Error::NotFinite { path: path.to_owned() });
+    let all = leaves.paths.iter().zip(&leaves.leaves).zip(&sums.bits).map(|((path, leaf), &bits)| {
+        let alignment = f64::from_bits(bits);
+        match alignment.is_finite() {
+            true => Ok((path.clone(), alignment / (leaf.weights / 1e6))),
+            false => Err(Error::NotFinite { path: path.clone() }),
         }
-        found.push((path.to_owned(), alignment / (original.size() as f64 / 1e6)));
-    }
-    Ok(found)
+    });
+    all.collect()
 }
 
 /// The leaves that may have either scheme.
@@ -109,11 +193,6 @@ fn candidates(model: &dyn CausalLm, levels: Levels) -> Vec<Packable> {
     let takes = |leaf: &Packable, scheme| leaf.allowed(scheme) == Some(scheme);
     let both = |leaf: &Packable| takes(leaf, levels.low) && takes(leaf, levels.high);
     plan::packables(model).into_iter().filter(both).collect()
-}
-
-/// A matrix after packing and unpacking.
-fn rounded(weight: &Array, scheme: Scheme) -> Result<Array, mlxlm_core::Exception> {
-    quant::dequantize(&quant::quantize(weight, scheme)?, scheme, Some(weight.dtype()))
 }
 
 /// Chooses who gets more bits, so that the model has about `target_bpw` bits for each weight: as in the reference, all above a

@@ -20,6 +20,7 @@
 //! ```
 
 pub mod awq;
+mod backward;
 pub mod budget;
 mod calibration;
 mod convert;

@@ -13,9 +13,9 @@ use mlxlm_core::{Array, Dtype, io, ops};
 use mlxlm_models::{CausalLm, ModelConfig, build};
 use mlxlm_quant::awq::{AwqOptions, awq};
 use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, dwq};
-use mlxlm_quant::dynamic::{self, Levels, SensitivityOptions};
+use mlxlm_quant::dynamic::{self, Levels};
 use mlxlm_quant::gptq::{Care, GptqOptions, Packing, gptq};
-use mlxlm_quant::{Event, divergence, plan};
+use mlxlm_quant::{Event, Kept, divergence, plan};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -167,7 +167,7 @@ fn sensitivities_and_choices_are_those_of_the_reference() {
     let expected = expected("llama");
     let (teacher, mut student) = (model("llama"), model("llama"));
     let levels = Levels { low: affine(3), high: affine(5) };
-    let options = SensitivityOptions { levels, accumulate: Dtype::Float32 };
+    let options = (levels, None);
     let ours = dynamic::sensitivities(&*teacher, &mut *student, &batches(&expected), options, &mut silent).unwrap();
     let theirs: Vec<(String, f64)> = serde_json::from_str(&expected.facts["sensitivities"]).unwrap();
     let theirs: BTreeMap<String, f64> = theirs.into_iter().collect();
@@ -187,6 +187,35 @@ fn sensitivities_and_choices_are_those_of_the_reference() {
     let perplexity = divergence::perplexity(&*teacher, &batches(&expected)).unwrap();
     let wanted: f64 = expected.facts["perplexity"].parse().unwrap();
     assert!((perplexity / wanted - 1.0).abs() < 1e-4, "{perplexity}, expected {wanted}");
+}
+
+/// An estimate that stops between two batches goes on from there, and comes to the same bits.
+#[test]
+fn sensitivities_go_on_where_they_stopped() {
+    let expected = expected("llama");
+    let levels = Levels { low: affine(3), high: affine(5) };
+    let all = batches(&expected);
+    let found = |batches: &[Array], kept: Option<&Kept>, report: &mut dyn FnMut(Event<'_>)| {
+        let (teacher, mut student) = (model("llama"), model("llama"));
+        dynamic::sensitivities(&*teacher, &mut *student, batches, (levels, kept), report).unwrap()
+    };
+    let bits = |found: Vec<(String, f64)>| found.into_iter().map(|(path, value)| (path, value.to_bits())).collect();
+    let whole: Vec<(String, u64)> = bits(found(&all, None, &mut silent));
+    let home = tempfile::tempdir().unwrap();
+    let kept = Kept::open(&home.path().join("state"), &serde_json::json!({"command": "dynamic_quant"})).unwrap();
+    let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        found(&all, Some(&kept), &mut |event| {
+            assert!(!matches!(event, Event::Step { done: 1, .. }), "stopped");
+        })
+    }));
+    assert!(stopped.is_err());
+    let mut steps = Vec::new();
+    let again = found(&all, Some(&kept), &mut |event| {
+        if let Event::Step { done, .. } = event {
+            steps.push(done);
+        }
+    });
+    assert_eq!((bits(again), steps), (whole, vec![1, 2]));
 }
 
 /// mlx-lm finds other groups of leaves and clips others, so that only what comes of it is compared.

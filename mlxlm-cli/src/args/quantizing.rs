@@ -36,6 +36,9 @@ pub(crate) struct DynamicQuantArgs {
     /// Sensitivities written by an earlier run.
     #[arg(long)]
     pub(crate) sensitivities: Option<PathBuf>,
+    /// Folder for checkpoints, removed at the end; the same command resumes from it.
+    #[arg(long)]
+    pub(crate) checkpoint: Option<PathBuf>,
     /// Target bits per weight, including scales and biases.
     #[arg(long, default_value_t = 5.0)]
     pub(crate) target_bpw: f64,
@@ -60,10 +63,10 @@ pub(crate) struct DynamicQuantArgs {
     /// Print the perplexity before and after quantizing.
     #[arg(long)]
     pub(crate) report_ppl: bool,
-    /// Not supported: recompute activations to save memory.
+    /// No effect: activations are always recomputed, block by block.
     #[arg(long)]
     pub(crate) grad_checkpoint: bool,
-    /// Type in which gradients are summed.
+    /// No effect: gradients are not summed.
     #[arg(long, default_value = "float32")]
     pub(crate) accumulation_dtype: SumType,
 }
@@ -174,7 +177,7 @@ pub(crate) struct DwqArgs {
     /// Number of samples per step.
     #[arg(long, default_value_t = 4)]
     pub(crate) batch_size: usize,
-    /// Not supported: recompute activations to save memory.
+    /// No effect: activations are always recomputed, block by block.
     #[arg(long)]
     pub(crate) grad_checkpoint: bool,
     /// Folder that caches the teacher's outputs.

@@ -301,6 +301,7 @@ fn packing_goes_on_from_its_checkpoint() {
         ("gptq", &[][..], "state/block-00000.safetensors"),
         ("gptq", &["--plain"], "state/block-00000.safetensors"),
         ("awq", &["--embed-group-size", "64", "--n-grid", "6"], "state/block-00000.safetensors"),
+        ("dynamic_quant", &["--target-bpw", "5.2"], "state/sums.json"),
         ("quantize", &budget, "state/measured.json"),
         ("quantize", &budget, "state/attempt-1/block-00000.safetensors"),
         ("quantize", &budget, "state/attempt-1/scales.safetensors"),
@@ -361,7 +362,6 @@ fn training_goes_on_from_its_checkpoint() {
 #[test]
 fn options_that_are_not_there_are_refused() {
     for (args, says) in [
-        (small("dynamic_quant", &["--grad-checkpoint"]), "`--grad-checkpoint` is not supported"),
         ([&DWQ[..], &["--pipeline"]].concat(), "`--pipeline` is not supported"),
         (small("gptq", &["--bits", "7"]), "MLX has no quantization affine with 7 bits"),
         (small("gptq", &["--sequence-length", "1"]), "`--sequence-length` is 1, expected 2 or more"),

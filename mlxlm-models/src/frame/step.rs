@@ -84,7 +84,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether blocks have handed something on to each other.
-    pub(super) fn is_carrying(&self) -> bool {
+    pub(crate) fn is_carrying(&self) -> bool {
         !self.shared.carried.is_empty()
     }
 

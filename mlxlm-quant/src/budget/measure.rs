@@ -73,7 +73,7 @@ pub fn measure(
     for batch in batches {
         let of_batch = model.forward(batch, None)?;
         transforms::eval([&of_batch])?;
-        if !of_batch.sum(None)?.as_dtype(Dtype::Float32)?.try_item_exact::<f32>()?.is_finite() {
+        if !of_batch.as_dtype(Dtype::Float32)?.sum(None)?.try_item_exact::<f32>()?.is_finite() {
             return Err(Error::NotFinite { path: "the head".into() });
         }
         logits.push(of_batch);

@@ -24,6 +24,11 @@ impl Batch {
         let shape = [texts.len() as i32, len as i32];
         Self { inputs: Array::from_slice(&inputs, &shape), mask: Array::from_slice(&mask, &shape) }
     }
+
+    /// How many positions count.
+    pub(super) fn positions(&self) -> Result<f64> {
+        Ok(f64::from(self.mask.sum(None)?.try_item_exact::<f32>()?))
+    }
 }
 
 /// Texts of like lengths together, in an order drawn from the seed; what does not fill a batch is left out.

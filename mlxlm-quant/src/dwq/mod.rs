@@ -1,19 +1,22 @@
 //! DWQ: the scales and biases of a quantized model are trained until it says what the dense one says; its codes stay.
 //!
 //! Ports `mlx_lm/quant/dwq.py` @ 0.32.2. Unusual: while it is trained the student's matrices are unpacked, as functions of scales and
-//! biases, so that stacks of experts and tables are trained too; a run can be continued.
+//! biases, so that stacks of experts and tables are trained too, one block at a time (`backward`); a run can be continued.
 
 mod data;
 mod student;
 mod targets;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use mlxlm_core::ops::indexing::TryIndexOp;
 use mlxlm_core::{Array, transforms};
 use mlxlm_models::CausalLm;
 use mlxlm_train::optim::{Adam, Optimizer, Rule};
 
+use crate::backward::{self, Model, Parts};
 use crate::divergence::kl;
 use crate::report::{Event, Report};
 use crate::{Error, Result};
@@ -83,33 +86,51 @@ pub fn dwq(
         return Err(Error::Parameter { name: "learning_rate", value, expected: "a number above 0" });
     }
     let mut leaves = Student::unpack(student)?;
+    backward::let_go_of_files(student, &leaves)?;
+    let parts = match train.iter().chain(valid).next() {
+        Some(batch) => Parts::find(student, &leaves, &batch.inputs)?,
+        None => None,
+    };
     let mut optimizer = Optimizer::new(Rule::Adam(Adam { bias_correction: true, ..Adam::default() }));
-    let validate = |student: &dyn CausalLm, step: usize, report: Report<'_>| -> Result<f64> {
-        let loss = mean_loss(student, targets, valid, options.temperature)?;
+    let validate = |student: &mut dyn CausalLm, leaves: &Student, step: usize, report: Report<'_>| -> Result<f64> {
+        let (mut sum, mut all) = (0.0, 0.0);
+        for (i, batch) in valid.iter().enumerate() {
+            let wanted = targets.of(Split::Valid, i, &batch.inputs)?;
+            let loss = of_states(batch, &wanted, options.temperature);
+            sum += Model::new(student, leaves).loss(parts.as_ref(), &batch.inputs, &loss, None)?;
+            all += batch.positions()?;
+        }
+        let loss = sum / f64::max(all, 1.0);
         report(Event::Loss { valid: true, step, loss });
         Ok(loss)
     };
     let untrained = leaves.arrays().to_vec();
-    leaves.put(student, &untrained)?;
-    let before = validate(student, 0, report)?;
+    let before = validate(student, &leaves, 0, report)?;
     let path = options.checkpoint.as_deref();
     let first = match path.filter(|path| path.exists()) {
         Some(path) => leaves.resume(path, &mut optimizer)?,
         None => 0,
     };
-    leaves.put(student, leaves.arrays())?;
     let began = Instant::now();
     for (step, batch) in train.iter().enumerate().skip(first) {
         let wanted = targets.of(Split::Train, step, &batch.inputs)?;
-        let (values, gradients) =
-            leaves.value_and_grad(student, |student| loss(student, batch, &wanted, options.temperature))?;
-        let updated = optimizer.update(leaves.arrays(), &gradients, options.rate(step, train.len()))?;
-        transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten()))?;
-        leaves.replace(student, updated)?;
-        let loss = f64::from(values[0].try_item_exact::<f32>()?);
+        let mut gradients: Vec<Option<Array>> = vec![None; leaves.arrays().len()];
+        let mut take = |leaf: usize, more: &[Array]| add(&mut gradients[2 * leaf..], more);
+        let loss = of_states(batch, &wanted, options.temperature);
+        let sum = Model::new(student, &leaves).loss(parts.as_ref(), &batch.inputs, &loss, Some(&mut take))?;
+        let positions = batch.positions()?.max(1.0);
+        let loss = sum / positions;
         if !loss.is_finite() {
             return Err(Error::NotFinite { path: format!("the loss of step {}", step + 1) });
         }
+        let mean = |(gradient, array): (&Option<Array>, &Array)| match gradient {
+            Some(gradient) => gradient.divide(Array::from_f32(positions as f32)),
+            None => mlxlm_core::ops::zeros_like(array),
+        };
+        let gradients = gradients.iter().zip(leaves.arrays()).map(mean).collect::<Result<Vec<_>, _>>()?;
+        let updated = optimizer.update(leaves.arrays(), &gradients, options.rate(step, train.len()))?;
+        transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten()))?;
+        leaves.replace(student, updated)?;
         let done = step + 1;
         report(Event::Loss { valid: false, step: done, loss });
         report(Event::Step { what: "steps", done, of: train.len() });
@@ -117,10 +138,10 @@ pub fn dwq(
             leaves.save(path, &optimizer, done, began.elapsed().as_secs_f64())?;
         }
         if done % options.validate_every.max(1) == 0 && done < train.len() {
-            validate(student, done, report)?;
+            validate(student, &leaves, done, report)?;
         }
     }
-    let mut after = validate(student, train.len(), report)?;
+    let mut after = validate(student, &leaves, train.len(), report)?;
     if after > before {
         let kept = if options.only_better { "; the scales stay as they were" } else { "" };
         report(Event::Note(&format!(
@@ -132,32 +153,39 @@ pub fn dwq(
             after = before;
         }
     }
-    leaves.pack(student)?;
+    leaves.replace(student, leaves.arrays().to_vec())?;
     Ok(Trained { before, after })
 }
 
-/// The mean divergence of the positions that count, and how many they are.
-fn loss(student: &dyn CausalLm, batch: &Batch, wanted: &targets::Wanted, temperature: f32) -> Result<Vec<Array>> {
-    let logits = student.forward(&batch.inputs, None)?;
-    let logits = match &wanted.indices {
-        Some(indices) => logits.take_along_axis(indices, -1)?,
-        None => logits,
-    };
-    let count = batch.mask.sum(None)?;
-    let sum = kl(&logits, &wanted.logits, temperature)?.multiply(&batch.mask)?.sum(None)?;
-    Ok(vec![sum.divide(&count)?, count])
+/// Adds gradients to those of other parts.
+fn add(sums: &mut [Option<Array>], more: &[Array]) -> Result<()> {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        let all = match sum.take() {
+            Some(sum) => sum.add(more)?,
+            None => more.clone(),
+        };
+        transforms::eval([&all])?;
+        *sum = Some(all);
+    }
+    Ok(())
 }
 
-fn mean_loss(student: &dyn CausalLm, targets: &Targets<'_>, batches: &[Batch], temperature: f32) -> Result<f64> {
-    let (mut sum, mut all) = (0.0, 0.0);
-    for (i, batch) in batches.iter().enumerate() {
-        let wanted = targets.of(Split::Valid, i, &batch.inputs)?;
-        let values = loss(student, batch, &wanted, temperature)?;
-        let count = f64::from(values[1].try_item_exact::<f32>()?);
-        sum += f64::from(values[0].try_item_exact::<f32>()?) * count;
-        all += count;
+/// The sum of the divergences of the positions that count, among those whose states are given.
+fn of_states<'w>(
+    batch: &'w Batch,
+    wanted: &'w targets::Wanted<'w>,
+    temperature: f32,
+) -> impl Fn(&dyn CausalLm, &Array, Range<i32>) -> Result<Array> + 'w {
+    move |student, states, range| {
+        let (of_teacher, indices) = wanted.of(range.clone())?;
+        let logits = student.head(states)?;
+        let logits = match indices {
+            Some(indices) => logits.take_along_axis(&indices, -1)?,
+            None => logits,
+        };
+        let mask = batch.mask.reshape(&[1, -1])?.try_index((.., range))?;
+        Ok(kl(&logits, &of_teacher, temperature)?.multiply(&mask)?.sum(None)?)
     }
-    Ok(sum / f64::max(all, 1.0))
 }
 
 /// Whether a folder has targets of both kinds.

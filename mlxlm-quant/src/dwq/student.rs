@@ -3,31 +3,29 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mlxlm_core::nn::{self, Matrix};
+use mlxlm_core::nn::Matrix;
 use mlxlm_core::quant::{self, Mode, Packed, Scheme};
 use mlxlm_core::weights::{SafetensorsFile, save_safetensors};
-use mlxlm_core::{Array, Dtype, Exception, ops, transforms};
+use mlxlm_core::{Array, Dtype, Exception, ops, stop_gradient, transforms};
 use mlxlm_models::CausalLm;
 use mlxlm_train::optim::Optimizer;
 
+use crate::backward::{self, Leaves};
 use crate::{Error, Result};
 
 /// A matrix without its scales.
 #[derive(Debug)]
 struct Codes {
-    path: String,
     scheme: Scheme,
     shape: Vec<i32>,
     dtype: Dtype,
-    /// As they are packed.
     packed: Array,
-    /// As numbers, by group: `[…, out, in / group, group]`.
-    numbers: Array,
 }
 
 /// The affine matrices of a model that have less than 8 bits, with their scales and biases in `f32`.
 #[derive(Debug)]
 pub struct Student {
+    paths: Vec<String>,
     leaves: Vec<Codes>,
     /// Scales and biases in turns.
     arrays: Vec<Array>,
@@ -39,31 +37,31 @@ impl Student {
     /// # Errors
     /// [`Error::NothingToTrain`] if it has no such matrix.
     pub fn unpack(model: &mut dyn CausalLm) -> Result<Self> {
-        let (mut leaves, mut arrays, mut failed) = (Vec::new(), Vec::new(), None);
+        let (mut paths, mut leaves, mut arrays, mut failed) = (Vec::new(), Vec::new(), Vec::new(), None);
         model.walk_mut("", &mut |path, mut leaf| {
-            let Some(Matrix::Packed(packed, scheme)) = leaf.matrix().as_deref().cloned() else { return };
-            let Packed { biases: Some(biases), .. } = &packed else { return };
+            let Some(matrix) = leaf.matrix() else { return };
+            let Matrix::Packed(packed, scheme) = &*matrix else { return };
+            let Packed { weight, scales, biases: Some(biases) } = packed else { return };
             if scheme.mode != Mode::Affine || scheme.bits >= 8 {
                 return;
             }
-            match codes(path, &packed, scheme) {
-                Ok(codes) => {
-                    let wide = [&packed.scales, biases].map(|array| array.as_dtype(Dtype::Float32));
-                    match wide {
-                        [Ok(scales), Ok(biases)] => {
-                            leaves.push(codes);
-                            arrays.extend([scales, biases]);
-                        }
-                        [Err(exception), _] | [_, Err(exception)] => failed = Some(exception),
-                    }
+            match [scales, biases].map(|array| array.as_dtype(Dtype::Float32)) {
+                [Ok(of_groups), Ok(least)] => {
+                    paths.push(path.to_owned());
+                    let (shape, dtype) = (matrix.shape(), scales.dtype());
+                    leaves.push(Codes { scheme: *scheme, shape, dtype, packed: weight.clone() });
+                    arrays.extend([of_groups, least]);
                 }
-                Err(exception) => failed = Some(exception),
+                [Err(exception), _] | [_, Err(exception)] => failed = Some(exception),
             }
         });
         match failed {
             Some(exception) => Err(exception.into()),
             None if leaves.is_empty() => Err(Error::NothingToTrain),
-            None => Ok(Self { leaves, arrays }),
+            None => {
+                transforms::eval(&arrays)?;
+                Ok(Self { paths, leaves, arrays })
+            }
         }
     }
 
@@ -72,63 +70,11 @@ impl Student {
         &self.arrays
     }
 
-    /// Gives the matrices of the model the values that they have with these scales and biases.
-    pub(super) fn put(&self, model: &mut dyn CausalLm, arrays: &[Array]) -> Result<()> {
-        let (mut next, mut failed) = (self.leaves.iter().zip(arrays.chunks_exact(2)).peekable(), None);
-        model.walk_mut("", &mut |path, mut leaf| {
-            let Some(matrix) = leaf.matrix() else { return };
-            let Some((codes, arrays)) = next.next_if(|(codes, _)| codes.path == path) else { return };
-            match codes.values(&arrays[0], &arrays[1]) {
-                Ok(values) => *matrix = Matrix::Dense(values),
-                Err(exception) => failed = Some(exception),
-            }
-        });
-        failed.map_or(Ok(()), |exception| Err(exception.into()))
-    }
-
-    /// New scales and biases.
+    /// New scales and biases, which the matrices of the model have from now on.
     pub(super) fn replace(&mut self, model: &mut dyn CausalLm, arrays: Vec<Array>) -> Result<()> {
-        self.put(model, &arrays)?;
         self.arrays = arrays;
-        Ok(())
-    }
-
-    /// What `loss` makes of the model, and the gradient of the first array that it returns with respect to scales and biases.
-    pub(super) fn value_and_grad(
-        &self,
-        model: &mut dyn CausalLm,
-        mut loss: impl FnMut(&dyn CausalLm) -> Result<Vec<Array>>,
-    ) -> Result<(Vec<Array>, Vec<Array>)> {
-        let mut failed = None;
-        let numbers: Vec<i32> = (0..self.arrays.len() as i32).collect();
-        let traced = |traced: &[Array]| {
-            self.put(model, traced).and_then(|()| nn::train(|| loss(model))).map_err(|error| {
-                let exception = Exception::custom(error.to_string());
-                failed = Some(error);
-                exception
-            })
-        };
-        let result = transforms::value_and_grad_with_argnums(traced, numbers.as_slice())(&self.arrays);
-        // Traced arrays must not stay in the model.
-        self.put(model, &self.arrays)?;
-        failed.map_or_else(|| Ok(result?), Err)
-    }
-
-    /// Packs the matrices again, with the scales and biases that they have now.
-    pub(super) fn pack(&self, model: &mut dyn CausalLm) -> Result<()> {
-        let (mut next, mut failed) = (self.leaves.iter().zip(self.arrays.chunks_exact(2)).peekable(), None);
-        model.walk_mut("", &mut |path, mut leaf| {
-            let Some(matrix) = leaf.matrix() else { return };
-            let Some((codes, arrays)) = next.next_if(|(codes, _)| codes.path == path) else { return };
-            match [&arrays[0], &arrays[1]].map(|array| array.as_dtype(codes.dtype)) {
-                [Ok(scales), Ok(biases)] => {
-                    let packed = Packed { weight: codes.packed.clone(), scales, biases: Some(biases) };
-                    *matrix = Matrix::Packed(packed, codes.scheme);
-                }
-                [Err(exception), _] | [_, Err(exception)] => failed = Some(exception),
-            }
-        });
-        failed.map_or(Ok(()), |exception: Exception| Err(exception.into()))
+        let all: Vec<usize> = (0..self.leaves.len()).collect();
+        Ok(backward::put(model, self, &all, |leaf| self.at_rest(leaf))?)
     }
 
     /// Keeps how far a run came.
@@ -163,29 +109,47 @@ impl Student {
     }
 
     fn names(&self) -> Vec<String> {
-        self.leaves.iter().flat_map(|codes| ["scales", "biases"].map(|name| format!("{}.{name}", codes.path))).collect()
+        self.paths.iter().flat_map(|path| ["scales", "biases"].map(|name| format!("{path}.{name}"))).collect()
     }
 }
 
-fn codes(path: &str, packed: &Packed, scheme: Scheme) -> Result<Codes, Exception> {
-    let dtype = packed.scales.dtype();
-    let plain = Packed {
-        weight: packed.weight.clone(),
-        scales: ops::ones_like(&packed.scales)?,
-        biases: Some(ops::zeros_like(&packed.scales)?),
-    };
-    // Codes are below 256, which every type of weights has.
-    let numbers = quant::dequantize(&plain, scheme, Some(dtype))?;
-    let shape = numbers.shape().to_vec();
-    let grouped = [packed.scales.shape(), &[scheme.group_size]].concat();
-    let numbers = numbers.reshape(&grouped)?;
-    transforms::eval([&numbers])?;
-    Ok(Codes { path: path.to_owned(), scheme, shape, dtype, packed: packed.weight.clone(), numbers })
+impl Leaves for Student {
+    fn paths(&self) -> &[String] {
+        &self.paths
+    }
+
+    fn arrays(&self, leaf: usize) -> Result<Vec<Array>, Exception> {
+        Ok(self.arrays[2 * leaf..2 * leaf + 2].to_vec())
+    }
+
+    fn dense(&self, leaf: usize, arrays: &[Array]) -> Result<Array, Exception> {
+        let codes = &self.leaves[leaf];
+        let numbers = codes.numbers(&arrays[0])?;
+        let spread = |array: &Array| codes.as_written(array)?.expand_dims(-1);
+        numbers.multiply(spread(&arrays[0])?)?.add(spread(&arrays[1])?)?.reshape(&codes.shape)
+    }
+
+    fn at_rest(&self, leaf: usize) -> Result<Matrix, Exception> {
+        let codes = &self.leaves[leaf];
+        let [scales, biases] = [0, 1].map(|k| self.arrays[2 * leaf + k].as_dtype(codes.dtype));
+        let packed = Packed { weight: codes.packed.clone(), scales: scales?, biases: Some(biases?) };
+        Ok(Matrix::Packed(packed, codes.scheme))
+    }
 }
 
 impl Codes {
-    fn values(&self, scales: &Array, biases: &Array) -> Result<Array, Exception> {
-        let spread = |array: &Array| array.as_dtype(self.dtype)?.expand_dims(-1);
-        self.numbers.multiply(spread(scales)?)?.add(spread(biases)?)?.reshape(&self.shape)
+    /// The codes as numbers, by group: `[…, out, in / group, group]`, `f32`. They are computed when they are used, since they take
+    /// eight times the memory of the codes.
+    fn numbers(&self, scales: &Array) -> Result<Array, Exception> {
+        let (ones, zeros) = (ops::ones::<f32>(scales.shape())?, ops::zeros::<f32>(scales.shape())?);
+        let plain = Packed { weight: self.packed.clone(), scales: ones, biases: Some(zeros) };
+        let numbers = quant::dequantize(&plain, self.scheme, Some(Dtype::Float32))?;
+        numbers.reshape(&[scales.shape(), &[self.scheme.group_size]].concat())
+    }
+
+    /// What a file will have of scales, with the gradient of `f32`: small numbers would vanish in `f16`.
+    fn as_written(&self, array: &Array) -> Result<Array, Exception> {
+        let off = array.as_dtype(self.dtype)?.as_dtype(Dtype::Float32)?.subtract(array)?;
+        array.add(stop_gradient(&off)?)
     }
 }

@@ -1,6 +1,7 @@
 //! What a teacher says, as it is asked or from files that keep the likeliest tokens of each position.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mlxlm_core::ops::argpartition_axis;
@@ -15,6 +16,9 @@ use crate::{Error, Result};
 
 /// Tokens of each position that files keep.
 const KEPT: i32 = 1024;
+
+/// Positions of each text whose logits are in memory at once.
+const ROWS: i32 = 64;
 
 /// Which samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,23 +48,40 @@ pub enum Targets<'a> {
     Folder(&'a Path),
 }
 
-/// Logits of a batch.
+/// What a teacher says of a batch.
 #[derive(Debug)]
-pub(super) struct Wanted {
-    /// `[B, L, N]`.
-    pub(super) logits: Array,
-    /// Whose they are, if not of all tokens: `[B, L, N]`.
-    pub(super) indices: Option<Array>,
+pub(super) enum Wanted<'a> {
+    /// The states of the teacher, whose logits are computed where they are used: `[1, B · L, D]`.
+    States(&'a dyn CausalLm, Array),
+    /// Logits of some tokens, and of which: `[1, B · L, N]`.
+    Logits(Array, Array),
 }
 
-impl Targets<'_> {
+impl Wanted<'_> {
+    /// The logits of some positions of the batch, and of which tokens they are if not of all.
+    pub(super) fn of(&self, range: Range<i32>) -> Result<(Array, Option<Array>)> {
+        match self {
+            Self::States(teacher, states) => {
+                let logits = teacher.head(&states.try_index((.., range))?)?;
+                transforms::eval([&logits])?;
+                Ok((logits, None))
+            }
+            Self::Logits(logits, indices) => {
+                Ok((logits.try_index((.., range.clone()))?, Some(indices.try_index((.., range))?)))
+            }
+        }
+    }
+}
+
+impl<'a> Targets<'a> {
     /// What the teacher says of the batch with this number.
-    pub(super) fn of(&self, split: Split, number: usize, inputs: &Array) -> Result<Wanted> {
+    pub(super) fn of(&self, split: Split, number: usize, inputs: &Array) -> Result<Wanted<'a>> {
+        let as_one = |array: &Array| array.reshape(&[1, -1, array.dim(-1)]);
         match self {
             Self::Model(teacher) => {
-                let logits = teacher.forward(inputs, None)?;
-                transforms::eval([&logits])?;
-                Ok(Wanted { logits, indices: None })
+                let states = as_one(&teacher.hidden(inputs, None)?)?;
+                transforms::eval([&states])?;
+                Ok(Wanted::States(*teacher, states))
             }
             Self::Folder(folder) => {
                 let path = folder.join(split.name()).join(file_name(number));
@@ -73,7 +94,7 @@ impl Targets<'_> {
                 if !fits {
                     return Err(wrong("it is of samples of other lengths"));
                 }
-                Ok(Wanted { logits, indices: Some(indices) })
+                Ok(Wanted::Logits(as_one(&logits)?, as_one(&indices)?))
             }
         }
     }
@@ -100,12 +121,20 @@ pub fn write_targets(
             if path.is_file() {
                 continue;
             }
-            let logits = teacher.forward(&batch.inputs, None)?;
-            let kept = KEPT.min(logits.dim(-1));
-            let order = argpartition_axis(&logits, -kept, -1)?;
-            let indices = order.try_index((.., .., -kept..))?;
-            let logits = logits.take_along_axis(&indices, -1)?;
-            let arrays = [("logits".to_owned(), logits), ("indices".to_owned(), indices.contiguous()?)];
+            let states = teacher.hidden(&batch.inputs, None)?;
+            let (mut logits, mut indices) = (Vec::new(), Vec::new());
+            for start in (0..states.dim(1)).step_by(ROWS as usize) {
+                let of_rows = teacher.head(&states.try_index((.., start..(start + ROWS).min(states.dim(1))))?)?;
+                let kept = KEPT.min(of_rows.dim(-1));
+                let order = argpartition_axis(&of_rows, -kept, -1)?;
+                let likeliest = order.try_index((.., .., -kept..))?.contiguous()?;
+                let of_rows = of_rows.take_along_axis(&likeliest, -1)?;
+                transforms::eval([&of_rows, &likeliest])?;
+                logits.push(of_rows);
+                indices.push(likeliest);
+            }
+            let whole = |parts: &[Array]| mlxlm_core::ops::concatenate(parts, 1);
+            let arrays = [("logits".to_owned(), whole(&logits)?), ("indices".to_owned(), whole(&indices)?)];
             save_safetensors(path, &arrays, &BTreeMap::new())?;
         }
         report(Event::Step { what: "targets", done: batches.len(), of: batches.len() });

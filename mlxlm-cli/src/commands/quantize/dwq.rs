@@ -6,7 +6,7 @@ use mlxlm_models::{LoadOptions, NewFolder, load_model};
 use mlxlm_quant::dwq::{self, Batch, DwqOptions, Targets};
 use mlxlm_quant::{Job, plan};
 
-use super::{NO_CHECKPOINTS, affine, finished, refuse, texts, warn_of_dense};
+use super::{affine, finished, refuse, texts, warn_of_dense};
 use crate::args::DwqArgs;
 use crate::commands::convert;
 use crate::failure::{Failure, Result};
@@ -19,7 +19,6 @@ const VALID: usize = 32;
 
 /// Runs the command.
 pub(in crate::commands) fn run(args: &DwqArgs) -> Result {
-    refuse("--grad-checkpoint", args.grad_checkpoint, NO_CHECKPOINTS)?;
     refuse("--pipeline", args.pipeline, "pipelines need several machines")?;
     let scheme = affine(args.bits, args.group_size)?;
     let folder = match args.targets_only {

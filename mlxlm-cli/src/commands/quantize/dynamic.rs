@@ -2,19 +2,18 @@
 
 use std::path::PathBuf;
 
-use mlxlm_core::Dtype;
-use mlxlm_quant::dynamic::{self, Levels, SensitivityOptions};
+use mlxlm_quant::dynamic::{self, Levels};
 use mlxlm_quant::{divergence, plan};
+use serde_json::json;
 
-use super::{NO_CHECKPOINTS, affine, begin, calibration, refuse, warn_of_dense};
-use crate::args::{DynamicQuantArgs, SumType};
+use super::{affine, begin, calibration, forget, kept, warn_of_dense};
+use crate::args::DynamicQuantArgs;
 use crate::failure::Result;
 use crate::output::say;
 use crate::progress;
 
 /// Runs the command.
 pub(in crate::commands) fn run(args: &DynamicQuantArgs) -> Result {
-    refuse("--grad-checkpoint", args.grad_checkpoint, NO_CHECKPOINTS)?;
     let levels = Levels {
         low: affine(args.low_bits, args.low_group_size)?,
         high: affine(args.high_bits, args.high_group_size)?,
@@ -23,16 +22,16 @@ pub(in crate::commands) fn run(args: &DynamicQuantArgs) -> Result {
     begun.job.check(levels.low)?;
     let model = &*begun.job.model;
     let samples = || calibration(&begun.job, &args.learn, args.num_samples, args.sequence_length);
+    let mut run = None;
     let sensitivities = match &args.sensitivities {
         Some(path) => dynamic::read(path, model, levels)?,
         None => {
-            let accumulate = match args.accumulation_dtype {
-                SumType::Float32 => Dtype::Float32,
-                SumType::Bfloat16 => Dtype::Bfloat16,
-            };
-            let options = SensitivityOptions { levels, accumulate };
-            let batches = samples()?.batches(4);
-            let mut student = begun.job.again()?;
+            let samples = samples()?;
+            let schemes = [levels.low, levels.high].map(|scheme| scheme.to_string());
+            let options = json!({"command": "dynamic_quant", "schemes": schemes});
+            run = kept(args.checkpoint.as_deref(), &begun.job, &samples, &options)?;
+            let (mut student, batches) = (begun.job.again()?, samples.batches(4));
+            let options = (levels, run.as_ref());
             let found = dynamic::sensitivities(model, &mut *student, &batches, options, &mut progress::work())?;
             let path = PathBuf::from(args.model.replace('/', "_") + "_sensitivities.json");
             dynamic::write(&path, &found)?;
@@ -50,5 +49,6 @@ pub(in crate::commands) fn run(args: &DynamicQuantArgs) -> Result {
     warn_of_dense(&begun.job, &chosen, levels.low);
     plan::round(&mut *begun.job.model, &chosen)?;
     perplexity("Quantized", &*begun.job.model)?;
-    begun.finish(levels.low, args.learn.revision.as_deref(), "")
+    begun.finish(levels.low, args.learn.revision.as_deref(), "")?;
+    forget(run)
 }

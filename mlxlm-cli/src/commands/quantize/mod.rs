@@ -117,6 +117,3 @@ fn affine(bits: i32, group_size: i32) -> Result<Scheme> {
 fn refuse(option: &str, given: bool, why: &str) -> Result {
     if given { Err(Failure::usage(format!("`{option}` is not supported: {why}"))) } else { Ok(()) }
 }
-
-/// Why `--grad-checkpoint` is refused.
-const NO_CHECKPOINTS: &str = "gradients of this version keep all activations; take shorter samples or fewer at once";
