@@ -43,8 +43,7 @@ impl Caches {
         if !layers.all(|(layer, mark)| layer.can_take_back(mark)) {
             return Ok(false);
         }
-        let layers = self.layers_mut().iter_mut().zip(&mark.0);
-        layers.map(|(layer, mark)| layer.take_back(mark, left)).collect::<Result<()>>()?;
+        self.layers_mut().iter_mut().zip(&mark.0).try_for_each(|(layer, mark)| layer.take_back(mark, left))?;
         Ok(true)
     }
 
@@ -75,10 +74,9 @@ impl LayerCache {
 
     fn can_take_back(&self, mark: &LayerMark) -> bool {
         match (self, mark) {
-            (_, LayerMark::Read(_)) => true,
+            // The front of a chunk is cut before a pass, by no more than its first query does not see.
+            (_, LayerMark::Read(_)) | (Self::Chunked(_), LayerMark::Whole(_)) => true,
             (Self::State(state), LayerMark::Whole(_)) => state.is_replayable(),
-            // The front is cut before a pass, by no more than its first query does not see.
-            (Self::Chunked(_), LayerMark::Whole(_)) => true,
             (Self::Rotating(ring), LayerMark::Whole(before)) => ring.ends_in_pass() && ring.offset - before.read() > 1,
             (Self::List(caches), LayerMark::List(marks)) => {
                 caches.iter().zip(marks).all(|(cache, mark)| cache.can_take_back(mark))

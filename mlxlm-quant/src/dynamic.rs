@@ -4,7 +4,7 @@
 //! an estimate can be continued; routers keep eight bits, and what was declared to stay dense does, as when
 //! a model is converted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -51,11 +51,10 @@ struct Student {
 impl Student {
     /// Rounds the leaves that may have either scheme.
     fn round(model: &mut dyn CausalLm, levels: Levels) -> Result<Self> {
-        let mut chosen: BTreeMap<String, ()> =
-            candidates(model, levels).into_iter().map(|leaf| (leaf.path, ())).collect();
+        let mut chosen: BTreeSet<String> = candidates(model, levels).into_iter().map(|leaf| leaf.path).collect();
         let (mut paths, mut leaves, mut failed) = (Vec::new(), Vec::new(), None);
         model.walk_mut("", &mut |path, mut leaf| {
-            let Some(matrix) = leaf.matrix().filter(|_| chosen.remove(path).is_some()) else { return };
+            let Some(matrix) = leaf.matrix().filter(|_| chosen.remove(path)) else { return };
             let rounded = matrix.dense().and_then(|dense| {
                 let [low, high] = [levels.low, levels.high].map(|scheme| quant::quantize(&dense, scheme));
                 let rounded = Rounded { low: low?, high: high?, weights: dense.size() as f64 };
