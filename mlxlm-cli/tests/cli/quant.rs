@@ -332,7 +332,10 @@ fn packing_goes_on_from_its_checkpoint() {
         let weights = |folder: &str| fs::read(bench.path(folder).join("model.safetensors")).unwrap();
         assert!(weights("killed") == weights("whole"), "{command} {options:?} from {first}");
         assert_eq!(quantization(&bench, "killed"), quantization(&bench, "whole"));
-        assert_eq!(bench.names(), ["killed", "whole"], "{command}");
+        // What dynamic_quant has estimated is kept for another run, as in the reference.
+        let mut names = bench.names();
+        names.retain(|name| !name.ends_with("_sensitivities.json"));
+        assert_eq!(names, ["killed", "whole"], "{command}");
     }
 }
 
