@@ -3,7 +3,7 @@
 //! row. Sums are f32, results are rounded once.
 //!
 //! Up to [`INVARIANT_ROWS`] rows against a matrix whose rows are read whole (every linear layer) stream the matrix once, from
-//! AVX2 on ([`dot`]); beyond, bf16 goes to the tiles of AMX ([`tiles`]); everything else widens panels into the f32 product of [`super::gemm`]. All are
+//! AVX2 on ([`dot`]); beyond, bf16 is multiplied in pairs from AVX-512 on ([`tiles`]); everything else widens panels into the f32 product of [`super::gemm`]. All are
 //! batch-invariant as far as they go; the choice depends on the number of rows only beyond [`INVARIANT_ROWS`].
 
 use std::cell::Cell;

@@ -1,4 +1,4 @@
-//! Many rows of bf16 by the tiles of AMX: prompts, and both gradients of training.
+//! Many rows of bf16 by the tiles of AMX, or in pairs by AVX-512: prompts, and both gradients of training.
 
 use std::arch::x86_64::*;
 
@@ -13,7 +13,9 @@ use crate::kernels::isa::Isa;
 /// The operands, if this way is made for them.
 pub(super) fn takes<'a>(isa: Isa, part: &Part<'a>) -> Option<(&'a [bf16], &'a [bf16])> {
     match (part.a, part.b) {
-        (Values::Bf16(a), Values::Bf16(b)) if isa == Isa::Amx && part.rows.len() > INVARIANT_ROWS && !a.is_empty() => {
+        (Values::Bf16(a), Values::Bf16(b))
+            if isa >= Isa::Avx512 && part.rows.len() > INVARIANT_ROWS && !a.is_empty() =>
+        {
             Some((a, b))
         }
         _ => None,
@@ -23,7 +25,7 @@ pub(super) fn takes<'a>(isa: Isa, part: &Part<'a>) -> Option<(&'a [bf16], &'a [b
 /// The product of matrices that [`takes`] gave.
 pub(super) fn multiply(how: Product, (a, b): (&[bf16], &[bf16]), sizes: Sizes, out: &Results, place: Place<'_>) {
     let Sizes { m, n, k } = sizes;
-    assert!(a.len() == m * k && b.len() == k * n && Isa::best() == Isa::Amx);
+    assert!(a.len() == m * k && b.len() == k * n && how.isa >= Isa::Avx512 && how.isa <= Isa::best());
     let pack_a = |row: usize, tiles: &mut [bf16]| match how.transpose_a {
         false => {
             for (i, row) in (row..row + SIDE).enumerate() {
@@ -46,7 +48,7 @@ pub(super) fn multiply(how: Product, (a, b): (&[bf16], &[bf16]), sizes: Sizes, o
         let lanes = SIDE.min(n - column);
         for (at, tile) in (from..).step_by(STEP).zip(tiles.chunks_exact_mut(TILE)) {
             let depth = STEP.min(k.saturating_sub(at));
-            // SAFETY: AMX comes with AVX-512; lanes and depth lie inside the matrix.
+            // SAFETY: the level was checked; lanes and depth lie inside the matrix.
             unsafe {
                 match how.transpose_b {
                     true => pack_across(&b[column * k..], k, lanes, at, depth, tile),
@@ -60,7 +62,7 @@ pub(super) fn multiply(how: Product, (a, b): (&[bf16], &[bf16]), sizes: Sizes, o
         unsafe { out.write(how.isa, place(row) * n + column, sums) };
     };
     // SAFETY: the level was checked.
-    unsafe { halves::multiply(&Halves { m, n, k, pack_a: &pack_a, pack_b: &pack_b, write: &write }) };
+    unsafe { halves::multiply(how.isa, &Halves { m, n, k, pack_a: &pack_a, pack_b: &pack_b, write: &write }) };
 }
 
 /// A tile of lanes that are rows of `k` values: pairs of values are turned as words.

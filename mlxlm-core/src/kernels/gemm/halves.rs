@@ -1,4 +1,5 @@
-//! `C = A · B` of bf16 matrices by the tiles of AMX, with sums in f32: for many rows, as prompts and training have them.
+//! `C = A · B` of bf16 matrices by the tiles of AMX, or by [`vectors`] of AVX-512, with sums in f32: for many rows, as prompts and
+//! training have them.
 //!
 //! What is unusual:
 //! - Operands come through packing functions, as in [`super`], so quantized weights are unpacked to bf16 where they are used.
@@ -13,8 +14,11 @@ use half::bf16;
 
 use super::Shared;
 use crate::kernels::amx::{self, Config, Tiles};
+use crate::kernels::isa::Isa;
 use crate::kernels::pool;
 use crate::kernels::scratch::{Scratch, with_scratch};
+
+mod vectors;
 
 /// Rows of a tile of `A`, columns of one of `B`.
 pub(crate) const SIDE: usize = 16;
@@ -54,8 +58,8 @@ pub(crate) struct Halves<'a> {
 /// Computes a product.
 ///
 /// # Safety
-/// The machine must have AMX.
-pub(crate) unsafe fn multiply(g: &Halves<'_>) {
+/// The machine must have the level, which must be AVX-512 or AMX.
+pub(crate) unsafe fn multiply(isa: Isa, g: &Halves<'_>) {
     let steps = g.k.div_ceil(STEP);
     for from in (0..g.m).step_by(ROWS) {
         let rows = ROWS.min(g.m - from);
@@ -76,7 +80,7 @@ pub(crate) unsafe fn multiply(g: &Halves<'_>) {
             let wanted = if rows * g.n * g.k < SERIAL { 1 } else { 3 * pool::threads() };
             let span = columns.div_ceil(wanted).next_multiple_of(2).min(SPAN);
             pool::parallel(columns.div_ceil(span), |task| {
-                let pass = Pass { g, from, rows, tiles, a: packed.get(), steps };
+                let pass = Pass { isa, g, from, rows, tiles, a: packed.get(), steps };
                 // SAFETY: passed on from the caller.
                 unsafe { pass.columns(task * span, ((task + 1) * span).min(columns)) };
             });
@@ -86,6 +90,7 @@ pub(crate) unsafe fn multiply(g: &Halves<'_>) {
 
 /// Some rows against all columns.
 struct Pass<'a> {
+    isa: Isa,
     g: &'a Halves<'a>,
     from: usize,
     rows: usize,
@@ -106,7 +111,8 @@ impl Pass<'_> {
             with_scratch(&PACKED_B, depth * TILE, |packed| {
                 let packed = halves_of(packed);
                 // SAFETY: passed on from the caller.
-                let tiles = unsafe { Tiles::configure(&Config::new([(SIDE, amx::ROW); 8])) };
+                let configure = || unsafe { Tiles::configure(&Config::new([(SIDE, amx::ROW); 8])) };
+                let tiles = (self.isa == Isa::Amx).then(configure);
                 for step in (0..self.steps).step_by(depth) {
                     let some = depth.min(self.steps - step);
                     for pair in 0..pairs {
@@ -116,7 +122,12 @@ impl Pass<'_> {
                         }
                         let to = &mut sums[pair * 2 * SIDE..];
                         // SAFETY: the tiles are configured, and `packed`, `a` and `sums` have the sizes.
-                        unsafe { self.block(step, some, packed.as_ptr(), to, line) };
+                        unsafe {
+                            match self.isa {
+                                Isa::Amx => self.block(step, some, packed.as_ptr(), to, line),
+                                _ => self.block_by_vectors(step, some, packed.as_ptr(), to, line),
+                            }
+                        };
                     }
                 }
                 drop(tiles);
@@ -168,6 +179,20 @@ impl Pass<'_> {
                 amx::store::<2>(c[2], stride);
                 amx::store::<3>(c[3], stride);
             }
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// What [`block`](Self::block) does, without tiles.
+    unsafe fn block_by_vectors(&self, step: usize, steps: usize, b: *const bf16, sums: &mut [f32], line: usize) {
+        assert!(sums.len() >= (self.tiles * SIDE - 1) * line + 2 * SIDE);
+        let columns = [b, b.wrapping_add(steps * TILE)];
+        for (tile, base) in (0..self.tiles).zip((0..).step_by(SIDE * line)) {
+            let rows = self.a.wrapping_add((tile * self.steps + step) * TILE);
+            let to = sums.as_mut_ptr().wrapping_add(base);
+            // SAFETY: the tiles lie inside the packed operands and the sums, and the level is the caller's.
+            unsafe { vectors::block(rows, columns, steps, (to, line), step == 0) };
         }
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn multiply(
         };
         let product = Halves { m, n: layout.rows, k, pack_a: &pack_a, pack_b: &pack_b, write: &write };
         // SAFETY: the level was checked by `takes`.
-        unsafe { halves::multiply(&product) };
+        unsafe { halves::multiply(isa, &product) };
     };
     match &segment.w {
         Matrix::Panels(layout, lines) => product(layout, lines, 0),
