@@ -425,7 +425,7 @@ fn breakdowns() -> Vec<Line> {
 
 fn lines() -> Vec<Line> {
     vec![
-        (At::Demo, Deed::Ask("GET", "/a%0aERROR%1b[31mb", vec![("x-api-key", KEY)]), 404, "there is nothing"),
+        (At::Demo, Deed::Ask("GET", "/a%0aERROR%1b[31mb", vec![("x-api-key", KEY)]), 404, "there is no route"),
         (At::Demo, chat(json!({"messages": [{"role": "user", "content": PROMPT}]})), 200, "finish_reason"),
         (At::Demo, chat(json!({"messages": [{"role": "user", "content": PROMPT}], "n": 0})), 400, "n"),
     ]
