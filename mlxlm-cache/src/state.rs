@@ -57,9 +57,14 @@ impl Beginning {
         self.row(x)?.try_index((.., .., ..self.tokens))
     }
 
-    /// Of an array without tokens, as the state before the pass: `[B, …]` to `[1, …]`.
+    /// Of an array without tokens: `[B, …]` to `[1, …]`.
     pub fn row(self, x: &Array) -> Result<Array, Exception> {
         x.try_index(self.row..self.row + 1)
+    }
+
+    /// Of the state before the pass, if there was one: `[B, …]` to `[1, …]`.
+    pub fn before(self, state: Option<&Array>) -> Result<Option<Array>, Exception> {
+        state.map(|state| self.row(state)).transpose()
     }
 }
 

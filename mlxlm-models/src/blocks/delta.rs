@@ -107,7 +107,7 @@ pub fn delta_rule([q, k, v]: [&Array; 3], g: &Array, beta: &Array, step: &mut St
     let operands = [q, k, v, g, beta].map(Array::clone);
     step.keep(slot, after, move |beginning| {
         let [q, k, v, g, beta] = operands.each_ref().map(|x| beginning.of(x));
-        let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+        let state = beginning.before(state.as_ref())?;
         Ok(fast::gated_delta(&q?, &k?, &v?, &g?, &beta?, state.as_ref(), None)?.1)
     })?;
     Ok(y)

@@ -114,7 +114,7 @@ impl Mixer for Lightning {
         let slopes = self.slopes.clone();
         step.keep(0, after, move |beginning| {
             let [q, k, v] = [&q, &k, &v].map(|x| beginning.of_heads(x));
-            let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+            let state = beginning.before(state.as_ref())?;
             Ok(fast::decay_attention(&q?, &k?, &v?, &slopes, scale, state.as_ref(), None)?.1)
         })?;
         let normed = fast::group_rms_norm(&merge_heads(&y)?, &self.g_norm, self.shape.groups, self.shape.eps)?;

@@ -140,7 +140,7 @@ impl Mixer for Mamba {
         let (y, after) = fast::selective_scan(&scan)?;
         step.keep(1, after, move |beginning| {
             let [x, dt, b, c] = [&x, &dt, &b, &c].map(|x| beginning.of(x));
-            let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+            let state = beginning.before(state.as_ref())?;
             let (x, dt, b, c) = (&x?, &dt?, &b?, &c?);
             Ok(fast::selective_scan(&Scan { x, dt, a: &a, b, c, d: None, state: state.as_ref(), mask: None })?.1)
         })?;

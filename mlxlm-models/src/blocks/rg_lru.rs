@@ -105,7 +105,7 @@ impl RgLru {
         let (y, after) = scan([&taken, &pace, &ones], sum.clone())?;
         step.keep(slot, after, move |beginning| {
             let [taken, pace, ones] = [&taken, &pace, &ones].map(|x| beginning.of(x));
-            let sum = sum.as_ref().map(|sum| beginning.row(sum)).transpose()?;
+            let sum = beginning.before(sum.as_ref())?;
             Ok(scan([&taken?, &pace?, &ones?], sum)?.1)
         })?;
         Ok(y.as_dtype(x.dtype())?)

@@ -190,7 +190,7 @@ impl TimeMixing {
         let operands = [&r, &decay, &key, &value, &a, &b].map(Array::clone);
         step.keep(1, after, move |beginning| {
             let [r, w, k, v, a, b] = operands.each_ref().map(|x| beginning.of(x));
-            let state = state.as_ref().map(|state| beginning.row(state)).transpose()?;
+            let state = beginning.before(state.as_ref())?;
             let (r, w, k, v, a, b) = (&r?, &w?, &k?, &v?, &a?, &b?);
             Ok(fast::wkv7(&fast::Wkv7 { r, w, k, v, a, b, state: state.as_ref(), mask: None })?.1)
         })?;

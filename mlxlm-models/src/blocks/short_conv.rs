@@ -30,7 +30,7 @@ pub fn convolve(x: &Array, conv: &Conv1d, activation: Activation, step: &mut Ste
     let (y, kept) = fast::short_conv(x, &weight, bias.as_ref(), past.as_ref(), activation)?;
     let x = x.clone();
     step.keep(slot, kept, move |beginning| {
-        let past = past.as_ref().map(|past| beginning.row(past)).transpose()?;
+        let past = beginning.before(past.as_ref())?;
         Ok(fast::short_conv(&beginning.of(&x)?, &weight, bias.as_ref(), past.as_ref(), activation)?.1)
     })?;
     Ok(y)
