@@ -140,20 +140,12 @@ impl LayerCache {
         }
     }
 
-    /// Replaces an array of a recurrent state; the first axis is the batch.
-    pub fn keep(&mut self, slot: usize, array: Array) -> Result<()> {
+    /// Replaces an array of a recurrent state; the first axis is the batch. `replay` says how the pass made it, for
+    /// [`crate::Caches::take_back`].
+    pub fn keep(&mut self, slot: usize, array: Array, replay: Option<&Replay>) -> Result<()> {
         match self {
-            Self::State(state) => state.set(slot, array),
-            Self::Rows(rows) => rows::keep(rows, slot, array, None),
-            _ => Err(self.no_state()),
-        }
-    }
-
-    /// As [`keep`](Self::keep), by a pass that can be replayed; see [`crate::Caches::note_pass`].
-    pub fn keep_replayable(&mut self, slot: usize, array: Array, replay: &Replay) -> Result<()> {
-        match self {
-            Self::State(state) => state.set_replayable(slot, array, replay),
-            Self::Rows(rows) => rows::keep(rows, slot, array, Some(replay)),
+            Self::State(state) => state.set(slot, array, replay),
+            Self::Rows(rows) => rows::keep(rows, slot, array, replay),
             _ => Err(self.no_state()),
         }
     }

@@ -117,14 +117,9 @@ impl StateCache {
         }
     }
 
-    /// Replaces an array of the state; the first axis is the batch.
-    pub fn set(&mut self, slot: usize, array: Array) -> Result<()> {
-        self.keep(slot, Kept::Own(array), None)
-    }
-
-    /// As [`set`](Self::set), by a pass that can be replayed.
-    pub(crate) fn set_replayable(&mut self, slot: usize, array: Array, replay: &Replay) -> Result<()> {
-        self.keep(slot, Kept::Own(array), Some(RowReplay { replay: replay.clone(), row: 0 }))
+    /// Replaces an array of the state; the first axis is the batch. `replay` says how the pass made it.
+    pub fn set(&mut self, slot: usize, array: Array, replay: Option<&Replay>) -> Result<()> {
+        self.keep(slot, Kept::Own(array), replay.map(|replay| RowReplay { replay: replay.clone(), row: 0 }))
     }
 
     fn keep(&mut self, slot: usize, kept: Kept, replay: Option<RowReplay>) -> Result<()> {

@@ -164,7 +164,7 @@ proptest! {
 
 fn state(value: f32) -> LayerCache {
     let mut layer = LayerCache::new(&CacheKind::State { slots: 2 });
-    layer.keep(0, Array::from_slice(&[value], &[1, 1])).unwrap();
+    layer.keep(0, Array::from_slice(&[value], &[1, 1]), None).unwrap();
     layer
 }
 
@@ -184,7 +184,7 @@ fn rows_of_states_stay_together_while_the_batch_is_the_same() {
     let mut batch = Caches::join(states(&[Some(1.0), Some(2.0), Some(3.0)])).unwrap();
     let layer = &mut batch.layers_mut()[0];
     assert_eq!(numbers(&layer.recall(0).unwrap().unwrap()), [1.0, 2.0, 3.0]);
-    layer.keep(0, Array::from_slice(&[4_f32, 5.0, 6.0], &[3, 1])).unwrap();
+    layer.keep(0, Array::from_slice(&[4_f32, 5.0, 6.0], &[3, 1]), None).unwrap();
     let mut rows = batch.split();
     assert_eq!(numbers(&rows[1].layers()[0].recall(0).unwrap().unwrap()), [5.0]);
     assert_eq!(rows[1].nbytes(), 4);

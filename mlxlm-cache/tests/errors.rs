@@ -121,7 +121,7 @@ fn what_a_kind_cannot() {
     let good = [1, 2, 3, 4];
     let mut state = LayerCache::new(&CacheKind::State { slots: 1 });
     check(attend(&mut state, &good, &good, &good), "a recurrent-state cache cannot attend", None);
-    check(state.keep(1, ones(&[1])), "there is no array 1 in a recurrent state of 1", None);
+    check(state.keep(1, ones(&[1]), None), "there is no array 1 in a recurrent state of 1", None);
     check(state.list_mut().map(drop), "a recurrent-state cache cannot stand for several", None);
     let mut compressed = Caches::new(&[CacheKind::Compressed]);
     check(attend(&mut compressed.layers_mut()[0], &good, &good, &good), "a compressed cache cannot attend", None);

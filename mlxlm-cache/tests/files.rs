@@ -174,7 +174,7 @@ fn step(layer: &mut LayerCache, s: &Sequence, from: usize, to: usize, dtype: Dty
         LayerCache::State(state) => {
             let last = k.try_index((.., .., -1.., ..)).unwrap();
             let now = state.get(1).unwrap().map_or(last.clone(), |state| state.add(&last).unwrap());
-            state.set(1, now.clone()).unwrap();
+            state.set(1, now.clone(), None).unwrap();
             now
         }
         LayerCache::Compressed(cache) => {

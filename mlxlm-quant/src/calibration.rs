@@ -36,6 +36,17 @@ pub struct CalibrationOptions {
     pub seed: u64,
 }
 
+/// How much is read of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Most {
+    /// All of it.
+    All,
+    /// Rows until they have so many tokens.
+    Tokens(usize),
+    /// So many rows.
+    Rows(usize),
+}
+
 /// Texts in tokens, by document.
 #[derive(Debug, Clone)]
 pub struct Texts {
@@ -79,20 +90,20 @@ impl Texts {
         Ok(Self { path: path.to_owned(), documents, are_lines: is_json })
     }
 
-    /// Rows of a data set in one of the forms that fine-tuning takes, in an order drawn from the seed, up to `most_tokens` if there is such a limit.
+    /// Rows of a data set in one of the forms that fine-tuning takes, in an order drawn from the seed.
     ///
     /// # Errors
     /// [`Error::Calibration`] for a row of another form.
-    pub fn of_rows(
-        name: &str,
-        rows: &[Record],
-        tokenizer: &Tokenizer,
-        (seed, most_tokens): (u64, Option<usize>),
-    ) -> Result<Self> {
+    pub fn of_rows(name: &str, rows: &[Record], tokenizer: &Tokenizer, (seed, most): (u64, Most)) -> Result<Self> {
         let path = PathBuf::from(name);
         let (mut documents, mut tokens) = (Vec::new(), 0);
         for i in order::permutation(rows.len(), seed)? {
-            if most_tokens.is_some_and(|most| tokens >= most) {
+            let is_enough = match most {
+                Most::All => false,
+                Most::Tokens(most) => tokens >= most,
+                Most::Rows(most) => documents.len() >= most,
+            };
+            if is_enough {
                 break;
             }
             let row = document(&Value::Object(rows[i].fields.clone()), tokenizer);

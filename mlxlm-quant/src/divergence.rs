@@ -26,14 +26,11 @@ pub struct Divergence {
 /// # Shapes
 /// - `student`, `teacher`: `[…, V]`, result: `[…]`
 pub fn kl(student: &Array, teacher: &Array, temperature: f32) -> Result<Array, Exception> {
-    let cooled = |logits: &Array| {
-        let logits = logits.as_dtype(Dtype::Float32)?;
-        if temperature == 1.0 { Ok(logits) } else { logits.multiply(Array::from_f32(1.0 / temperature)) }
-    };
-    let normed = |logits: &Array| logits.subtract(fast::logsumexp(logits)?);
-    let (student, teacher) = (cooled(student)?, cooled(teacher)?);
-    let off = normed(&teacher)?.subtract(normed(&student)?)?;
-    fast::softmax(&teacher, -1)?.multiply(off)?.sum_axis(-1, false)
+    if temperature == 1.0 {
+        return fast::divergence(student, teacher);
+    }
+    let cooled = |logits: &Array| logits.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(1.0 / temperature));
+    fast::divergence(&cooled(student)?, &cooled(teacher)?)
 }
 
 /// Compares two models over texts.
@@ -63,7 +60,7 @@ pub fn divergence(teacher: &dyn CausalLm, student: &dyn CausalLm, batches: &[Arr
 
 /// The sums over a batch: divergence, agreement, and the cross entropies of teacher and student.
 fn compared(teacher: &Array, student: &Array, batch: &Array) -> Result<[f64; 4]> {
-    let top = |logits: &Array| indexing::argmax_axis(logits, -1, false);
+    let top = |logits: &Array| fast::argmax(logits);
     let same = top(teacher)?.eq(top(student)?)?.as_dtype(Dtype::Float32)?.sum(None)?;
     let entropy = |logits: &Array| cross_entropy(logits, batch);
     let all = [kl(student, teacher, 1.0)?.sum(None)?, same, entropy(teacher)?, entropy(student)?];

@@ -85,7 +85,12 @@ impl Job {
 
     /// The same model once more.
     pub fn again(&self) -> Result<Box<dyn CausalLm>> {
-        Ok(load_model(&self.source, &LoadOptions { mtp: true, ..LoadOptions::default() })?.0.model)
+        open_model(&self.source)
+    }
+
+    /// Where the model comes from.
+    pub fn source(&self) -> &Path {
+        &self.source
     }
 
     /// Refuses a scheme that no matrix of the model takes.
@@ -115,4 +120,9 @@ impl Job {
         let bits_per_weight = bytes as f64 * 8.0 / count.max(1) as f64;
         Ok(Converted { bits_per_weight, warnings: self.warnings })
     }
+}
+
+/// Opens a model alone, over its mapped files.
+pub fn open_model(source: &Path) -> Result<Box<dyn CausalLm>> {
+    Ok(load_model(source, &LoadOptions { mtp: true, ..LoadOptions::default() })?.0.model)
 }

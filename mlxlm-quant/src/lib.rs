@@ -36,10 +36,10 @@ pub mod plan;
 mod recipe;
 mod report;
 
-pub use calibration::{Calibration, CalibrationOptions, Texts};
+pub use calibration::{Calibration, CalibrationOptions, Most, Texts};
 pub use convert::{ConvertOptions, Converted, Form, Quantization, convert, dequantize_model, quantize_model};
 pub use error::{Error, Result};
-pub use job::Job;
+pub use job::{Job, open_model};
 pub use kept::Kept;
 pub use recipe::Recipe;
 pub use report::{Event, Report};

@@ -12,7 +12,7 @@ use mlxlm_core::weights::{Recipe, SafetensorsFile};
 use mlxlm_core::{Array, Dtype, io, ops};
 use mlxlm_models::{CausalLm, ModelConfig, build};
 use mlxlm_quant::awq::{AwqOptions, awq};
-use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, dwq};
+use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, Unit, dwq};
 use mlxlm_quant::dynamic::{self, Levels};
 use mlxlm_quant::gptq::{Care, GptqOptions, Packing, gptq};
 use mlxlm_quant::{Event, Kept, divergence, plan};
@@ -237,6 +237,9 @@ fn awq_is_nearer_than_rounding() {
     assert!(of_packed < of_rounded, "{of_packed}, rounded {of_rounded}");
 }
 
+/// The model that students are compared with.
+const TEACHER: Targets<'static> = Targets::Model(&|| Ok(model("llama")));
+
 /// The samples to train with, and the others.
 fn dwq_batches(expected: &Expected) -> [Vec<Batch>; 2] {
     ["train", "valid"].map(|split| {
@@ -250,21 +253,35 @@ fn dwq_batches(expected: &Expected) -> [Vec<Batch>; 2] {
 #[test]
 fn dwq_learns_the_scales_of_the_reference() {
     let expected = expected("llama");
-    let (teacher, mut student) = (model("llama"), model("llama"));
+    let mut student = model("llama");
     let plan = plan::uniform(&*student, affine(3));
     plan::round(&mut *student, &plan).unwrap();
     let options = DwqOptions { learning_rate: 1e-3, ..DwqOptions::default() };
     let [train, valid] = dwq_batches(&expected);
-    let targets = Targets::Model(&*teacher);
-    let trained = dwq(&mut *student, &targets, (&train, &valid), &options, &mut silent).unwrap();
+    let trained = dwq(&mut *student, &TEACHER, (&train, &valid), &options, &mut silent).unwrap();
     assert!(trained.after < trained.before, "{trained:?}");
     compare(&mut *student, &expected, "dwq", (5e-3, 0.0), &[]);
+}
+
+/// A learning rate in steps means the same for matrices of few and of many bits, as one model may have them: what is trained with
+/// gets better.
+#[test]
+fn dwq_trains_in_steps_whatever_the_bits() {
+    let [once, _] = dwq_batches(&expected("llama"));
+    let train: Vec<Batch> = (0..8).flat_map(|_| once.iter().cloned()).collect();
+    for bits in [3, 6] {
+        let mut student = model("llama");
+        let plan = plan::uniform(&*student, affine(bits));
+        plan::round(&mut *student, &plan).unwrap();
+        let options = DwqOptions { learning_rate: 0.01, unit: Unit::Step, falling: true, ..DwqOptions::default() };
+        let trained = dwq(&mut *student, &TEACHER, (&train, &once), &options, &mut silent).unwrap();
+        assert!(trained.after < 0.8 * trained.before, "{bits} bits: {trained:?}");
+    }
 }
 
 #[test]
 fn training_that_makes_a_model_worse_changes_nothing() {
     let expected = expected("llama");
-    let teacher = model("llama");
     let [train, valid] = dwq_batches(&expected);
     let trained = |only_better: bool| {
         let mut student = model("llama");
@@ -272,7 +289,7 @@ fn training_that_makes_a_model_worse_changes_nothing() {
         plan::round(&mut *student, &plan).unwrap();
         let before: BTreeMap<String, Array> = nn::parameters(&mut *student).into_iter().collect();
         let options = DwqOptions { learning_rate: 1.0, only_better, ..DwqOptions::default() };
-        let trained = dwq(&mut *student, &Targets::Model(&*teacher), (&train, &valid), &options, &mut silent).unwrap();
+        let trained = dwq(&mut *student, &TEACHER, (&train, &valid), &options, &mut silent).unwrap();
         let after = nn::parameters(&mut *student);
         let same = after.into_iter().all(|(path, now)| now.eq_values(&before[&path]).unwrap());
         (trained.after - trained.before, same)

@@ -210,8 +210,8 @@ fn state(fields: &Fields) -> Result<LayerCache> {
         let mut state = StateCache::new(slots.len());
         for (slot, array) in slots.iter().enumerate() {
             match (array, row) {
-                (Some(array), Some(row)) => state.set(slot, array.try_index(row..row + 1)?)?,
-                (Some(array), None) => state.set(slot, array.clone())?,
+                (Some(array), Some(row)) => state.set(slot, array.try_index(row..row + 1)?, None)?,
+                (Some(array), None) => state.set(slot, array.clone(), None)?,
                 (None, _) => {}
             }
         }

@@ -93,7 +93,7 @@ pub(super) fn compact(layer: &LayerCache) -> Result<LayerCache> {
         LayerCache::State(state) => {
             for slot in 0..state.slots() {
                 if let Some(array) = state.get(slot)? {
-                    state.set(slot, own(&array)?)?;
+                    state.set(slot, own(&array)?, None)?;
                 }
             }
         }

@@ -67,7 +67,7 @@ impl Toy {
                 said.extend(&now);
                 // As real states are, a part of something larger.
                 let larger = Array::from_slice(&[vec![9.0; 4096], now].concat(), &[1, 4100]);
-                state.set(0, larger.try_index((.., 4096..)).unwrap()).unwrap();
+                state.set(0, larger.try_index((.., 4096..)).unwrap(), None).unwrap();
             }
             LayerCache::Compressed(cache) => {
                 for (p, &token) in (at..).zip(tokens) {

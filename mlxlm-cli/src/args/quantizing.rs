@@ -174,6 +174,9 @@ pub(crate) struct DwqArgs {
     /// Learning rate of Adam.
     #[arg(long, default_value_t = 1e-6)]
     pub(crate) learning_rate: f32,
+    /// Learning rate in quantization steps of each group, instead of `--learning-rate`; for example 0.01.
+    #[arg(long, conflicts_with = "learning_rate")]
+    pub(crate) relative_learning_rate: Option<f32>,
     /// Number of samples per step.
     #[arg(long, default_value_t = 4)]
     pub(crate) batch_size: usize,
@@ -224,9 +227,9 @@ pub(crate) struct QuantizeArgs {
     /// Number of epochs to train the scales for (0: do not train).
     #[arg(long, default_value_t = 1)]
     pub(crate) epochs: usize,
-    /// Learning rate of the scales.
-    #[arg(long, default_value_t = 2e-5)]
-    pub(crate) learning_rate: f32,
+    /// Learning rate of the scales, in quantization steps of each group.
+    #[arg(long, default_value_t = 0.01)]
+    pub(crate) relative_learning_rate: f32,
     /// Number of samples per training step.
     #[arg(long, default_value_t = 2)]
     pub(crate) batch_size: usize,

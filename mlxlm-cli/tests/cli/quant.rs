@@ -289,6 +289,10 @@ fn texts_come_from_a_data_set_of_the_hub() {
     }
     fs::remove_dir_all(bench.path("out")).unwrap();
     done(bench.run(&[&DWQ[..], &["--data-path", REPO]].concat()));
+    // Rows that are cut short are as many samples as rows.
+    let cut = ["--data-path", "data", "--num-samples", "20", "--max-seq-length", "4", "--batch-size", "2"];
+    let ran = done(bench.run(&[&["dwq", "--model", "tiny", "--mlx-path", "cut"][..], &cut].concat()));
+    assert!(!ran.stderr.contains("fewer than"), "{ran:?}");
     let ran = bench.run(&small("awq", &["--data-path", "nobody/nothing", "--mlx-path", "other"]));
     assert!(ran.refused(1).0.contains("nobody/nothing"), "{ran:?}");
 }
@@ -343,10 +347,11 @@ fn packing_goes_on_from_its_checkpoint() {
 #[test]
 fn training_goes_on_from_its_checkpoint() {
     let bench = Bench::new();
-    let args = |out: &'static str, rest: &[&'static str]| {
+    let with_rate = |option: &'static str, out: &'static str, rest: &[&'static str]| {
         let own = ["dwq", "--model", "tiny", "--mlx-path", out, "--num-samples", "400", "--max-seq-length", "32"];
-        [&own[..], &["--batch-size", "2", "--learning-rate", "1e-4"], rest].concat()
+        [&own[..], &["--batch-size", "2", option, "1e-3"], rest].concat()
     };
+    let args = |out, rest: &[&'static str]| with_rate("--relative-learning-rate", out, rest);
     done(bench.run(&args("whole", &[])));
     // Killed as soon as there is a checkpoint.
     let mut child = bench.command().args(args("killed", &["--checkpoint", "state"])).spawn().unwrap();
@@ -356,6 +361,8 @@ fn training_goes_on_from_its_checkpoint() {
     drop(child.kill());
     child.wait().unwrap();
     assert!(!bench.path("killed").exists(), "the run was over before it was killed");
+    let other = bench.run(&with_rate("--learning-rate", "killed", &["--checkpoint", "state"]));
+    assert!(other.refused(1).0.contains("the other kind of learning rate"), "{other:?}");
     done(bench.run(&args("killed", &["--checkpoint", "state"])));
     let weights = |folder: &str| fs::read(bench.path(folder).join("model.safetensors")).unwrap();
     assert!(weights("killed") == weights("whole"));

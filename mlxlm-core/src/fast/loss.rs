@@ -1,7 +1,7 @@
 //! What training minimizes.
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
 
 use super::{by_kernel, plain};
 
@@ -15,11 +15,24 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array, Exception
     plain::cross_entropy(logits, targets)
 }
 
+/// The Kullback-Leibler divergence of each row of a student's logits from the teacher's: `sum(p · (log p − log q))` over the vocabulary,
+/// where the teacher's logits make the probabilities `p` and the student's `q`; in `f32` whatever their type. Only the student has a
+/// gradient.
+///
+/// # Shapes
+/// - `student`, `teacher`: `[…, V]`, result: `[…]` of `f32`
+#[track_caller]
+pub fn divergence(student: &Array, teacher: &Array) -> Result<Array, Exception> {
+    if student.dtype() != teacher.dtype() {
+        return divergence(&student.as_dtype(Dtype::Float32)?, &teacher.as_dtype(Dtype::Float32)?);
+    }
+    by_kernel!(crate::kernels::float::divergence(student, teacher));
+    plain::divergence(student, teacher)
+}
+
 #[cfg(test)]
 mod tests {
     use std::slice::from_ref;
-
-    use mlx_rs::Dtype;
 
     use super::super::testing::{check, gradients, normal};
     use super::*;
@@ -44,6 +57,15 @@ mod tests {
             assert_eq!(got[0].dtype(), dtype);
             assert!(got[0].all_close(want[0].as_dtype(dtype).unwrap(), 0.0, 0.0, None).unwrap());
         }
+    }
+
+    #[test]
+    fn divergence_is_the_plain_one() {
+        let teacher = normal(&[2, 3, 37], 2).multiply(Array::from_f32(3.0)).unwrap();
+        let inputs = [normal(&[2, 3, 37], 1).multiply(Array::from_f32(5.0)).unwrap()];
+        check(&inputs, |x| divergence(&x[0], &teacher), |x| plain::divergence(&x[0], &teacher));
+        let same = divergence(&teacher, &teacher).unwrap();
+        assert_eq!(same.try_as_slice::<f32>().unwrap(), [0.0; 6]);
     }
 
     fn loss_sum(

@@ -27,7 +27,7 @@ pub use attention::{
 pub use conv::short_conv;
 pub use hadamard::hadamard;
 pub use linear::{gather_linear, linear, linear_biased};
-pub use loss::cross_entropy;
+pub use loss::{cross_entropy, divergence};
 pub use norm::{add_rms_norm, group_rms_norm, l2_norm, layer_norm, rms_norm};
 pub use recurrent::{Scan, Wkv7, decay_attention, gated_delta, selective_scan, ssm_scan, wkv7};
 pub use rope::{rope, rope_dynamic};

@@ -43,7 +43,7 @@ pub(crate) use float8::widen_float8;
 pub use isa::{ISA_VAR, Isa, IsaError};
 pub(crate) use primitive::on_cpu;
 pub(crate) use quantized::{
-    arrange, gather_panels_matmul, gather_quantized_matmul, panels_matmul, panels_matmuls, panels_rows,
+    arrange, dense, gather_panels_matmul, gather_quantized_matmul, panels_matmul, panels_matmuls, panels_rows,
     quantized_matmul, quantized_rows,
 };
 pub(crate) use write::write_rows;

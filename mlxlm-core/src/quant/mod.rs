@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops};
 
 use crate::fast::by_kernel;
 use crate::raw;
@@ -237,6 +237,27 @@ pub fn dequantize(packed: &Packed, scheme: Scheme, dtype: Option<Dtype>) -> Resu
             )
         }
     })
+}
+
+/// The matrix in `f32` as a function of its scales and biases, which both have gradients: to train them. They are in `f32`, and the mode is
+/// affine.
+///
+/// # Shapes
+/// - `w`: `[…, out, in]` before packing, which is the shape of the result
+#[track_caller]
+pub fn dense(w: &Packed, scheme: Scheme) -> Result<Array, Exception> {
+    by_kernel!(crate::kernels::dense(w, scheme));
+    plain_dense(w, scheme)
+}
+
+/// [`dense`] in MLX's own operations.
+pub(crate) fn plain_dense(w: &Packed, scheme: Scheme) -> Result<Array, Exception> {
+    let Some(biases) = &w.biases else { return Err(Exception::custom("only affine scales are trained")) };
+    let (ones, zeros) = (ops::ones::<f32>(w.scales.shape())?, ops::zeros::<f32>(w.scales.shape())?);
+    let codes = Packed { weight: w.weight.clone(), scales: ones, biases: Some(zeros) };
+    let codes = dequantize(&codes, scheme, Some(Dtype::Float32))?;
+    let by_group = codes.reshape(&[w.scales.shape(), &[scheme.group_size]].concat())?;
+    by_group.multiply(w.scales.expand_dims(-1)?)?.add(biases.expand_dims(-1)?)?.reshape(codes.shape())
 }
 
 /// `x @ w.T` (or `x @ w` without `transpose`) against packed weights, by our kernels where they are faster than MLX's.

@@ -243,7 +243,7 @@ impl<'p> Step<'_, 'p> {
         self.refuse_packing(CARRIES)?;
         match self.caches.as_deref_mut() {
             None => Ok(()),
-            Some([first, ..]) => Ok(first.keep_replayable(slot, array, &Replay::new(replay))?),
+            Some([first, ..]) => Ok(first.keep(slot, array, Some(&Replay::new(replay)))?),
             Some([]) => Err(Error::Caches { expected: 1, got: 0 }),
         }
     }

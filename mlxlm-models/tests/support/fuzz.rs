@@ -219,7 +219,7 @@ fn prompt_cache_seeds(folder: &Path) -> Vec<Vec<u8>> {
     for layer in &mut caches.layers_mut()[..2] {
         layer.attend(&x, &x, &x, &Attend::scaled(1.0), &Masks::default()).unwrap();
     }
-    caches.layers_mut()[2].keep(0, x).unwrap();
+    caches.layers_mut()[2].keep(0, x, None).unwrap();
     let path = folder.join("seed-cache.safetensors");
     caches.save(&path, &BTreeMap::from([("model".to_owned(), "a".to_owned())])).unwrap();
     vec![fs::read(&path).unwrap()]

@@ -47,7 +47,7 @@ pub struct Measured {
 }
 
 /// The most rows of a matrix whose distances are computed.
-const MOST_ROWS: i32 = 1024;
+const MOST_ROWS: i32 = 256;
 
 /// Measures every leaf that may be packed as one likes, of a model that is dense before and after. What is measured is kept block by
 /// block, and taken from there if it is there.
@@ -266,7 +266,9 @@ fn distance(weight: &Array, moments: Option<&Array>, scheme: Scheme) -> Result<f
     let some = (0..flat.dim(0)).step_by(step as usize).take(MOST_ROWS as usize).collect::<Vec<_>>();
     let rows = if step == 1 { flat } else { flat.take_axis(Array::from_slice(&some, &[some.len() as i32]), 0)? };
     let rows = if scheme.takes(rows.shape()) { rows } else { rows.try_index((..rows.dim(0) / 32 * 32, ..))? };
-    let off = rounded(&rows, scheme)?.subtract(&rows)?.as_dtype(Dtype::Float32)?;
+    // MLX is slow with halves on CPUs.
+    let rows = rows.as_dtype(Dtype::Float32)?;
+    let off = rounded(&rows, scheme)?.subtract(&rows)?;
     let squares = off.multiply(&off)?.sum_axis(0, false)?;
     let weighed = match moments {
         Some(moments) => squares.multiply(moments)?,

@@ -21,14 +21,16 @@ use crate::divergence::kl;
 use crate::report::{Event, Report};
 use crate::{Error, Result};
 pub use data::{Batch, batches};
-pub use student::Student;
-pub use targets::{Split, Targets, write_targets};
+pub use student::{Student, Unit};
+pub use targets::{Split, Targets, Teacher, write_targets};
 
 /// How a student is trained.
 #[derive(Debug, Clone)]
 pub struct DwqOptions {
-    /// The rate of Adam.
+    /// The rate of Adam, in units of the next field.
     pub learning_rate: f32,
+    /// What is trained.
+    pub unit: Unit,
     /// Whether the rate falls to nothing until the last step, as half a wave of a cosine.
     pub falling: bool,
     /// What logits are divided by before they are compared.
@@ -39,7 +41,8 @@ pub struct DwqOptions {
     pub checkpoint: Option<PathBuf>,
     /// Steps between two writes of it.
     pub checkpoint_every: usize,
-    /// Whether the scales stay as they were where training made the loss over the other samples larger.
+    /// Whether, where training made the loss over the other samples larger, the scales go only a half or a quarter of the way, or stay
+    /// as they were: whichever of these is best.
     pub only_better: bool,
 }
 
@@ -48,8 +51,8 @@ impl Default for DwqOptions {
         let checkpoint = None;
         let (learning_rate, temperature) = (1e-6, 2.0);
         let (validate_every, checkpoint_every) = (200, 20);
-        let (falling, only_better) = (false, false);
-        Self { learning_rate, falling, temperature, validate_every, checkpoint, checkpoint_every, only_better }
+        let (unit, falling, only_better) = (Unit::Weight, false, false);
+        Self { learning_rate, unit, falling, temperature, validate_every, checkpoint, checkpoint_every, only_better }
     }
 }
 
@@ -85,13 +88,15 @@ pub fn dwq(
         let value = options.learning_rate.to_string();
         return Err(Error::Parameter { name: "learning_rate", value, expected: "a number above 0" });
     }
-    let mut leaves = Student::unpack(student)?;
+    let mut leaves = Student::unpack(student, options.unit)?;
     backward::let_go_of_files(student, &leaves)?;
     let parts = match train.iter().chain(valid).next() {
         Some(batch) => Parts::find(student, &leaves, &batch.inputs)?,
         None => None,
     };
-    let mut optimizer = Optimizer::new(Rule::Adam(Adam { bias_correction: true, ..Adam::default() }));
+    // Gradients of steps are as small as a step, and smaller than what mlx-lm adds to them.
+    let eps = if options.unit == Unit::Step { 1e-15 } else { Adam::default().eps };
+    let mut optimizer = Optimizer::new(Rule::Adam(Adam { bias_correction: true, eps, ..Adam::default() }));
     let validate = |student: &mut dyn CausalLm, leaves: &Student, step: usize, report: Report<'_>| -> Result<f64> {
         let (mut sum, mut all) = (0.0, 0.0);
         for (i, batch) in valid.iter().enumerate() {
@@ -143,18 +148,36 @@ pub fn dwq(
     }
     let mut after = validate(student, &leaves, train.len(), report)?;
     if after > before {
-        let kept = if options.only_better { "; the scales stay as they were" } else { "" };
-        report(Event::Note(&format!(
-            "the loss over the samples that were not trained with rose from {before:.4} to {after:.4}{kept}; take a smaller \
-             `--learning-rate`"
-        )));
+        let far = leaves.arrays().to_vec();
+        let (mut best, mut share) = (untrained.clone(), 0.0);
+        let risen = format!("the loss over the samples that were not trained with rose from {before:.4} to {after:.4}");
         if options.only_better {
-            leaves.replace(student, untrained)?;
             after = before;
+            for less in [0.5, 0.25] {
+                let between = untrained.iter().zip(&far).map(|(from, to)| between(from, to, less));
+                leaves.replace(student, between.collect::<Result<Vec<_>, _>>()?)?;
+                let loss = validate(student, &leaves, train.len(), report)?;
+                if loss < after {
+                    (best, share, after) = (leaves.arrays().to_vec(), less, loss);
+                }
+            }
+            leaves.replace(student, best)?;
         }
+        let kept = match options.only_better {
+            false => String::new(),
+            true => format!("; {:.0} % of the change is kept, with {after:.4}", 100.0 * share),
+        };
+        report(Event::Note(&format!("{risen}{kept}; a smaller learning rate may help")));
     }
     leaves.replace(student, leaves.arrays().to_vec())?;
     Ok(Trained { before, after })
+}
+
+/// What lies at a share of the way from one array to another.
+fn between(from: &Array, to: &Array, share: f32) -> Result<Array, mlxlm_core::Exception> {
+    let there = from.add(to.subtract(from)?.multiply(Array::from_f32(share))?)?;
+    there.eval()?;
+    Ok(there)
 }
 
 /// Adds gradients to those of other parts.
@@ -171,11 +194,11 @@ fn add(sums: &mut [Option<Array>], more: &[Array]) -> Result<()> {
 }
 
 /// The sum of the divergences of the positions that count, among those whose states are given.
-fn of_states<'w>(
-    batch: &'w Batch,
-    wanted: &'w targets::Wanted<'w>,
+fn of_states(
+    batch: &Batch,
+    wanted: &targets::Wanted,
     temperature: f32,
-) -> impl Fn(&dyn CausalLm, &Array, Range<i32>) -> Result<Array> + 'w {
+) -> impl Fn(&dyn CausalLm, &Array, Range<i32>) -> Result<Array> {
     move |student, states, range| {
         let (of_teacher, indices) = wanted.of(range.clone())?;
         let logits = student.head(states)?;

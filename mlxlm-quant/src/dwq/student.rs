@@ -13,21 +13,33 @@ use mlxlm_train::optim::Optimizer;
 use crate::backward::{self, Leaves};
 use crate::{Error, Result};
 
-/// A matrix without its scales.
+/// What is trained of a group of weights: two numbers, one for its scale and one for its bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Scale and bias themselves, as mlx-lm trains them.
+    Weight,
+    /// How many quantization steps the group is stretched from its middle at its ends, and how many it is moved. A learning rate then
+    /// means the same for all bits and all sizes of weights: a rate that suits 3 bits moves the ends of a group of 8 bits, whose steps
+    /// are 36 times smaller and whose scale counts 36 times as much there, by many steps.
+    Step,
+}
+
+/// A matrix as it came.
 #[derive(Debug)]
 struct Codes {
     scheme: Scheme,
-    shape: Vec<i32>,
-    dtype: Dtype,
     packed: Array,
+    /// Scales and biases before the training.
+    before: [Array; 2],
 }
 
-/// The affine matrices of a model that have less than 8 bits, with their scales and biases in `f32`.
+/// The affine matrices of a model that have less than 8 bits, with what is trained of them in `f32`.
 #[derive(Debug)]
 pub struct Student {
+    unit: Unit,
     paths: Vec<String>,
     leaves: Vec<Codes>,
-    /// Scales and biases in turns.
+    /// What is trained: for scales and for biases, in turns.
     arrays: Vec<Array>,
 }
 
@@ -36,8 +48,8 @@ impl Student {
     ///
     /// # Errors
     /// [`Error::NothingToTrain`] if it has no such matrix.
-    pub fn unpack(model: &mut dyn CausalLm) -> Result<Self> {
-        let (mut paths, mut leaves, mut arrays, mut failed) = (Vec::new(), Vec::new(), Vec::new(), None);
+    pub fn unpack(model: &mut dyn CausalLm, unit: Unit) -> Result<Self> {
+        let (mut paths, mut leaves) = (Vec::new(), Vec::new());
         model.walk_mut("", &mut |path, mut leaf| {
             let Some(matrix) = leaf.matrix() else { return };
             let Matrix::Packed(packed, scheme) = &*matrix else { return };
@@ -45,32 +57,28 @@ impl Student {
             if scheme.mode != Mode::Affine || scheme.bits >= 8 {
                 return;
             }
-            match [scales, biases].map(|array| array.as_dtype(Dtype::Float32)) {
-                [Ok(of_groups), Ok(least)] => {
-                    paths.push(path.to_owned());
-                    let (shape, dtype) = (matrix.shape(), scales.dtype());
-                    leaves.push(Codes { scheme: *scheme, shape, dtype, packed: weight.clone() });
-                    arrays.extend([of_groups, least]);
-                }
-                [Err(exception), _] | [_, Err(exception)] => failed = Some(exception),
-            }
+            let before = [scales, biases].map(Array::clone);
+            paths.push(path.to_owned());
+            leaves.push(Codes { scheme: *scheme, packed: weight.clone(), before });
         });
-        match failed {
-            Some(exception) => Err(exception.into()),
-            None if leaves.is_empty() => Err(Error::NothingToTrain),
-            None => {
-                transforms::eval(&arrays)?;
-                Ok(Self { paths, leaves, arrays })
-            }
+        if leaves.is_empty() {
+            return Err(Error::NothingToTrain);
         }
+        let first = |array: &Array| match unit {
+            Unit::Weight => array.as_dtype(Dtype::Float32),
+            Unit::Step => ops::zeros::<f32>(array.shape()),
+        };
+        let arrays = leaves.iter().flat_map(|codes| &codes.before).map(first).collect::<Result<Vec<_>, _>>()?;
+        transforms::eval(&arrays)?;
+        Ok(Self { unit, paths, leaves, arrays })
     }
 
-    /// Scales and biases, in turns.
+    /// What is trained: for scales and for biases, in turns.
     pub fn arrays(&self) -> &[Array] {
         &self.arrays
     }
 
-    /// New scales and biases, which the matrices of the model have from now on.
+    /// New values of what is trained, which the matrices of the model have from now on.
     pub(super) fn replace(&mut self, model: &mut dyn CausalLm, arrays: Vec<Array>) -> Result<()> {
         self.arrays = arrays;
         let all: Vec<usize> = (0..self.leaves.len()).collect();
@@ -85,7 +93,8 @@ impl Student {
             arrays.extend(moments.enumerate().map(|(k, moment)| (format!("{name}/moment.{k}"), moment.clone())));
             arrays.push((name, self.arrays[i].clone()));
         }
-        let metadata = [("step", step.to_string()), ("elapsed_s", elapsed_s.to_string())];
+        let metadata =
+            [("step", step.to_string()), ("elapsed_s", elapsed_s.to_string()), ("unit", self.unit.name().to_owned())];
         let metadata: BTreeMap<String, String> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         Ok(save_safetensors(path, &arrays, &metadata)?)
     }
@@ -96,6 +105,9 @@ impl Student {
         let file = SafetensorsFile::open(path)?;
         let step = file.metadata().get("step").and_then(|step| step.parse::<usize>().ok());
         let step = step.ok_or_else(|| wrong("it does not say which step it is of".into()))?;
+        if file.metadata().get("unit").is_none_or(|unit| unit != self.unit.name()) {
+            return Err(wrong("it is of a run with the other kind of learning rate".into()).into());
+        }
         let mut found = file.arrays()?;
         let (mut arrays, mut moments) = (Vec::new(), Vec::new());
         for (name, now) in self.names().into_iter().zip(&self.arrays) {
@@ -124,32 +136,53 @@ impl Leaves for Student {
 
     fn dense(&self, leaf: usize, arrays: &[Array]) -> Result<Array, Exception> {
         let codes = &self.leaves[leaf];
-        let numbers = codes.numbers(&arrays[0])?;
-        let spread = |array: &Array| codes.as_written(array)?.expand_dims(-1);
-        numbers.multiply(spread(&arrays[0])?)?.add(spread(&arrays[1])?)?.reshape(&codes.shape)
+        let [scales, biases] = codes.trained(self.unit, arrays)?;
+        let (scales, biases) = (codes.as_written(&scales)?, codes.as_written(&biases)?);
+        quant::dense(&Packed { weight: codes.packed.clone(), scales, biases: Some(biases) }, codes.scheme)
     }
 
     fn at_rest(&self, leaf: usize) -> Result<Matrix, Exception> {
         let codes = &self.leaves[leaf];
-        let [scales, biases] = [0, 1].map(|k| self.arrays[2 * leaf + k].as_dtype(codes.dtype));
+        let [scales, biases] = codes.trained(self.unit, &self.arrays[2 * leaf..2 * leaf + 2])?;
+        let [scales, biases] = [scales, biases].map(|array| array.as_dtype(codes.dtype()));
         let packed = Packed { weight: codes.packed.clone(), scales: scales?, biases: Some(biases?) };
         Ok(Matrix::Packed(packed, codes.scheme))
     }
 }
 
+impl Unit {
+    /// Its name in checkpoints.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Step => "step",
+        }
+    }
+}
+
 impl Codes {
-    /// The codes as numbers, by group: `[…, out, in / group, group]`, `f32`. They are computed when they are used, since they take
-    /// eight times the memory of the codes.
-    fn numbers(&self, scales: &Array) -> Result<Array, Exception> {
-        let (ones, zeros) = (ops::ones::<f32>(scales.shape())?, ops::zeros::<f32>(scales.shape())?);
-        let plain = Packed { weight: self.packed.clone(), scales: ones, biases: Some(zeros) };
-        let numbers = quant::dequantize(&plain, self.scheme, Some(Dtype::Float32))?;
-        numbers.reshape(&[scales.shape(), &[self.scheme.group_size]].concat())
+    fn dtype(&self) -> Dtype {
+        self.before[0].dtype()
+    }
+
+    /// Scales and biases in `f32`, from what is trained of them.
+    fn trained(&self, unit: Unit, arrays: &[Array]) -> Result<[Array; 2], Exception> {
+        let [of_scale, of_bias] = arrays else { return Err(Exception::custom("scales and biases are two arrays")) };
+        if unit == Unit::Weight {
+            return Ok([of_scale.clone(), of_bias.clone()]);
+        }
+        let scales = self.before[0].as_dtype(Dtype::Float32)?;
+        let biases = self.before[1].as_dtype(Dtype::Float32)?;
+        let middle = Array::from_f32(((1 << self.scheme.bits) - 1) as f32 / 2.0);
+        // The middle of a group is moved by `of_bias` alone.
+        let stretched = scales.multiply(of_scale)?;
+        let moved = scales.multiply(of_bias)?.subtract(&stretched)?;
+        Ok([scales.add(stretched.divide(middle)?)?, biases.add(moved)?])
     }
 
     /// What a file will have of scales, with the gradient of `f32`: small numbers would vanish in `f16`.
     fn as_written(&self, array: &Array) -> Result<Array, Exception> {
-        let off = array.as_dtype(self.dtype)?.as_dtype(Dtype::Float32)?.subtract(array)?;
+        let off = array.as_dtype(self.dtype())?.as_dtype(Dtype::Float32)?.subtract(array)?;
         array.add(stop_gradient(&off)?)
     }
 }

@@ -39,25 +39,29 @@ impl Split {
     }
 }
 
+/// Opens the teacher.
+pub type Teacher<'a> = &'a dyn Fn() -> Result<Box<dyn CausalLm>>;
+
 /// Where the logits of the teacher come from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub enum Targets<'a> {
-    /// The teacher, who is asked.
-    Model(&'a dyn CausalLm),
+    /// The teacher, who is asked. It is opened for each batch, and closed while the student is trained, since its weights would stay
+    /// in memory otherwise; from a mapped file, that costs milliseconds.
+    Model(Teacher<'a>),
     /// A folder that [`write_targets`] or Python mlx-lm has filled.
     Folder(&'a Path),
 }
 
 /// What a teacher says of a batch.
 #[derive(Debug)]
-pub(super) enum Wanted<'a> {
-    /// The states of the teacher, whose logits are computed where they are used: `[1, B · L, D]`.
-    States(&'a dyn CausalLm, Array),
+pub(super) enum Wanted {
+    /// The states of the teacher, whose logits are computed where they are used, by its head: `[1, B · L, D]`.
+    States(Box<dyn CausalLm>, Array),
     /// Logits of some tokens, and of which: `[1, B · L, N]`.
     Logits(Array, Array),
 }
 
-impl Wanted<'_> {
+impl Wanted {
     /// The logits of some positions of the batch, and of which tokens they are if not of all.
     pub(super) fn of(&self, range: Range<i32>) -> Result<(Array, Option<Array>)> {
         match self {
@@ -73,15 +77,15 @@ impl Wanted<'_> {
     }
 }
 
-impl<'a> Targets<'a> {
+impl Targets<'_> {
     /// What the teacher says of the batch with this number.
-    pub(super) fn of(&self, split: Split, number: usize, inputs: &Array) -> Result<Wanted<'a>> {
+    pub(super) fn of(&self, split: Split, number: usize, inputs: &Array) -> Result<Wanted> {
         let as_one = |array: &Array| array.reshape(&[1, -1, array.dim(-1)]);
         match self {
-            Self::Model(teacher) => {
-                let states = as_one(&teacher.hidden(inputs, None)?)?;
+            Self::Model(open) => {
+                let states = as_one(&open()?.hidden(inputs, None)?)?;
                 transforms::eval([&states])?;
-                Ok(Wanted::States(*teacher, states))
+                Ok(Wanted::States(open()?, states))
             }
             Self::Folder(folder) => {
                 let path = folder.join(split.name()).join(file_name(number));

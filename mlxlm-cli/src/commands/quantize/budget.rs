@@ -6,10 +6,10 @@ use mlxlm_core::nn;
 use mlxlm_core::quant::Scheme;
 use mlxlm_quant::budget::{self, Figures, Goal, MeasureOptions};
 use mlxlm_quant::divergence::divergence;
-use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, dwq};
+use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, Unit, dwq};
 use mlxlm_quant::gptq::{Care, Packing, gptq};
 use mlxlm_quant::plan::Plan;
-use mlxlm_quant::{Calibration, Error};
+use mlxlm_quant::{Calibration, Error, open_model};
 use serde_json::{Value, json};
 
 use super::{begin, calibration, forget, kept};
@@ -30,7 +30,6 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
     let few: Vec<_> = samples.batches(1).into_iter().take(args.measure_samples.get()).collect();
     let options = MeasureOptions::default();
     let kept = kept(args.checkpoint.as_deref(), &begun.job, &samples, &of_run(args))?;
-    let teacher = begun.job.again()?;
     let measured = budget::measure(&mut *begun.job.model, &few, &options, kept.as_ref(), &mut progress::work())?;
     let mut attempt = 1;
     let figures = loop {
@@ -40,8 +39,8 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
         let packing = Packing { plan: &plan, care: Care::FULL, kept: part.as_ref() };
         gptq(&mut *begun.job.model, &samples.batches(4), packing, &mut progress::work())?;
         let checkpoint = part.map(|part| part.file("scales.safetensors"));
-        tune(args, &mut begun.job, &*teacher, (&samples, &held), checkpoint)?;
-        let divergence = divergence(&*teacher, &*begun.job.model, &held)?;
+        tune(args, &mut begun.job, (&samples, &held), checkpoint)?;
+        let divergence = divergence(&*begun.job.again()?, &*begun.job.model, &held)?;
         let (weights, bytes) = nn::size(&*begun.job.model);
         let bits_per_weight = bytes as f64 * 8.0 / weights.max(1) as f64;
         let figures = Figures { divergence, bytes, bits_per_weight };
@@ -77,7 +76,7 @@ fn of_run(args: &QuantizeArgs) -> Value {
         "max_kl": args.max_kl,
         "measure_samples": args.measure_samples,
         "epochs": args.epochs,
-        "learning_rate": args.learning_rate,
+        "relative_learning_rate": args.relative_learning_rate,
         "batch_size": args.batch_size,
     })
 }
@@ -100,7 +99,6 @@ fn goal(args: &QuantizeArgs) -> Result<Goal> {
 fn tune(
     args: &QuantizeArgs,
     job: &mut mlxlm_quant::Job,
-    teacher: &dyn mlxlm_models::CausalLm,
     (samples, held): (&Calibration, &[mlxlm_core::Array]),
     checkpoint: Option<PathBuf>,
 ) -> Result {
@@ -116,14 +114,17 @@ fn tune(
     let valid: Vec<Batch> = held.iter().cloned().map(whole).collect::<Result<_>>()?;
     // What is measured in the end is the divergence of the logits as they are.
     let options = DwqOptions {
-        learning_rate: args.learning_rate,
+        learning_rate: args.relative_learning_rate,
+        unit: Unit::Step,
         falling: true,
         temperature: 1.0,
         checkpoint,
         only_better: true,
         ..DwqOptions::default()
     };
-    match dwq(&mut *job.model, &Targets::Model(teacher), (&train, &valid), &options, &mut progress::work()) {
+    let source = job.source().to_owned();
+    let teacher = || open_model(&source);
+    match dwq(&mut *job.model, &Targets::Model(&teacher), (&train, &valid), &options, &mut progress::work()) {
         Ok(_) | Err(Error::NothingToTrain) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use mlxlm_models::{LoadOptions, NewFolder, load_model};
-use mlxlm_quant::dwq::{self, Batch, DwqOptions, Targets};
-use mlxlm_quant::{Job, plan};
+use mlxlm_models::NewFolder;
+use mlxlm_quant::dwq::{self, Batch, DwqOptions, Targets, Unit};
+use mlxlm_quant::{Job, Most, open_model, plan};
 
 use super::{affine, finished, refuse, texts, warn_of_dense};
 use crate::args::DwqArgs;
 use crate::commands::convert;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::model;
 use crate::output::{note, say, warn};
 use crate::progress;
@@ -37,14 +37,9 @@ pub(in crate::commands) fn run(args: &DwqArgs) -> Result {
     };
     student.warnings.iter().for_each(warn);
     let (train, valid) = samples(args, &student)?;
-    let kept = args.target_dir.as_deref().filter(|folder| dwq::has_targets(folder));
-    // The teacher is not in memory where its words are kept.
-    let teacher = match kept {
-        Some(_) => None,
-        None => Some(load_model(&source.folder, &LoadOptions::default())?.0.model),
-    };
-    if let (Some(teacher), Some(target_dir)) = (&teacher, &args.target_dir) {
-        dwq::write_targets(&**teacher, target_dir, (&train, &valid), &mut progress::work())?;
+    if let Some(target_dir) = args.target_dir.as_deref().filter(|folder| !dwq::has_targets(folder)) {
+        let teacher = open_model(&source.folder)?;
+        dwq::write_targets(&*teacher, target_dir, (&train, &valid), &mut progress::work())?;
     }
     let Some(folder) = folder else { return Ok(()) };
     if args.quantized_model.is_none() {
@@ -53,13 +48,16 @@ pub(in crate::commands) fn run(args: &DwqArgs) -> Result {
         warn_of_dense(&student, &uniform, scheme);
         plan::round(&mut *student.model, &uniform)?;
     }
-    let targets = match (&args.target_dir, &teacher) {
-        (Some(folder), _) => Targets::Folder(folder),
-        (None, Some(teacher)) => Targets::Model(&**teacher),
-        (None, None) => return Err(Failure::new("there is neither a teacher nor what it said")),
+    let teacher = || open_model(&source.folder);
+    let targets = match &args.target_dir {
+        Some(folder) => Targets::Folder(folder),
+        None => Targets::Model(&teacher),
     };
-    let options =
-        DwqOptions { learning_rate: args.learning_rate, checkpoint: args.checkpoint.clone(), ..DwqOptions::default() };
+    let (learning_rate, unit) = match args.relative_learning_rate {
+        Some(rate) => (rate, Unit::Step),
+        None => (args.learning_rate, Unit::Weight),
+    };
+    let options = DwqOptions { learning_rate, unit, checkpoint: args.checkpoint.clone(), ..DwqOptions::default() };
     let trained = dwq::dwq(&mut *student.model, &targets, (&train, &valid), &options, &mut progress::work())?;
     say!("[INFO] Validation loss {:.4}, before {:.4}", trained.after, trained.before)?;
     let card = convert::model_card(&source, revision)?.render(None);
@@ -79,8 +77,8 @@ fn forget(checkpoint: &Path) -> Result {
 
 /// The samples that are trained with, and those that are measured with.
 fn samples(args: &DwqArgs, student: &Job) -> Result<(Vec<Batch>, Vec<Batch>)> {
-    let most = (args.num_samples + VALID).saturating_mul(args.max_seq_length);
-    let texts = texts(student, &args.learn, Some(most))?;
+    let most = Most::Rows(args.num_samples.saturating_add(VALID));
+    let texts = texts(student, &args.learn, most)?;
     let mut texts = texts.documents(args.max_seq_length.max(2), args.learn.seed)?;
     let valid_count = VALID.min(texts.len().div_ceil(5));
     let mut valid = texts.split_off(texts.len() - valid_count);

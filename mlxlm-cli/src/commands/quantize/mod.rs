@@ -13,7 +13,7 @@ use mlxlm_core::nn::Precision;
 use mlxlm_core::quant::{Mode, Scheme};
 use mlxlm_models::NewFolder;
 use mlxlm_quant::plan::{self, Plan};
-use mlxlm_quant::{Calibration, CalibrationOptions, Converted, Job, Kept, Texts};
+use mlxlm_quant::{Calibration, CalibrationOptions, Converted, Job, Kept, Most, Texts};
 use mlxlm_train::data;
 use serde_json::{Value, json};
 
@@ -70,22 +70,22 @@ fn finished(converted: &Converted) -> Result {
 /// The samples, and in words that there are fewer than were asked for.
 fn calibration(job: &Job, args: &LearnArgs, num_samples: i64, sequence_length: usize) -> Result<Calibration> {
     let num_samples = usize::try_from(num_samples).ok().filter(|&count| count > 0);
-    let most_tokens = num_samples.map(|count| count.saturating_mul(sequence_length));
+    let most = num_samples.map_or(Most::All, |count| Most::Tokens(count.saturating_mul(sequence_length)));
     let options = CalibrationOptions { path: None, num_samples, sequence_length, seed: args.seed };
-    let calibration = texts(job, args, most_tokens)?.samples(&options)?;
+    let calibration = texts(job, args, most)?.samples(&options)?;
     // The texts that are built in are few, as their help says.
     calibration.note().iter().filter(|_| args.data_path.is_some()).for_each(note);
     Ok(calibration)
 }
 
 /// The texts to calibrate with: a file, a folder or a data set of the hub as fine-tuning takes them, or what is built in.
-fn texts(job: &Job, args: &LearnArgs, most_tokens: Option<usize>) -> Result<Texts> {
+fn texts(job: &Job, args: &LearnArgs, most: Most) -> Result<Texts> {
     match &args.data_path {
         Some(path) if path.is_dir() || !path.exists() && looks_like_repo(path) => {
             let name = path.to_string_lossy();
             let source = data::Source::new(&*name);
             let rows = data::read_split(&source, "train", &model::hub()?, &progress::shown())?;
-            Ok(Texts::of_rows(&name, &rows, &job.tokenizer, (args.seed, most_tokens))?)
+            Ok(Texts::of_rows(&name, &rows, &job.tokenizer, (args.seed, most))?)
         }
         path => Ok(Texts::read(path.as_deref(), &job.tokenizer)?),
     }

@@ -82,6 +82,16 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array, Exception
     ops::logsumexp_axis(&logits, -1, false)?.subtract(chosen)
 }
 
+/// See [`super::divergence`].
+#[track_caller]
+pub fn divergence(student: &Array, teacher: &Array) -> Result<Array, Exception> {
+    let normed = |logits: &Array| logits.subtract(logsumexp(logits)?);
+    let [student, teacher] = [student, teacher].map(|logits| logits.as_dtype(Dtype::Float32));
+    let teacher = crate::stop_gradient(&teacher?)?;
+    let off = normed(&teacher)?.subtract(normed(&student?)?)?;
+    softmax(&teacher, -1)?.multiply(off)?.sum_axis(-1, false)
+}
+
 /// See [`super::logsumexp`].
 #[track_caller]
 pub fn logsumexp(x: &Array) -> Result<Array, Exception> {

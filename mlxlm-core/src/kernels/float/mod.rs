@@ -1,4 +1,4 @@
-//! What stands between the matrix products, each with its gradient in one pass: activations, norms, rotation, cross entropy, short
+//! What stands between the matrix products, each with its gradient in one pass: activations, norms, rotation, losses, short
 //! convolutions, and what is asked of the vocabulary. Sums are f32 in every type.
 //!
 //! The functions give `None` for what they are not made for, which MLX's own operations then do or refuse.
@@ -9,6 +9,7 @@
 
 mod activation;
 mod cross_entropy;
+mod divergence;
 mod hadamard;
 pub(super) mod math;
 mod norm;
@@ -25,6 +26,7 @@ use super::primitive::on_cpu;
 
 pub(crate) use activation::{activated, gated};
 pub(crate) use cross_entropy::cross_entropy;
+pub(crate) use divergence::divergence;
 pub(crate) use hadamard::hadamard;
 pub(crate) use norm::{add_rms_norm, layer_norm, rms_norm};
 pub(crate) use rope::Rotation;

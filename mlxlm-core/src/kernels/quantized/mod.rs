@@ -24,8 +24,9 @@ use super::mixed::{self, is_float};
 use super::primitive::{Gradient, Operation, View, ViewMut, apply, apply_one, on_cpu};
 use super::scratch::{Scratch, with_scratch};
 use crate::quant::panels::Layout;
-use crate::quant::{self, Mode, Packed, Panels, Scheme};
+use crate::quant::{Mode, Packed, Panels, Scheme};
 
+mod dense;
 mod fixed;
 mod gather;
 mod halves;
@@ -36,6 +37,7 @@ mod rows;
 mod unpack;
 mod weights;
 
+pub(crate) use dense::dense;
 pub(crate) use gather::{gather_panels_matmul, gather_quantized_matmul};
 pub(crate) use matrix::arrange;
 use matrix::{Matrix, Stored};
@@ -202,7 +204,7 @@ impl Operation for QuantizedMatmul {
 }
 
 impl QuantizedMatmul {
-    /// The gradient of the scales (or the biases): of `weight = scale · code + bias`, summed over each group.
+    /// The gradient of the scales (or the biases).
     fn params_gradient(
         &self,
         x: &Array,
@@ -211,19 +213,14 @@ impl QuantizedMatmul {
         scheme: Scheme,
         scales: bool,
     ) -> Result<Array, Exception> {
-        let [weight, old_scales, biases] = matrix else { return Err(Exception::custom("a matrix lacks its biases")) };
+        let [weight, old_scales, _] = matrix else { return Err(Exception::custom("a matrix lacks its biases")) };
         // In f32, since MLX's product of narrow types is a plain loop.
         let flat = |a: &Array| a.reshape(&[-1, a.dim(-1)])?.as_dtype(Dtype::Float32);
         let (x, cotangent) = (flat(x)?, flat(cotangent)?);
         let (left, right) = if self.transpose { (&cotangent, &x) } else { (&x, &cotangent) };
-        let mut of_weights = ops::matmul(left.t(), right)?;
-        if scales {
-            let (one, zero) = (ops::ones_like(old_scales)?, ops::zeros_like(biases)?);
-            let codes = Packed { weight: weight.clone(), scales: one, biases: Some(zero) };
-            of_weights = of_weights.multiply(quant::dequantize(&codes, scheme, None)?)?;
-        }
-        let groups = of_weights.reshape(&[old_scales.dim(0), old_scales.dim(1), scheme.group_size])?;
-        groups.sum_axis(-1, false)?.as_dtype(old_scales.dtype())
+        let of_weights = ops::matmul(left.t(), right)?;
+        let both = dense::gradients(weight, &of_weights, scheme, self.isa)?;
+        both[usize::from(!scales)].as_dtype(old_scales.dtype())
     }
 }
 

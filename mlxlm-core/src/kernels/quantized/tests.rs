@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::fast::testing;
 use crate::pages::Arena;
+use crate::quant;
 use crate::transforms;
 
 /// Every scheme that MLX has.
@@ -308,6 +309,29 @@ fn many_rows_and_columns_use_every_path() {
                     );
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn trained_matrices_and_their_gradients_are_the_plain_ones() {
+    for scheme in schemes().into_iter().filter(|scheme| scheme.mode == Mode::Affine) {
+        let w = quant::quantize(&random(&[3, 5, 256], 7, Dtype::Float32), scheme).unwrap();
+        let factors = random(&[3, 5, 256], 6, Dtype::Float32);
+        let with = |make: &dyn Fn(&Packed) -> Result<Array, Exception>| {
+            let loss = |a: &[Array]| -> Result<Vec<Array>, Exception> {
+                let w = Packed { weight: w.weight.clone(), scales: a[0].clone(), biases: Some(a[1].clone()) };
+                let dense = make(&w)?;
+                Ok(vec![dense.multiply(&factors)?.sum(None)?, dense])
+            };
+            let all = [w.scales.clone(), w.biases.clone().unwrap()];
+            let (values, gradients) = transforms::value_and_grad_with_argnums(loss, &[0, 1][..])(&all).unwrap();
+            [&values[1], &gradients[0], &gradients[1]].map(floats)
+        };
+        let got = with(&|w| dense(w, scheme)?.ok_or_else(|| Exception::custom("does not fit")));
+        let want = with(&|w| quant::plain_dense(w, scheme));
+        for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+            assert!((got - want).abs() <= 1e-5 * (1.0 + want.abs()), "{scheme}: {got} is not {want}");
         }
     }
 }
