@@ -174,7 +174,7 @@ pub(crate) struct DwqArgs {
     /// Learning rate of Adam.
     #[arg(long, default_value_t = 1e-6)]
     pub(crate) learning_rate: f32,
-    /// Learning rate in quantization steps of each group, instead of `--learning-rate`; for example 0.01.
+    /// Learning rate in quantization steps of each group, instead of `--learning-rate`; for example 0.002.
     #[arg(long, conflicts_with = "learning_rate")]
     pub(crate) relative_learning_rate: Option<f32>,
     /// Number of samples per step.
@@ -228,7 +228,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, default_value_t = 1)]
     pub(crate) epochs: usize,
     /// Learning rate of the scales, in quantization steps of each group.
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.002)]
     pub(crate) relative_learning_rate: f32,
     /// Number of samples per training step.
     #[arg(long, default_value_t = 2)]
