@@ -112,6 +112,7 @@ pub(super) const HEADINGS: [(&str, &[&str]); 20] = [
             "beta",
             "optimizer",
             "learning_rate",
+            "relative_learning_rate",
             "iters",
             "epochs",
             "lora.batch_size",
