@@ -376,6 +376,10 @@ fn options_that_are_not_there_are_refused() {
         (small("gptq", &["--bits", "7"]), "MLX has no quantization affine with 7 bits"),
         (small("gptq", &["--sequence-length", "1"]), "`--sequence-length` is 1, expected 2 or more"),
         ([&DWQ[..], &["--learning-rate", "-1"]].concat(), "`--learning-rate` is -1, expected a number above 0"),
+        (
+            [&DWQ[..], &["--relative-learning-rate", "0"]].concat(),
+            "`--relative-learning-rate` is 0, expected a number above 0",
+        ),
         (vec!["share", "--path", "x", "--hostfile", "y"], "`mlxlm share` is not supported"),
         (vec!["upload", "--path", "tiny"], "--upload-repo"),
         (vec!["upload", "--path", "tiny", "--upload-repo", "a/b/c"], "a/b/c"),

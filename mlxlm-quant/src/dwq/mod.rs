@@ -86,7 +86,8 @@ pub fn dwq(
 ) -> Result<Trained> {
     if options.learning_rate <= 0.0 || !options.learning_rate.is_finite() {
         let value = options.learning_rate.to_string();
-        return Err(Error::Parameter { name: "learning_rate", value, expected: "a number above 0" });
+        let name = if options.unit == Unit::Step { "relative_learning_rate" } else { "learning_rate" };
+        return Err(Error::Parameter { name, value, expected: "a number above 0" });
     }
     let mut leaves = Student::unpack(student, options.unit)?;
     backward::let_go_of_files(student, &leaves)?;
@@ -148,10 +149,11 @@ pub fn dwq(
     }
     let mut after = validate(student, &leaves, train.len(), report)?;
     if after > before {
-        let far = leaves.arrays().to_vec();
-        let (mut best, mut share) = (untrained.clone(), 0.0);
         let risen = format!("the loss over the samples that were not trained with rose from {before:.4} to {after:.4}");
+        let mut kept = String::new();
         if options.only_better {
+            let far = leaves.arrays().to_vec();
+            let (mut best, mut share) = (untrained.clone(), 0.0);
             after = before;
             for less in [0.5, 0.25] {
                 let between = untrained.iter().zip(&far).map(|(from, to)| between(from, to, less));
@@ -162,11 +164,8 @@ pub fn dwq(
                 }
             }
             leaves.replace(student, best)?;
+            kept = format!("; {:.0} % of the change is kept, with {after:.4}", 100.0 * share);
         }
-        let kept = match options.only_better {
-            false => String::new(),
-            true => format!("; {:.0} % of the change is kept, with {after:.4}", 100.0 * share),
-        };
         report(Event::Note(&format!("{risen}{kept}; a smaller learning rate may help")));
     }
     leaves.replace(student, leaves.arrays().to_vec())?;
