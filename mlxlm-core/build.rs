@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }
+    println!("cargo::rerun-if-changed=src/buffer_cache.h");
     println!("cargo::rerun-if-env-changed=DEP_MLX_INCLUDE");
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|v| v == value);
     if !(is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ARCH", "x86_64")) {

@@ -1,5 +1,6 @@
-// MLX's allocator on a Linux CPU, made safe. Its own has two faults: memory that the system refuses is a null pointer that the
-// operations of MLX write to, and it is destroyed by `exit` while the threads of the streams go on using it.
+// MLX's allocator on a Linux CPU, made safe and quick. Its own has three faults: memory that the system refuses is a null pointer
+// that the operations of MLX write to, it is destroyed by `exit` while the threads of the streams go on using it, and each large
+// array is of new pages (see `buffer_cache.h`).
 //
 // libmlx calls `mlx::core::allocator::allocator()` through its procedure linkage table, and a program that defines the same
 // symbol comes first; so every allocation of MLX comes here, as its matrix products come to our `cblas_sgemm`.
@@ -18,7 +19,9 @@
 #include <new>
 #include <stdexcept>
 
+#include "buffer_cache.h"
 #include "mlx/allocator.h"
+#include "mlx/device.h"
 #include "mlx/scheduler.h"
 #include "mlx/stream.h"
 
@@ -78,8 +81,22 @@ class Checked : public mx::allocator::Allocator {
     if (bytes > static_cast<size_t>(std::numeric_limits<ptrdiff_t>::max()) / 2) {
       throw NoMemory(bytes);
     }
+    bool large = keeps_ && bytes >= mlxlm::BufferCache::LARGE && !leaving;
+    if (large) {
+      if (auto kept = cache_.take(bytes)) {
+        return mx::allocator::Buffer(kept);
+      }
+      free_all(cache_.before(bytes));
+    }
     Reserve reserve(bytes);
     auto buffer = leaving ? last(bytes) : inner_.malloc(bytes);
+    if (!buffer.ptr() && large) {
+      free_all(cache_.refused(bytes));
+      buffer = inner_.malloc(bytes);
+      if (buffer.ptr()) {
+        cache_.before(bytes);
+      }
+    }
     if (!buffer.ptr() && bytes > 0) {
       throw NoMemory(bytes);
     }
@@ -88,9 +105,30 @@ class Checked : public mx::allocator::Allocator {
 
   void free(mx::allocator::Buffer buffer) override {
     // What is freed while the process ends is the system's to take back.
-    if (!leaving) {
+    if (leaving) {
+      return;
+    }
+    auto bytes = keeps_ && buffer.ptr() ? size(buffer) : 0;
+    if (bytes < mlxlm::BufferCache::LARGE) {
+      return inner_.free(buffer);
+    }
+    try {
+      free_all(cache_.keep(buffer.ptr(), bytes));
+    } catch (const std::bad_alloc&) {
+      // There is no memory for the list.
       inner_.free(buffer);
     }
+  }
+
+  // Frees what the cache has given up.
+  void free_all(const std::vector<void*>& buffers) {
+    for (auto buffer : buffers) {
+      inner_.free(mx::allocator::Buffer(buffer));
+    }
+  }
+
+  mlxlm::BufferCache& cache() {
+    return cache_;
   }
 
   // MLX asks before it writes a result where an operand lay, so that a small array does not hold on to a large buffer. Memory of
@@ -121,6 +159,9 @@ class Checked : public mx::allocator::Allocator {
   }
 
   mx::allocator::Allocator& inner_;
+  mlxlm::BufferCache cache_;
+  // The allocators of GPUs keep buffers themselves.
+  bool keeps_ = !mx::is_available(mx::Device::gpu);
 };
 
 // Waits for the work of all CPU streams, then leaves the allocator of libmlx alone. Errors of work that nobody reads are nobody's.
@@ -144,7 +185,7 @@ void leave(pid_t process) {
 
 pid_t started_by = 0;
 
-mx::allocator::Allocator& make() {
+Checked& make() {
   using Make = mx::allocator::Allocator& (*)();
   auto original = reinterpret_cast<Make>(dlsym(RTLD_NEXT, "_ZN3mlx4core9allocator9allocatorEv"));
   if (!original) {
@@ -158,18 +199,52 @@ mx::allocator::Allocator& make() {
   return *new Checked(inner);
 }
 
-} // namespace
-
-mx::allocator::Allocator& mx::allocator::allocator() {
-  static mx::allocator::Allocator& checked = make();
+Checked& checked() {
+  static Checked& checked = make();
   return checked;
 }
 
+} // namespace
+
+mx::allocator::Allocator& mx::allocator::allocator() {
+  return checked();
+}
+
+extern "C" {
+
 // Has MLX allocate here from now on. Nothing else that Rust calls would make the linker take this file in.
-extern "C" void mlxlm_check_allocator() {
+void mlxlm_check_allocator() {
   try {
     mx::allocator::allocator();
   } catch (...) {
     // The first allocation says what is wrong.
   }
+}
+
+// Bytes of buffers that are kept.
+size_t mlxlm_kept_bytes() {
+  try {
+    return checked().cache().kept_bytes();
+  } catch (...) {
+    return 0;
+  }
+}
+
+// Sets how many bytes are kept at most.
+void mlxlm_keep_at_most(size_t bytes) {
+  try {
+    checked().free_all(checked().cache().limit(bytes));
+  } catch (...) {
+    // Without memory for a list, all is kept as it is.
+  }
+}
+
+// Frees all that is kept, and counts from here how much is in use at most.
+void mlxlm_keep_nothing() {
+  try {
+    checked().free_all(checked().cache().reset());
+  } catch (...) {
+    // Without memory for a list, all is kept as it is.
+  }
+}
 }

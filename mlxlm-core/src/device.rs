@@ -52,13 +52,31 @@ pub fn peak_memory_bytes() -> Result<usize> {
     Ok(memory::peak_memory()? + raw::borrowed_bytes())
 }
 
-/// Starts the count of [`peak_memory_bytes`] anew.
+/// Starts the count of [`peak_memory_bytes`] anew, with an empty cache.
 pub fn reset_peak_memory() -> Result<()> {
+    clear_cache()?;
     Ok(memory::reset_peak_memory()?)
 }
 
-/// Gives the buffers that MLX keeps for later use back to the system.
+/// The memory of arrays that are there now, in bytes, without the files that weights are mapped from.
+pub fn active_memory_bytes() -> Result<usize> {
+    Ok(memory::active_memory()?.saturating_sub(raw::kept_bytes()))
+}
+
+/// The memory of buffers that nobody uses and that are kept for later arrays, in bytes.
+pub fn cache_memory_bytes() -> Result<usize> {
+    Ok(memory::cache_memory()? + raw::kept_bytes())
+}
+
+/// Has a CPU keep as much memory for later arrays as was ever in use, and not only 512 MB: for training, whose steps are all alike and
+/// free everything at their end. GPUs keep as much as MLX decides.
+pub fn keep_all_memory() {
+    raw::keep_at_most(usize::MAX);
+}
+
+/// Gives the buffers that are kept for later use back to the system.
 pub fn clear_cache() -> Result<()> {
+    raw::keep_nothing();
     Ok(memory::clear_cache()?)
 }
 

@@ -223,6 +223,37 @@ unsafe extern "C" {
         release: unsafe extern "C" fn(*mut c_void),
     ) -> c_int;
     fn mlxlm_check_allocator();
+    fn mlxlm_kept_bytes() -> usize;
+    fn mlxlm_keep_at_most(bytes: usize);
+    fn mlxlm_keep_nothing();
+}
+
+/// Bytes of buffers that our allocator keeps for later arrays.
+pub(crate) fn kept_bytes() -> usize {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    // SAFETY: a function without arguments that throws nothing.
+    return unsafe { mlxlm_kept_bytes() };
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    return 0;
+}
+
+/// Sets how many bytes our allocator keeps at most.
+#[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), expect(unused_variables, reason = "it keeps none"))]
+pub(crate) fn keep_at_most(bytes: usize) {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    // SAFETY: a function of a number that throws nothing.
+    unsafe {
+        mlxlm_keep_at_most(bytes);
+    }
+}
+
+/// Frees what our allocator keeps, and starts its count of the most in use anew.
+pub(crate) fn keep_nothing() {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    // SAFETY: a function without arguments that throws nothing.
+    unsafe {
+        mlxlm_keep_nothing();
+    }
 }
 
 /// Whether an array over foreign memory is that memory, and not a copy of it.

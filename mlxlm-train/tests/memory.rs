@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use mlxlm_core::weights::{FineTuneType, LoraParameters};
-use mlxlm_core::{Array, device, memory, transforms};
+use mlxlm_core::{Array, device, transforms};
 use mlxlm_models::{CausalLm, ModelConfig, build_random};
 use mlxlm_train::data::{Batch, Example};
 use mlxlm_train::{Error, FineTune, Trainable, loss};
@@ -35,7 +35,7 @@ fn step(
 ) -> (f64, f64) {
     device::clear_cache().unwrap();
     device::synchronize().unwrap();
-    let before = memory::active_memory().unwrap();
+    let before = device::active_memory_bytes().unwrap();
     device::reset_peak_memory().unwrap();
     let begin = Instant::now();
     let (values, gradients) = trainable.value_and_grad_of(model, blocks, |model| Ok(vec![loss(model)?])).unwrap();

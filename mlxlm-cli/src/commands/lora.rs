@@ -6,7 +6,7 @@ mod settings;
 
 use std::ops::ControlFlow;
 
-use mlxlm_core::device::WiredLimit;
+use mlxlm_core::device::{self, WiredLimit};
 use mlxlm_core::nn;
 use mlxlm_core::text::{Tokenizer, TokenizerOptions};
 use mlxlm_models::{Built, LoadOptions, gguf, load_model};
@@ -52,6 +52,7 @@ pub(super) fn run(args: &LoraArgs) -> Result {
     say!("Loading datasets")?;
     let splits = mlxlm_train::data::load(&data::options(&settings)?, &tokenizer, &model::hub()?, &progress::shown())?;
     let _wired = WiredLimit::raise()?;
+    device::keep_all_memory();
     interrupt.loaded();
     let test = |trainer: &mut Trainer<'_>| -> Result {
         if settings.test { measure(trainer, &settings, &splits, &interrupt) } else { Ok(()) }

@@ -89,87 +89,143 @@ pub fn dwq(
         let name = if options.unit == Unit::Step { "relative_learning_rate" } else { "learning_rate" };
         return Err(Error::Parameter { name, value, expected: "a number above 0" });
     }
-    let mut leaves = Student::unpack(student, options.unit)?;
-    backward::let_go_of_files(student, &leaves)?;
-    let parts = match train.iter().chain(valid).next() {
-        Some(batch) => Parts::find(student, &leaves, &batch.inputs)?,
-        None => None,
-    };
-    // Gradients of steps are as small as a step, and smaller than what mlx-lm adds to them.
-    let eps = if options.unit == Unit::Step { 1e-15 } else { Adam::default().eps };
-    let mut optimizer = Optimizer::new(Rule::Adam(Adam { bias_correction: true, eps, ..Adam::default() }));
-    let validate = |student: &mut dyn CausalLm, leaves: &Student, step: usize, report: Report<'_>| -> Result<f64> {
+    let mut run = Run::new(student, targets, (train, valid), options, report)?;
+    let untrained = run.leaves.arrays().to_vec();
+    let before = run.validate(0)?;
+    run.train()?;
+    let mut after = run.validate(train.len())?;
+    if after > before {
+        let risen = after;
+        let kept = if options.only_better {
+            let (share, best) = run.go_back(untrained, before)?;
+            after = best;
+            format!("; {:.0} % of the change is kept, with {after:.4}", 100.0 * share)
+        } else {
+            String::new()
+        };
+        (run.report)(Event::Note(&format!(
+            "the loss over the samples that were not trained with rose from {before:.4} to {risen:.4}{kept}; a smaller learning rate may help"
+        )));
+    }
+    run.put(run.leaves.arrays().to_vec())?;
+    Ok(Trained { before, after })
+}
+
+/// A student, what it learns from and how.
+struct Run<'a> {
+    student: &'a mut dyn CausalLm,
+    leaves: Student,
+    parts: Option<Parts>,
+    targets: &'a Targets<'a>,
+    train: &'a [Batch],
+    valid: &'a [Batch],
+    options: &'a DwqOptions,
+    report: Report<'a>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        student: &'a mut dyn CausalLm,
+        targets: &'a Targets<'a>,
+        (train, valid): (&'a [Batch], &'a [Batch]),
+        options: &'a DwqOptions,
+        report: Report<'a>,
+    ) -> Result<Self> {
+        let leaves = Student::unpack(student, options.unit)?;
+        backward::let_go_of_files(student, &leaves)?;
+        let parts = match train.iter().chain(valid).next() {
+            Some(batch) => Parts::find(student, &leaves, &batch.inputs)?,
+            None => None,
+        };
+        Ok(Self { student, leaves, parts, targets, train, valid, options, report })
+    }
+
+    /// The mean loss over the samples that are not trained with.
+    fn validate(&mut self, step: usize) -> Result<f64> {
         let (mut sum, mut all) = (0.0, 0.0);
-        for (i, batch) in valid.iter().enumerate() {
-            let wanted = targets.of(Split::Valid, i, &batch.inputs)?;
-            let loss = of_states(batch, &wanted, options.temperature);
-            sum += Model::new(student, leaves).loss(parts.as_ref(), &batch.inputs, &loss, None)?;
+        for (i, batch) in self.valid.iter().enumerate() {
+            sum += self.loss(Split::Valid, i, batch, None)?;
             all += batch.positions()?;
         }
         let loss = sum / f64::max(all, 1.0);
-        report(Event::Loss { valid: true, step, loss });
+        (self.report)(Event::Loss { valid: true, step, loss });
         Ok(loss)
-    };
-    let untrained = leaves.arrays().to_vec();
-    let before = validate(student, &leaves, 0, report)?;
-    let path = options.checkpoint.as_deref();
-    let first = match path.filter(|path| path.exists()) {
-        Some(path) => leaves.resume(path, &mut optimizer)?,
-        None => 0,
-    };
-    let began = Instant::now();
-    for (step, batch) in train.iter().enumerate().skip(first) {
-        let wanted = targets.of(Split::Train, step, &batch.inputs)?;
-        let mut gradients: Vec<Option<Array>> = vec![None; leaves.arrays().len()];
-        let mut take = |leaf: usize, more: &[Array]| add(&mut gradients[2 * leaf..], more);
-        let loss = of_states(batch, &wanted, options.temperature);
-        let sum = Model::new(student, &leaves).loss(parts.as_ref(), &batch.inputs, &loss, Some(&mut take))?;
+    }
+
+    /// The loss over a batch, summed, and the gradients where somebody takes them.
+    fn loss(&mut self, split: Split, i: usize, batch: &Batch, take: Option<backward::Take<'_>>) -> Result<f64> {
+        let wanted = self.targets.of(split, i, &batch.inputs)?;
+        let loss = of_states(batch, &wanted, self.options.temperature);
+        Model::new(self.student, &self.leaves).loss(self.parts.as_ref(), &batch.inputs, &loss, take)
+    }
+
+    /// Goes over the batches to train with, from where the checkpoint says.
+    fn train(&mut self) -> Result<()> {
+        let (options, of) = (self.options, self.train.len());
+        // Gradients of steps are as small as a step, and smaller than what mlx-lm adds to them.
+        let eps = if options.unit == Unit::Step { 1e-15 } else { Adam::default().eps };
+        let mut optimizer = Optimizer::new(Rule::Adam(Adam { bias_correction: true, eps, ..Adam::default() }));
+        let path = options.checkpoint.as_deref();
+        let first = match path.filter(|path| path.exists()) {
+            Some(path) => self.leaves.resume(path, &mut optimizer)?,
+            None => 0,
+        };
+        let began = Instant::now();
+        for (step, batch) in self.train.iter().enumerate().skip(first) {
+            let (loss, gradients) = self.gradients(step, batch)?;
+            let updated = optimizer.update(self.leaves.arrays(), &gradients, options.rate(step, of))?;
+            transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten()))?;
+            self.put(updated)?;
+            let done = step + 1;
+            (self.report)(Event::Loss { valid: false, step: done, loss });
+            (self.report)(Event::Step { what: "steps", done, of });
+            if let Some(path) = path.filter(|_| done % options.checkpoint_every.max(1) == 0 || done == of) {
+                self.leaves.save(path, &optimizer, done, began.elapsed().as_secs_f64())?;
+            }
+            if done % options.validate_every.max(1) == 0 && done < of {
+                self.validate(done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The mean loss of a step and its gradients.
+    fn gradients(&mut self, step: usize, batch: &Batch) -> Result<(f64, Vec<Array>)> {
+        let mut sums: Vec<Option<Array>> = vec![None; self.leaves.arrays().len()];
+        let mut take = |leaf: usize, more: &[Array]| add(&mut sums[2 * leaf..], more);
+        let sum = self.loss(Split::Train, step, batch, Some(&mut take))?;
         let positions = batch.positions()?.max(1.0);
         let loss = sum / positions;
         if !loss.is_finite() {
             return Err(Error::NotFinite { path: format!("the loss of step {}", step + 1) });
         }
-        let mean = |(gradient, array): (&Option<Array>, &Array)| match gradient {
-            Some(gradient) => gradient.divide(Array::from_f32(positions as f32)),
+        let mean = |(sum, array): (&Option<Array>, &Array)| match sum {
+            Some(sum) => sum.divide(Array::from_f32(positions as f32)),
             None => mlxlm_core::ops::zeros_like(array),
         };
-        let gradients = gradients.iter().zip(leaves.arrays()).map(mean).collect::<Result<Vec<_>, _>>()?;
-        let updated = optimizer.update(leaves.arrays(), &gradients, options.rate(step, train.len()))?;
-        transforms::eval(updated.iter().chain(optimizer.moments().iter().flatten()))?;
-        leaves.replace(student, updated)?;
-        let done = step + 1;
-        report(Event::Loss { valid: false, step: done, loss });
-        report(Event::Step { what: "steps", done, of: train.len() });
-        if let Some(path) = path.filter(|_| done % options.checkpoint_every.max(1) == 0 || done == train.len()) {
-            leaves.save(path, &optimizer, done, began.elapsed().as_secs_f64())?;
-        }
-        if done % options.validate_every.max(1) == 0 && done < train.len() {
-            validate(student, &leaves, done, report)?;
-        }
+        Ok((loss, sums.iter().zip(self.leaves.arrays()).map(mean).collect::<Result<_, _>>()?))
     }
-    let mut after = validate(student, &leaves, train.len(), report)?;
-    if after > before {
-        let risen = format!("the loss over the samples that were not trained with rose from {before:.4} to {after:.4}");
-        let mut kept = String::new();
-        if options.only_better {
-            let far = leaves.arrays().to_vec();
-            let (mut best, mut share) = (untrained.clone(), 0.0);
-            after = before;
-            for less in [0.5, 0.25] {
-                let between = untrained.iter().zip(&far).map(|(from, to)| between(from, to, less));
-                leaves.replace(student, between.collect::<Result<Vec<_>, _>>()?)?;
-                let loss = validate(student, &leaves, train.len(), report)?;
-                if loss < after {
-                    (best, share, after) = (leaves.arrays().to_vec(), less, loss);
-                }
+
+    /// Keeps a half, a quarter or nothing of the change, whichever has the smallest loss; returns the share and its loss.
+    fn go_back(&mut self, untrained: Vec<Array>, before: f64) -> Result<(f32, f64)> {
+        let trained = self.leaves.arrays().to_vec();
+        let (mut share, mut loss, mut best) = (0.0, before, None);
+        for less in [0.5, 0.25] {
+            let some = untrained.iter().zip(&trained).map(|(from, to)| between(from, to, less));
+            self.put(some.collect::<Result<_, _>>()?)?;
+            let of_less = self.validate(self.train.len())?;
+            if of_less < loss {
+                (share, loss, best) = (less, of_less, Some(self.leaves.arrays().to_vec()));
             }
-            leaves.replace(student, best)?;
-            kept = format!("; {:.0} % of the change is kept, with {after:.4}", 100.0 * share);
         }
-        report(Event::Note(&format!("{risen}{kept}; a smaller learning rate may help")));
+        self.put(best.unwrap_or(untrained))?;
+        Ok((share, loss))
     }
-    leaves.replace(student, leaves.arrays().to_vec())?;
-    Ok(Trained { before, after })
+
+    /// Gives the student these scales and biases.
+    fn put(&mut self, arrays: Vec<Array>) -> Result<()> {
+        self.leaves.replace(self.student, arrays)
+    }
 }
 
 /// What lies at a share of the way from one array to another.

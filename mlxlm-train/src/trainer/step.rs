@@ -1,6 +1,6 @@
 //! One iteration: the loss of a batch, its gradient, and with every so many of them a step of the optimizer.
 
-use mlxlm_core::{Array, memory, random, transforms};
+use mlxlm_core::{Array, device, random, transforms};
 use mlxlm_models::CausalLm;
 
 use super::Trainer;
@@ -157,9 +157,9 @@ impl Trainer<'_> {
             self.pending = gradients;
         }
         if let Some(most) = self.options.clear_cache_threshold
-            && memory::cache_memory()? > most
+            && device::cache_memory_bytes()? > most
         {
-            mlxlm_core::device::clear_cache()?;
+            device::clear_cache()?;
         }
         Ok(stepped)
     }

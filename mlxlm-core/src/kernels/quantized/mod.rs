@@ -189,38 +189,41 @@ impl Operation for QuantizedMatmul {
 
     fn vjp(&self, at: &Gradient) -> Result<Vec<Array>, Exception> {
         let (x, cotangent) = (&at.primals[0], &at.cotangents[0]);
-        let gradient = |&of: &usize| match (of, self.stored) {
-            (0, stored) => {
+        let of_params = match self.stored {
+            Stored::Rows(scheme) if scheme.mode == Mode::Affine && at.argnums.iter().any(|&of| of > 1) => {
+                self.params_gradients(x, cotangent, &at.primals[1..], scheme)?
+            }
+            _ => Vec::new(),
+        };
+        let gradient = |&of: &usize| match of {
+            0 => {
                 let inputs: Vec<&Array> = [cotangent].into_iter().chain(&at.primals[1..]).collect();
-                matmul(&inputs, stored, !self.transpose, x.dim(-1))
+                matmul(&inputs, self.stored, !self.transpose, x.dim(-1))
             }
-            (2 | 3, Stored::Rows(scheme)) if scheme.mode == Mode::Affine => {
-                self.params_gradient(x, cotangent, &at.primals[1..], scheme, of == 2)
-            }
-            _ => Err(Exception::custom("the codes of a quantized matrix have no gradient")),
+            _ => match of.checked_sub(2).and_then(|of| of_params.get(of)) {
+                Some(gradient) => gradient.as_dtype(at.primals[of].dtype()),
+                None => Err(Exception::custom("the codes of a quantized matrix have no gradient")),
+            },
         };
         at.argnums.iter().map(gradient).collect()
     }
 }
 
 impl QuantizedMatmul {
-    /// The gradient of the scales (or the biases).
-    fn params_gradient(
+    /// The gradients of scales and biases, in f32.
+    fn params_gradients(
         &self,
         x: &Array,
         cotangent: &Array,
         matrix: &[Array],
         scheme: Scheme,
-        scales: bool,
-    ) -> Result<Array, Exception> {
-        let [weight, old_scales, _] = matrix else { return Err(Exception::custom("a matrix lacks its biases")) };
+    ) -> Result<Vec<Array>, Exception> {
+        let [weight, _, _] = matrix else { return Err(Exception::custom("a matrix lacks its biases")) };
         // In f32, since MLX's product of narrow types is a plain loop.
         let flat = |a: &Array| a.reshape(&[-1, a.dim(-1)])?.as_dtype(Dtype::Float32);
         let (x, cotangent) = (flat(x)?, flat(cotangent)?);
         let (left, right) = if self.transpose { (&cotangent, &x) } else { (&x, &cotangent) };
-        let of_weights = ops::matmul(left.t(), right)?;
-        let both = dense::gradients(weight, &of_weights, scheme, self.isa)?;
-        both[usize::from(!scales)].as_dtype(old_scales.dtype())
+        dense::gradients(weight, &ops::matmul(left.t(), right)?, scheme, self.isa)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use mlxlm_cache::Caches;
-use mlxlm_core::{memory, transforms};
+use mlxlm_core::{device, transforms};
 use mlxlm_models::CausalLm;
 use mlxlm_sample::GenerateOptions;
 use mlxlm_sample::engine::{Engine, EngineOptions, EventKind, Sequence};
@@ -120,9 +120,8 @@ pub(super) fn snapshots(model: &dyn CausalLm) -> Result<Value> {
 
 /// The bytes that a snapshot and going back to it allocate.
 fn peak_rise(caches: &mut Caches) -> Result<usize> {
-    let active = || memory::active_memory().map_err(mlxlm_core::Error::from);
-    let before = active()?;
+    let before = device::active_memory_bytes()?;
     let snapshot = caches.snap();
     caches.restore(&snapshot);
-    Ok(active()?.saturating_sub(before))
+    Ok(device::active_memory_bytes()?.saturating_sub(before))
 }
