@@ -74,29 +74,15 @@ class Reserve {
 
 class Checked : public mx::allocator::Allocator {
  public:
-  explicit Checked(mx::allocator::Allocator& inner) : inner_(inner) {}
+  explicit Checked(mx::allocator::Allocator& inner) : inner_(inner), cache_(inner) {}
 
   mx::allocator::Buffer malloc(size_t bytes) override {
     // A size that is a negative number, or close to the end of addresses, would wrap around where its header is added.
     if (bytes > static_cast<size_t>(std::numeric_limits<ptrdiff_t>::max()) / 2) {
       throw NoMemory(bytes);
     }
-    bool large = keeps_ && bytes >= mlxlm::BufferCache::LARGE && !leaving;
-    if (large) {
-      if (auto kept = cache_.take(bytes)) {
-        return mx::allocator::Buffer(kept);
-      }
-      free_all(cache_.before(bytes));
-    }
     Reserve reserve(bytes);
-    auto buffer = leaving ? last(bytes) : inner_.malloc(bytes);
-    if (!buffer.ptr() && large) {
-      free_all(cache_.refused(bytes));
-      buffer = inner_.malloc(bytes);
-      if (buffer.ptr()) {
-        cache_.before(bytes);
-      }
-    }
+    auto buffer = leaving ? last(bytes) : is_large(bytes) ? mx::allocator::Buffer(cache_.take(bytes)) : inner_.malloc(bytes);
     if (!buffer.ptr() && bytes > 0) {
       throw NoMemory(bytes);
     }
@@ -105,25 +91,13 @@ class Checked : public mx::allocator::Allocator {
 
   void free(mx::allocator::Buffer buffer) override {
     // What is freed while the process ends is the system's to take back.
-    if (leaving) {
+    if (leaving || !buffer.ptr()) {
       return;
     }
-    auto bytes = keeps_ && buffer.ptr() ? size(buffer) : 0;
-    if (bytes < mlxlm::BufferCache::LARGE) {
-      return inner_.free(buffer);
-    }
-    try {
-      free_all(cache_.keep(buffer.ptr(), bytes));
-    } catch (const std::bad_alloc&) {
-      // There is no memory for the list.
+    if (auto bytes = size(buffer); is_large(bytes)) {
+      cache_.give(buffer.ptr(), bytes);
+    } else {
       inner_.free(buffer);
-    }
-  }
-
-  // Frees what the cache has given up.
-  void free_all(const std::vector<void*>& buffers) {
-    for (auto buffer : buffers) {
-      inner_.free(mx::allocator::Buffer(buffer));
     }
   }
 
@@ -149,6 +123,11 @@ class Checked : public mx::allocator::Allocator {
   }
 
  private:
+  // Whether a buffer is the cache's; the allocators of GPUs keep buffers themselves.
+  bool is_large(size_t bytes) const {
+    return is_cpu_ && bytes >= mlxlm::BufferCache::LARGE;
+  }
+
   // Memory for a thread that goes on while the process ends: the CPU's buffers begin with their size.
   static mx::allocator::Buffer last(size_t bytes) {
     auto* header = static_cast<size_t*>(std::malloc(bytes + sizeof(size_t)));
@@ -160,8 +139,7 @@ class Checked : public mx::allocator::Allocator {
 
   mx::allocator::Allocator& inner_;
   mlxlm::BufferCache cache_;
-  // The allocators of GPUs keep buffers themselves.
-  bool keeps_ = !mx::is_available(mx::Device::gpu);
+  bool is_cpu_ = !mx::is_available(mx::Device::gpu);
 };
 
 // Waits for the work of all CPU streams, then leaves the allocator of libmlx alone. Errors of work that nobody reads are nobody's.
@@ -233,18 +211,18 @@ size_t mlxlm_kept_bytes() {
 // Sets how many bytes are kept at most.
 void mlxlm_keep_at_most(size_t bytes) {
   try {
-    checked().free_all(checked().cache().limit(bytes));
+    checked().cache().limit(bytes);
   } catch (...) {
-    // Without memory for a list, all is kept as it is.
+    // Without an allocator nothing is kept.
   }
 }
 
 // Frees all that is kept, and counts from here how much is in use at most.
 void mlxlm_keep_nothing() {
   try {
-    checked().free_all(checked().cache().reset());
+    checked().cache().reset();
   } catch (...) {
-    // Without memory for a list, all is kept as it is.
+    // Without an allocator nothing is kept.
   }
 }
 }

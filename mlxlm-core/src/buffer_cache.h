@@ -7,7 +7,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <mutex>
+#include <new>
 #include <vector>
+
+#include "mlx/allocator.h"
 
 namespace mlxlm {
 
@@ -16,61 +19,54 @@ class BufferCache {
   // Smaller buffers are the C library's to keep.
   static constexpr size_t LARGE = 1 << 20;
 
-  // A kept buffer for so many bytes, which is in use from now on; a null pointer if there is none.
+  // What is not kept is freed in `inner`.
+  explicit BufferCache(mlx::core::allocator::Allocator& inner) : inner_(inner) {}
+
+  // A buffer of at least so many bytes, kept or new; a null pointer where the system refuses it.
   void* take(size_t bytes) {
     std::lock_guard lock(mutex_);
-    auto best = kept_.end();
-    for (auto it = kept_.begin(); it != kept_.end(); ++it) {
-      // Of equal ones the last that was freed, which may still lie in the caches of the processor.
-      if (it->bytes >= bytes && it->bytes - bytes <= SLACK && (best == kept_.end() || it->bytes <= best->bytes)) {
-        best = it;
-      }
+    auto buffer = find(bytes);
+    if (!buffer) {
+      used_bytes_ += bytes;
+      most_bytes_ = std::max(most_bytes_, used_bytes_);
+      drop([this] { return used_bytes_ + kept_bytes_ > most_bytes_; });
+      buffer = inner_.malloc(bytes).ptr();
     }
-    if (best == kept_.end()) {
-      return nullptr;
+    if (!buffer) {
+      drop([] { return true; });
+      buffer = inner_.malloc(bytes).ptr();
     }
-    auto found = *best;
-    kept_.erase(best);
-    kept_bytes_ -= found.bytes;
-    use(found.bytes);
-    return found.buffer;
+    if (!buffer) {
+      used_bytes_ -= bytes;
+    }
+    return buffer;
   }
 
-  // Counts a buffer that is about to be allocated; returns those that have to be freed before.
-  std::vector<void*> before(size_t bytes) {
-    std::lock_guard lock(mutex_);
-    use(bytes);
-    return drop([this] { return used_bytes_ + kept_bytes_ > most_bytes_; });
-  }
-
-  // Takes back the count of a buffer that was refused; returns all that are kept, which may make room for it.
-  std::vector<void*> refused(size_t bytes) {
+  // Keeps a buffer that nobody uses any more.
+  void give(void* buffer, size_t bytes) {
     std::lock_guard lock(mutex_);
     used_bytes_ -= std::min(bytes, used_bytes_);
-    return drop([] { return true; });
-  }
-
-  // Keeps a buffer that nobody uses any more; returns those that have to be freed.
-  std::vector<void*> keep(void* buffer, size_t bytes) {
-    std::lock_guard lock(mutex_);
-    used_bytes_ -= std::min(bytes, used_bytes_);
-    kept_.push_back({bytes, buffer});
+    try {
+      kept_.push_back({bytes, buffer});
+    } catch (const std::bad_alloc&) {
+      return inner_.free(mlx::core::allocator::Buffer(buffer));
+    }
     kept_bytes_ += bytes;
-    return drop([this] { return kept_bytes_ > limit_; });
+    drop([this] { return kept_bytes_ > limit_; });
   }
 
-  // Sets how many bytes are kept at most; returns the buffers that have to be freed.
-  std::vector<void*> limit(size_t bytes) {
+  // Sets how many bytes are kept at most.
+  void limit(size_t bytes) {
     std::lock_guard lock(mutex_);
     limit_ = bytes;
-    return drop([this] { return kept_bytes_ > limit_; });
+    drop([this] { return kept_bytes_ > limit_; });
   }
 
-  // Forgets the most that were in use; returns all that are kept.
-  std::vector<void*> reset() {
+  // Frees all that is kept, and forgets the most that was in use.
+  void reset() {
     std::lock_guard lock(mutex_);
     most_bytes_ = used_bytes_;
-    return drop([] { return true; });
+    drop([] { return true; });
   }
 
   size_t kept_bytes() {
@@ -87,24 +83,38 @@ class BufferCache {
   // MLX writes a result over an operand only if the operand's buffer is larger by no more than this.
   static constexpr size_t SLACK = 16 << 10;
 
-  void use(size_t bytes) {
-    used_bytes_ += bytes;
+  // Takes out the smallest buffer that will do; of equal ones the last that was freed, which may still lie in the processor's caches.
+  void* find(size_t bytes) {
+    auto best = kept_.end();
+    for (auto it = kept_.begin(); it != kept_.end(); ++it) {
+      bool fits = it->bytes >= bytes && it->bytes - bytes <= SLACK;
+      if (fits && (best == kept_.end() || it->bytes <= best->bytes)) {
+        best = it;
+      }
+    }
+    if (best == kept_.end()) {
+      return nullptr;
+    }
+    auto [size, buffer] = *best;
+    kept_.erase(best);
+    kept_bytes_ -= size;
+    used_bytes_ += size;
     most_bytes_ = std::max(most_bytes_, used_bytes_);
+    return buffer;
   }
 
-  // Takes the oldest out while there are too many.
+  // Frees the oldest while there are too many.
   template <typename F>
-  std::vector<void*> drop(F too_many) {
-    std::vector<void*> dropped;
+  void drop(F too_many) {
     auto end = kept_.begin();
     for (; end != kept_.end() && too_many(); ++end) {
-      dropped.push_back(end->buffer);
+      inner_.free(mlx::core::allocator::Buffer(end->buffer));
       kept_bytes_ -= end->bytes;
     }
     kept_.erase(kept_.begin(), end);
-    return dropped;
   }
 
+  mlx::core::allocator::Allocator& inner_;
   std::mutex mutex_;
   // From the one that was freed first to the one that was freed last.
   std::vector<Kept> kept_;

@@ -277,6 +277,10 @@ fn a_tensor_in_two_files_is_refused() {
 fn a_folder_without_weights_is_refused() {
     let message = open(folder(&[("adapters.safetensors", &["a"])]).path()).unwrap_err();
     assert!(message.ends_with("has no `model*.safetensors`"), "{message}");
+    let of_pytorch = folder(&[]);
+    io::write(of_pytorch.path().join("pytorch_model-00001-of-00002.bin"), b"").unwrap();
+    let message = open(of_pytorch.path()).unwrap_err();
+    assert!(message.ends_with("has no `model*.safetensors`, only `pytorch_model-00001-of-00002.bin`"), "{message}");
     let message = open(Path::new("no/such/folder")).unwrap_err();
     assert!(message.starts_with("cannot list `no/such/folder`: "), "{message}");
 }

@@ -2,12 +2,14 @@
 //!
 //! - [`source`]: rules for one Rust file, on what [`code`] leaves of it;
 //! - [`manifest`]: rules for a crate's `Cargo.toml`, the layers among them;
+//! - [`features`]: a crate compiles alone;
 //! - [`text`]: rules for every file;
 //! - [`table`]: the page of architectures and the list in README.md are current.
 //!
 //! A rule is a function from a [`File`] to [`Finding`]s. `cargo xtask test` runs them all.
 
 mod code;
+mod features;
 mod manifest;
 mod source;
 mod table;
@@ -81,6 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 pub(crate) fn check() -> Result<()> {
     let files = files(&workspace::root())?;
     let mut findings: Vec<_> = files.iter().flat_map(findings).chain(table::check(&files)).collect();
+    findings.extend(features::check(&files));
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
     for finding in &findings {
         eprintln!("{finding}");

@@ -23,9 +23,13 @@ mod server;
 mod show;
 mod upload;
 
+use std::num::NonZeroUsize;
+use std::thread;
+
 use crate::args::{Cli, Command, ShareArgs};
 use crate::failure::{Failure, Result};
 use crate::memory;
+use crate::output::warn;
 
 pub(crate) use benchmark::decoding::Part as DecodingPart;
 
@@ -35,6 +39,7 @@ pub(crate) fn run(cli: Cli) -> Result {
         mlxlm_core::device::use_cpu();
     }
     mlxlm_core::device::configure_kernels(cli.threads)?;
+    warn_of_threads(cli.threads);
     memory::be_strict(cli.strict_memory);
     match cli.command {
         Command::Generate(args) => generate::run(&args),
@@ -63,6 +68,15 @@ pub(crate) fn run(cli: Cli) -> Result {
         Command::Show(args) => show::run(&args),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { folder } => man::run(&folder),
+    }
+}
+
+/// Warns of more threads than there are cores for them.
+fn warn_of_threads(threads: Option<NonZeroUsize>) {
+    if let (Some(threads), Ok(cores)) = (threads, thread::available_parallelism())
+        && threads > cores
+    {
+        warn(format_args!("`--threads` is {threads}, more than there are cores ({cores}), which is slower"));
     }
 }
 

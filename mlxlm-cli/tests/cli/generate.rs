@@ -288,7 +288,7 @@ fn a_draft_model_changes_no_text() {
 }
 
 #[test]
-fn more_proposals_than_one_pass_reads_are_warned_of() {
+fn more_proposals_than_one_pass_reads_and_none_are_warned_of() {
     let bench = Bench::new();
     let args = ["generate", "--model", "tiny", "--verbose", "false", "--draft-model", "tiny", "-m", "4"];
     let many = bench.run(&[&args[..], &["--num-draft-tokens", "18446744073709551615"]].concat());
@@ -296,6 +296,10 @@ fn more_proposals_than_one_pass_reads_are_warned_of() {
         "warning: `--num-draft-tokens` is 18446744073709551615, but at most 63 tokens are proposed at once\n";
     assert_eq!((many.code, many.stderr.as_str()), (Some(0), expected));
     assert_eq!(many.stdout, bench.text(&["-m", "4"]));
+    let none = bench.run(&[&args[..], &["--num-draft-tokens", "0"]].concat());
+    let expected = "warning: `--num-draft-tokens` is 0, so the draft model is loaded and never asked\n";
+    assert_eq!((none.code, none.stderr.as_str()), (Some(0), expected));
+    assert_eq!(none.stdout, many.stdout);
 }
 
 #[test]
@@ -361,4 +365,7 @@ fn threads_and_instructions_are_checked_at_the_start() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && said.contains(refused), "{said}");
     }
+    let many = bench.run(&["--threads", "1024", "generate", "--model", "tiny", "-m", "1"]);
+    assert_eq!(many.code, Some(0));
+    assert!(many.stderr.starts_with("warning: `--threads` is 1024, more than there are cores ("), "{}", many.stderr);
 }

@@ -70,10 +70,18 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     if index.is_file() {
         return indexed_files(folder, &index, &files);
     }
-    if files.is_empty() {
-        return Err(WeightsError::NoWeights { folder: folder.to_owned() }.into());
-    }
-    Ok(files)
+    if files.is_empty() { Err(no_weights(folder)?.into()) } else { Ok(files) }
+}
+
+fn no_weights(folder: &Path) -> Result<WeightsError> {
+    let of_pytorch = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?.to_owned();
+        let [ending, begins] = [path.extension()?.to_str()?, name.split(['.', '-', '_']).next()?];
+        let weights = matches!((begins, ending), ("pytorch" | "model" | "consolidated", "bin" | "pt" | "pth"));
+        weights.then_some(name)
+    };
+    let pytorch = io::read_dir(folder)?.into_iter().find_map(of_pytorch);
+    Ok(WeightsError::NoWeights { folder: folder.to_owned(), pytorch })
 }
 
 /// The files that the index names. An index that only names absent files beside a whole `model.safetensors` is stale,
@@ -93,7 +101,7 @@ fn indexed_files(folder: &Path, index: &Path, files: &[PathBuf]) -> Result<Vec<P
     }
     match shards.iter().find(|shard| !folder.join(shard).exists()) {
         Some(missing) => Err(refuse(missing, "which is not in the folder").into()),
-        None if shards.is_empty() => Err(WeightsError::NoWeights { folder: folder.to_owned() }.into()),
+        None if shards.is_empty() => Err(no_weights(folder)?.into()),
         None => Ok(present),
     }
 }

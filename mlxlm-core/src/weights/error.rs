@@ -20,10 +20,12 @@ pub enum WeightsError {
         why: String,
     },
     /// A folder without weights.
-    #[error("`{folder}` has no `model*.safetensors`", folder = folder.display())]
+    #[error("`{folder}` has no `model*.safetensors`{instead}", folder = folder.display(), instead = instead(pytorch))]
     NoWeights {
         /// The folder.
         folder: PathBuf,
+        /// A file of PyTorch that is there instead.
+        pytorch: Option<String>,
     },
     /// The index names a file that is not there, or one outside the folder.
     #[error("`{index}` names the shard `{shard}`, {why}", index = index.display())]
@@ -130,10 +132,20 @@ fn list(problems: &[Problem]) -> String {
     lines.flat_map(|line| ["\n  - ".to_owned(), line]).collect()
 }
 
+/// What is there in place of weights.
+fn instead(pytorch: &Option<String>) -> String {
+    pytorch.as_ref().map(|name| format!(", only `{name}`")).unwrap_or_default()
+}
+
 impl Hint for WeightsError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Damaged { .. } => "download or convert the model again; the file may be incomplete".into(),
+            Self::NoWeights { pytorch: Some(_), .. } => {
+                "files of PyTorch can run code when they are read; save the model as safetensors first: \
+                 `save_pretrained` of transformers does that"
+                    .into()
+            }
             Self::NoWeights { .. } => {
                 "the folder must hold a model in the Hugging Face layout (config.json, model.safetensors, tokenizer.json)"
                     .into()

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -37,7 +38,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.corpus_only {
         return Ok(());
     }
-    pass(workspace::cargo().args(["build", "--release", "--package", "mlxlm-cli"]))?;
+    // Together, so that both take the same build of what they depend on.
+    let packages = ["--package", "mlxlm-cli", "--package", "mlxlm-train"];
+    pass(workspace::cargo().args(["build", "--release"]).args(packages).args([
+        "--bin",
+        "mlxlm",
+        "--example",
+        "pretrain",
+    ]))?;
     for size in SIZES {
         train(&data, size, args)?;
         quantize(&data, size)?;
@@ -90,16 +98,15 @@ fn statistics(documents: &[Document], tokens: &[Vec<u32>]) -> String {
     rows.concat()
 }
 
-/// Trains through the example of `mlxlm-train`, which adds the weights to the model's folder.
+/// Trains by the example of `mlxlm-train`, which adds the weights to the model's folder.
 fn train(data: &Path, size: Size, args: &Args) -> Result<()> {
     let folder = data.join(size.name);
-    let mut cargo = workspace::cargo();
-    cargo.args(["run", "--release", "--package", "mlxlm-train", "--example", "pretrain", "--"]);
-    cargo.arg("--config").arg(folder.join("config.json"));
-    cargo.arg("--data").arg(data).arg("--out").arg(&folder);
-    cargo.args(["--seed", &args.seed.to_string()]);
-    cargo.args(["--steps", &args.steps.unwrap_or(STEPS).to_string()]);
-    pass(&mut cargo)
+    let mut pretrain = Command::new(workspace::root().join("target/release/examples/pretrain"));
+    pretrain.arg("--config").arg(folder.join("config.json"));
+    pretrain.arg("--data").arg(data).arg("--out").arg(&folder);
+    pretrain.args(["--seed", &args.seed.to_string()]);
+    pretrain.args(["--steps", &args.steps.unwrap_or(STEPS).to_string()]);
+    pass(&mut pretrain)
 }
 
 fn quantize(data: &Path, size: Size) -> Result<()> {
@@ -108,7 +115,7 @@ fn quantize(data: &Path, size: Size) -> Result<()> {
     if quantized.exists() {
         std::fs::remove_dir_all(&quantized).with_context(|| format!("cannot remove `{}`", quantized.display()))?;
     }
-    let mut mlxlm = std::process::Command::new(workspace::root().join("target/release/mlxlm"));
+    let mut mlxlm = Command::new(workspace::root().join("target/release/mlxlm"));
     mlxlm.arg("convert").arg("--model").arg(data.join(size.name)).arg("--mlx-path").arg(&quantized);
     mlxlm.args(["-q", "--q-bits", "4", "--q-group-size", "64"]);
     pass(&mut mlxlm)

@@ -35,6 +35,9 @@ impl Speculation {
             let option = if looks_up { "--prompt-lookup-num-tokens" } else { "--num-draft-tokens" };
             warn(format_args!("`{option}` is {asked}, but at most {MAX_DRAFT_TOKENS} tokens are proposed at once"));
         }
+        if args.draft_model.is_some() && asked == 0 {
+            warn("`--num-draft-tokens` is 0, so the draft model is loaded and never asked");
+        }
         let draft = args.draft_model.as_deref().map(|name| load_draft(name, tokenizer)).transpose()?;
         let mtp = args.mtp.map(NonZeroUsize::get);
         Ok(Self { draft, mtp, looks_up: looks_up || args.auto_speculative, is_auto: args.auto_speculative })
