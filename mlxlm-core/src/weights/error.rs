@@ -20,7 +20,7 @@ pub enum WeightsError {
         why: String,
     },
     /// A folder without weights.
-    #[error("`{folder}` has no `model*.safetensors`{instead}", folder = folder.display(), instead = instead(pytorch))]
+    #[error("`{folder}` has no `model*.safetensors`{instead}", folder = folder.display(), instead = instead(pytorch.as_deref()))]
     NoWeights {
         /// The folder.
         folder: PathBuf,
@@ -133,8 +133,8 @@ fn list(problems: &[Problem]) -> String {
 }
 
 /// What is there in place of weights.
-fn instead(pytorch: &Option<String>) -> String {
-    pytorch.as_ref().map(|name| format!(", only `{name}`")).unwrap_or_default()
+fn instead(pytorch: Option<&str>) -> String {
+    pytorch.map(|name| format!(", only `{name}`")).unwrap_or_default()
 }
 
 impl Hint for WeightsError {
