@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use mlxlm_cache::store::{DiskOptions, DiskStore, Key};
 use mlxlm_cache::{Attend, CacheKind, Caches, KvFormat, Masks};
 use mlxlm_core::weights::arrays_are_mapped;
-use mlxlm_core::{Array, memory, ops, transforms};
+use mlxlm_core::{Array, device, memory, ops, transforms};
 
 /// One very wide head, so that the room for 256 tokens is 8 MiB of keys and as many of values.
 const WIDTH: i32 = 8192;
@@ -16,9 +16,8 @@ const BUFFER: usize = (WIDTH * TOKENS * 4) as usize;
 
 /// Adds `len` tokens, evaluates, and says by how much the memory in use rose on the way, at most.
 fn rise(caches: &mut Caches, len: i32) -> usize {
-    memory::clear_cache().unwrap();
-    let before = memory::active_memory().unwrap();
-    memory::reset_peak_memory().unwrap();
+    device::reset_peak_memory().unwrap();
+    let before = device::active_memory_bytes().unwrap();
     let x: Array = ops::ones::<f32>(&[1, 1, len, WIDTH]).unwrap();
     let y = caches.layers_mut()[0].attend(&x, &x, &x, &Attend::scaled(0.1), &Masks::default()).unwrap();
     transforms::eval(caches.arrays().into_iter().chain([&y])).unwrap();
