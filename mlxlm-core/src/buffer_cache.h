@@ -1,6 +1,6 @@
 // Large buffers that were freed, kept for the next arrays of their size: the system clears each page that it gives, which is a sixth
-// of a step of training. What is kept never makes a process larger than it was, since all buffers together, in use or
-// kept, stay below the most that were in use at once.
+// of a step of training. All buffers together, in use or kept, stay below the most that were in use at once, so the peak of arrays is
+// what it was. (That of a process may be higher, if the peak of its other memory comes at another time.)
 
 #pragma once
 
