@@ -25,19 +25,19 @@ class BufferCache {
   // A buffer of at least so many bytes, kept or new; a null pointer where the system refuses it.
   void* take(size_t bytes) {
     std::lock_guard lock(mutex_);
-    auto buffer = find(bytes);
+    auto [size, buffer] = find(bytes);
+    used_bytes_ += size;
+    most_bytes_ = std::max(most_bytes_, used_bytes_);
     if (!buffer) {
-      used_bytes_ += bytes;
-      most_bytes_ = std::max(most_bytes_, used_bytes_);
       drop([this] { return used_bytes_ + kept_bytes_ > most_bytes_; });
-      buffer = inner_.malloc(bytes).ptr();
+      buffer = inner_.malloc(size).ptr();
     }
     if (!buffer) {
       drop([] { return true; });
-      buffer = inner_.malloc(bytes).ptr();
+      buffer = inner_.malloc(size).ptr();
     }
     if (!buffer) {
-      used_bytes_ -= bytes;
+      used_bytes_ -= size;
     }
     return buffer;
   }
@@ -84,7 +84,8 @@ class BufferCache {
   static constexpr size_t SLACK = 16 << 10;
 
   // Takes out the smallest buffer that will do; of equal ones the last that was freed, which may still lie in the processor's caches.
-  void* find(size_t bytes) {
+  // Without one, a null pointer of the size that is wanted.
+  Kept find(size_t bytes) {
     auto best = kept_.end();
     for (auto it = kept_.begin(); it != kept_.end(); ++it) {
       bool fits = it->bytes >= bytes && it->bytes - bytes <= SLACK;
@@ -93,14 +94,12 @@ class BufferCache {
       }
     }
     if (best == kept_.end()) {
-      return nullptr;
+      return {bytes, nullptr};
     }
-    auto [size, buffer] = *best;
+    Kept found = *best;
     kept_.erase(best);
-    kept_bytes_ -= size;
-    used_bytes_ += size;
-    most_bytes_ = std::max(most_bytes_, used_bytes_);
-    return buffer;
+    kept_bytes_ -= found.bytes;
+    return found;
   }
 
   // Frees the oldest while there are too many.

@@ -11,6 +11,7 @@
 use std::path::Path;
 
 use mlxlm_core::nn::Matrix;
+use mlxlm_core::ops::indexing::TryIndexOp;
 use mlxlm_core::quant::{self, Mode, Packed, Scheme};
 use mlxlm_core::weights::{SafetensorsFile, Tensors};
 use mlxlm_core::{Array, Dtype, io};
@@ -189,4 +190,31 @@ fn packing_keeps_the_scheme() {
         matrix.dequantize().unwrap();
         assert_eq!((matrix.scheme(), matrix.shape()), (None, vec![10, 256]), "{}", case.name);
     });
+}
+
+/// A large matrix is packed by pieces, and a stack by its matrices: the bits are those of each piece alone.
+#[test]
+fn pieces_are_packed_as_a_whole_is() {
+    let random = |shape: &[i32]| {
+        let count = shape.iter().product::<i32>();
+        let value = |i: i32| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0 - 0.5;
+        Array::from_slice(&(0..count).map(value).collect::<Vec<_>>(), shape).as_dtype(Dtype::Float16).unwrap()
+    };
+    for mode in Mode::ALL {
+        let scheme = mode.default_scheme();
+        // Three pieces, the last with rows that are not a whole number of 32; and more than one for a stack.
+        for (shape, rows) in [([2 * 4096 + 36, 256].as_slice(), 4), (&[5, 1024, 512], 1)] {
+            let w = random(shape);
+            let packed = quant::quantize(&w, scheme).unwrap();
+            assert_eq!(packed.weight.dim(0), shape[0], "{mode}");
+            let last = shape[0] - rows..shape[0];
+            let alone = quant::quantize(&w.try_index(last.clone()).unwrap(), scheme).unwrap();
+            let same = |alone: &Array, all: &Array| alone.eq_values(&all.try_index(last.clone()).unwrap()).unwrap();
+            assert!(same(&alone.weight, &packed.weight) && same(&alone.scales, &packed.scales), "{mode}");
+            match (&alone.biases, &packed.biases) {
+                (Some(alone), Some(all)) => assert!(same(alone, all), "{mode}"),
+                (alone, all) => assert!(alone.is_none() && all.is_none(), "{mode}"),
+            }
+        }
+    }
 }

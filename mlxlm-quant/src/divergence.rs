@@ -1,6 +1,7 @@
 //! How far a model is from another over the same texts: what quantizing costs, in figures.
 
-use mlxlm_core::{Array, Dtype, Exception, fast, ops::indexing, transforms};
+use mlxlm_core::ops::indexing::TryIndexOp;
+use mlxlm_core::{Array, Dtype, Exception, fast, transforms};
 use mlxlm_models::CausalLm;
 
 use crate::Result;
@@ -33,22 +34,26 @@ pub fn kl(student: &Array, teacher: &Array, temperature: f32) -> Result<Array, E
     fast::divergence(&cooled(student)?, &cooled(teacher)?)
 }
 
+/// Positions of each text whose logits are in memory at once.
+const PIECE: i32 = 128;
+
 /// Compares two models over texts.
 ///
 /// # Shapes
 /// - `batches`: each `[B, L]` of tokens, with `L` at least 2
 pub fn divergence(teacher: &dyn CausalLm, student: &dyn CausalLm, batches: &[Array]) -> Result<Divergence> {
-    let (mut sums, mut positions) = ([0.0_f64; 4], 0_usize);
+    let mut sums = [0.0_f64; 4];
     for batch in batches {
-        let logits = [teacher.forward(batch, None)?, student.forward(batch, None)?];
-        for (sum, more) in sums.iter_mut().zip(compared(&logits[0], &logits[1], batch)?) {
-            *sum += more;
-        }
-        positions += batch.size();
+        by_pieces(&[teacher, student], batch, |logits, next| {
+            for (sum, more) in sums.iter_mut().zip(compared(&logits[0], &logits[1], next)?) {
+                *sum += more;
+            }
+            Ok(())
+        })?;
     }
-    let targets = (positions - batches.iter().map(|batch| batch.dim(0) as usize).sum::<usize>()).max(1) as f64;
+    let positions: usize = batches.iter().map(Array::size).sum();
     let [kl, same, of_teacher, of_student] = sums;
-    let count = positions.max(1) as f64;
+    let (count, targets) = (positions.max(1) as f64, targets(batches));
     Ok(Divergence {
         kl: kl / count,
         same_top1: same / count,
@@ -58,11 +63,47 @@ pub fn divergence(teacher: &dyn CausalLm, student: &dyn CausalLm, batches: &[Arr
     })
 }
 
-/// The sums over a batch: divergence, agreement, and the cross entropies of teacher and student.
-fn compared(teacher: &Array, student: &Array, batch: &Array) -> Result<[f64; 4]> {
+/// A model's perplexity of texts; the shape of `batches` is that of [`divergence`].
+pub fn perplexity(model: &dyn CausalLm, batches: &[Array]) -> Result<f64> {
+    let mut sum = 0.0;
+    for batch in batches {
+        by_pieces(&[model], batch, |logits, next| {
+            sum += f64::from(cross_entropy(&logits[0], next)?.try_item_exact::<f32>()?);
+            Ok(())
+        })?;
+    }
+    Ok((sum / targets(batches)).exp())
+}
+
+/// How many tokens follow others.
+fn targets(batches: &[Array]) -> f64 {
+    batches.iter().map(|batch| batch.size() - batch.dim(0) as usize).sum::<usize>().max(1) as f64
+}
+
+/// Shows the logits `[B, n, V]` that each model has for a piece of the texts, and the tokens that follow there: `[B, n]`, or one column
+/// less at the end.
+fn by_pieces(
+    models: &[&dyn CausalLm],
+    batch: &Array,
+    mut work: impl FnMut(&[Array], &Array) -> Result<()>,
+) -> Result<()> {
+    let states = models.iter().map(|model| model.hidden(batch, None)).collect::<Result<Vec<_>, _>>()?;
+    transforms::eval(&states)?;
+    let length = batch.dim(1);
+    for start in (0..length).step_by(PIECE as usize) {
+        let end = (start + PIECE).min(length);
+        let logits = models.iter().zip(&states).map(|(model, states)| model.head(&states.try_index((.., start..end))?));
+        let logits = logits.collect::<Result<Vec<_>, _>>()?;
+        work(&logits, &batch.try_index((.., start + 1..(end + 1).min(length)))?)?;
+    }
+    Ok(())
+}
+
+/// The sums over a piece: divergence, agreement, and the cross entropies of teacher and student.
+fn compared(teacher: &Array, student: &Array, next: &Array) -> Result<[f64; 4]> {
     let top = |logits: &Array| fast::argmax(logits);
     let same = top(teacher)?.eq(top(student)?)?.as_dtype(Dtype::Float32)?.sum(None)?;
-    let entropy = |logits: &Array| cross_entropy(logits, batch);
+    let entropy = |logits: &Array| cross_entropy(logits, next);
     let all = [kl(student, teacher, 1.0)?.sum(None)?, same, entropy(teacher)?, entropy(student)?];
     transforms::eval(&all)?;
     let mut sums = [0.0; 4];
@@ -72,22 +113,10 @@ fn compared(teacher: &Array, student: &Array, batch: &Array) -> Result<[f64; 4]>
     Ok(sums)
 }
 
-/// The sum of the cross entropies of all tokens but the first of each row.
-fn cross_entropy(logits: &Array, batch: &Array) -> Result<Array, Exception> {
-    use indexing::TryIndexOp;
-    let (ahead, targets) = (logits.try_index((.., ..-1))?, batch.try_index((.., 1..))?);
-    fast::cross_entropy(&ahead, &targets)?.sum(None)
-}
-
-/// A model's perplexity of texts; the shape of `batches` is that of [`divergence`].
-pub fn perplexity(model: &dyn CausalLm, batches: &[Array]) -> Result<f64> {
-    let (mut sum, mut count) = (0.0, 0_usize);
-    for batch in batches {
-        let entropy = cross_entropy(&model.forward(batch, None)?, batch)?;
-        sum += f64::from(entropy.try_item_exact::<f32>()?);
-        count += batch.size() - batch.dim(0) as usize;
-    }
-    Ok((sum / count.max(1) as f64).exp())
+/// The sum of the cross entropies of the tokens that follow: of all positions, or all but the last.
+fn cross_entropy(logits: &Array, next: &Array) -> Result<Array, Exception> {
+    let ahead = logits.try_index((.., ..next.dim(1)))?;
+    fast::cross_entropy(&ahead, next)?.sum(None)
 }
 
 #[cfg(test)]
@@ -101,9 +130,9 @@ mod tests {
         let want: f64 = p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum();
         let got = kl(&logits(q), &logits(p), 1.0).unwrap().try_item_exact::<f32>().unwrap();
         assert!((f64::from(got) - want).abs() < 1e-6, "{got} {want}");
-        let batch = Array::from_slice(&[0_i32, 1, 2], &[1, 3]);
+        let next = Array::from_slice(&[1_i32, 2], &[1, 2]);
         let row = |p: [f64; 3]| mlxlm_core::ops::concatenate(&[logits(p), logits(p), logits(p)], 1).unwrap();
-        let [kl, same, of_p, of_q] = compared(&row(p), &row(q), &batch).unwrap();
+        let [kl, same, of_p, of_q] = compared(&row(p), &row(q), &next).unwrap();
         assert!((kl - 3.0 * want).abs() < 1e-5 && same == 0.0, "{kl} {same}");
         assert!((of_p + 2.0 * 0.25_f64.ln()).abs() < 1e-5 && (of_q + 0.2_f64.ln() + 0.6_f64.ln()).abs() < 1e-5);
     }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use mlxlm_core::Exception;
-use mlxlm_core::nn::{self, Leaf, Precision};
-use mlxlm_core::quant::Scheme;
+use mlxlm_core::nn::{self, Leaf, Matrix, Precision};
+use mlxlm_core::quant::{Packed, Scheme};
 use mlxlm_core::weights::QuantizationConfig;
+use mlxlm_core::{Exception, transforms};
 use mlxlm_models::{CausalLm, ModelConfig};
 
 use crate::Result;
@@ -96,24 +96,33 @@ pub fn bits_per_weight(model: &dyn CausalLm, plan: &Plan) -> f64 {
     bytes_of(model, plan) as f64 * 8.0 / nn::size(model).0.max(1) as f64
 }
 
-/// Rounds every leaf of the plan that is still dense to its nearest codes.
+/// Rounds every leaf of the plan that is still dense to its nearest codes, one after the other: what packing one takes is free before
+/// the next.
 pub fn round(model: &mut dyn CausalLm, plan: &Plan) -> Result<()> {
     let mut failed: Option<Exception> = None;
     model.walk_mut("", &mut |path, mut leaf| {
-        if let (Some(matrix), Some(&scheme)) = (leaf.matrix(), plan.get(path))
-            && let Err(exception) = matrix.quantize(scheme)
-        {
-            failed.get_or_insert(exception);
+        if let (Some(matrix), Some(&scheme), None) = (leaf.matrix(), plan.get(path), &failed) {
+            failed = packed(matrix, scheme).err();
         }
     });
     failed.map_or(Ok(()), |exception| Err(exception.into()))
+}
+
+fn packed(matrix: &mut Matrix, scheme: Scheme) -> Result<(), Exception> {
+    matrix.quantize(scheme)?;
+    match matrix {
+        Matrix::Packed(Packed { weight, scales, biases }, _) => {
+            transforms::eval([&*weight, scales].into_iter().chain(biases.as_ref()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Says in the configuration how the leaves of a model are packed: `head` in general, and by path what differs.
 pub fn record(model: &dyn CausalLm, config: &mut ModelConfig, head: Scheme) {
     let mut written = QuantizationConfig { default: Some(head), ..QuantizationConfig::default() };
     model.walk("", &mut |path, leaf| {
-        if let Some(scheme) = leaf.matrix().and_then(nn::Matrix::scheme).filter(|&scheme| scheme != head) {
+        if let Some(scheme) = leaf.matrix().and_then(Matrix::scheme).filter(|&scheme| scheme != head) {
             written.paths.insert(path.to_owned(), Some(scheme));
         }
     });

@@ -8,9 +8,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
 
-use crate::fast::by_kernel;
+use crate::fast::{by_kernel, has_kernels};
 use crate::raw;
 
 pub(crate) mod panels;
@@ -192,12 +193,41 @@ pub struct Packed {
     pub biases: Option<Array>,
 }
 
+/// The bytes of the largest array that packing may make on CPUs, where MLX packs with a dozen operations: each makes an array in `f32`,
+/// and those that look for the nearest float of 4 bits one of all eight. Of a table of 49 thousand tokens they would take gigabytes.
+const AT_ONCE: i32 = 4 << 20;
+
 /// Packs the rows of `w`.
 ///
 /// # Shapes
 /// - `w`: `[…, out, in]`, `in` a multiple of the group
 #[track_caller]
 pub fn quantize(w: &Array, scheme: Scheme) -> Result<Packed, Exception> {
+    if !has_kernels() || w.ndim() < 2 {
+        return mlx_quantize(w, scheme);
+    }
+    let of_weight = if scheme.mode == Mode::Affine { 4 } else { 32 };
+    let of_one = w.shape()[1..].iter().product::<i32>().saturating_mul(of_weight).max(1);
+    // A multiple of the rows that the modes pack together.
+    let step = (AT_ONCE / of_one / 32 * 32).max(if w.ndim() == 2 { 32 } else { 1 });
+    if w.dim(0) <= step {
+        return mlx_quantize(w, scheme);
+    }
+    let (mut weights, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+    for start in (0..w.dim(0)).step_by(step as usize) {
+        let packed = mlx_quantize(&w.try_index(start..(start + step).min(w.dim(0)))?, scheme)?;
+        weights.push(packed.weight);
+        scales.push(packed.scales);
+        biases.extend(packed.biases);
+    }
+    let whole = |parts: &[Array]| ops::concatenate(parts, 0);
+    let biases = if biases.is_empty() { None } else { Some(whole(&biases)?) };
+    Ok(Packed { weight: whole(&weights)?, scales: whole(&scales)?, biases })
+}
+
+/// [`quantize`] by one call of MLX.
+#[track_caller]
+fn mlx_quantize(w: &Array, scheme: Scheme) -> Result<Packed, Exception> {
     let (group, bits) = options(scheme);
     #[allow(unsafe_code, reason = "call of the C interface")]
     let arrays = raw::try_arrays(|results, stream| {

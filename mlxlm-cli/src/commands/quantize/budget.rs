@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use mlxlm_core::nn;
 use mlxlm_core::quant::Scheme;
+use mlxlm_core::{device, nn};
 use mlxlm_quant::budget::{self, Figures, Goal, MeasureOptions};
 use mlxlm_quant::divergence::divergence;
 use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, Unit, dwq};
@@ -40,6 +40,8 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
         gptq(&mut *begun.job.model, &samples.batches(4), packing, &mut progress::work())?;
         let checkpoint = part.map(|part| part.file("scales.safetensors"));
         tune(args, &mut begun.job, (&samples, &held), checkpoint)?;
+        // Arrays that training has freed make room for the teacher, which is in memory beside the student now.
+        device::clear_cache()?;
         let divergence = divergence(&*begun.job.again()?, &*begun.job.model, &held)?;
         let (weights, bytes) = nn::size(&*begun.job.model);
         let bits_per_weight = bytes as f64 * 8.0 / weights.max(1) as f64;
