@@ -7,7 +7,7 @@ use mlxlm_cache::CacheKind;
 use mlxlm_core::fast::{self, Activation, Scan};
 use mlxlm_core::nn::{Linear, Norm, Parameter};
 use mlxlm_core::weights::{Init, Weights};
-use mlxlm_core::{Array, Dtype, module, ops};
+use mlxlm_core::{Array, Dtype, Exception, module, ops};
 use serde::Deserialize;
 
 use super::{Mixer, ShortConv};
@@ -134,16 +134,7 @@ impl Mixer for Mamba {
         let part = |i: usize, norm: &Option<Norm>| norm.as_ref().map_or(Ok(parts[i].clone()), |n| n.forward(&parts[i]));
         let (dt, b, c) = (part(0, &self.dt_layernorm)?, part(1, &self.b_layernorm)?, part(2, &self.c_layernorm)?);
         let dt = fast::activate(Activation::Softplus, &self.dt_proj.forward(&dt)?)?;
-        let (a, d) = (speed(&self.a_log)?, Some(&self.d.value));
-        let state = step.recall(1)?;
-        let scan = Scan { x: &x, dt: &dt, a: &a, b: &b, c: &c, d, state: state.as_ref(), mask: None };
-        let (y, after) = fast::selective_scan(&scan)?;
-        step.keep(1, after, move |beginning| {
-            let [x, dt, b, c] = [&x, &dt, &b, &c].map(|x| beginning.of(x));
-            let state = beginning.before(state.as_ref())?;
-            let (x, dt, b, c) = (&x?, &dt?, &b?, &c?);
-            Ok(fast::selective_scan(&Scan { x, dt, a: &a, b, c, d: None, state: state.as_ref(), mask: None })?.1)
-        })?;
+        let y = scanned(fast::selective_scan, [&x, &dt, &self.a_log.value, &b, &c, &self.d.value], step)?;
         Ok(self.out_proj.forward(&fast::swiglu(&halves[1], &y)?)?)
     }
 
@@ -152,7 +143,20 @@ impl Mixer for Mamba {
     }
 }
 
-/// How fast states decay, negative, in f32.
-pub(super) fn speed(a_log: &Array) -> Result<Array> {
-    Ok(a_log.as_dtype(Dtype::Float32)?.exp()?.negative()?)
+/// What a scan makes of tokens after those before, whose state is kept in slot 1; states decay by `-exp(a_log)`.
+pub(super) fn scanned(
+    scan: fn(&Scan<'_>) -> Result<(Array, Array), Exception>,
+    [x, dt, a_log, b, c, d]: [&Array; 6],
+    step: &mut Step,
+) -> Result<Array> {
+    let (a, state) = (a_log.as_dtype(Dtype::Float32)?.exp()?.negative()?, step.recall(1)?);
+    let (y, after) = scan(&Scan { x, dt, a: &a, b, c, d: Some(d), state: state.as_ref(), mask: None })?;
+    let operands = [x, dt, b, c].map(Array::clone);
+    step.keep(1, after, move |beginning| {
+        let [x, dt, b, c] = operands.each_ref().map(|x| beginning.of(x));
+        let state = beginning.before(state.as_ref())?;
+        let (x, dt, b, c) = (&x?, &dt?, &b?, &c?);
+        Ok(scan(&Scan { x, dt, a: &a, b, c, d: None, state: state.as_ref(), mask: None })?.1)
+    })?;
+    Ok(y)
 }

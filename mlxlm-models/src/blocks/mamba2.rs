@@ -4,13 +4,13 @@
 //! The state has two slots: the inputs of the last tokens, and the sums.
 
 use mlxlm_cache::CacheKind;
-use mlxlm_core::fast::{self, Activation, Scan};
+use mlxlm_core::fast::{self, Activation};
 use mlxlm_core::nn::{Linear, Norm, Parameter};
 use mlxlm_core::weights::{Init, Weights};
 use mlxlm_core::{Array, Dtype, module, ops};
 use serde::Deserialize;
 
-use super::mamba::{STATE, speed};
+use super::mamba::{STATE, scanned};
 use super::{Mixer, ShortConv};
 use crate::config::product;
 use crate::frame::Step;
@@ -126,17 +126,8 @@ impl StateSpace {
         let (b, c) = (by_group(b)?, by_group(c)?);
         let dt = dt.as_dtype(Dtype::Float32)?.add(self.dt_bias.as_dtype(Dtype::Float32)?)?;
         let dt = ops::clip(&fast::activate(Activation::Softplus, &dt)?, (self.limits.least, self.limits.most))?;
-        let (a, heads) = (speed(&self.a_log)?, x.reshape(&[batch, len, count, dim])?);
-        let state = step.recall(1)?;
-        let d = Some(&self.d.value);
-        let scan = Scan { x: &heads, dt: &dt, a: &a, b: &b, c: &c, d, state: state.as_ref(), mask: None };
-        let (y, after) = fast::ssm_scan(&scan)?;
-        step.keep(1, after, move |beginning| {
-            let [x, dt, b, c] = [&heads, &dt, &b, &c].map(|x| beginning.of(x));
-            let state = beginning.before(state.as_ref())?;
-            let (x, dt, b, c) = (&x?, &dt?, &b?, &c?);
-            Ok(fast::ssm_scan(&Scan { x, dt, a: &a, b, c, d: None, state: state.as_ref(), mask: None })?.1)
-        })?;
+        let heads = x.reshape(&[batch, len, count, dim])?;
+        let y = scanned(fast::ssm_scan, [&heads, &dt, &self.a_log.value, &b, &c, &self.d.value], step)?;
         Ok(y.reshape(x.shape())?)
     }
 }
