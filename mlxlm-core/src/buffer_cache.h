@@ -120,7 +120,8 @@ class BufferCache {
   size_t kept_bytes_ = 0;
   size_t used_bytes_ = 0;
   size_t most_bytes_ = 0;
-  size_t limit_ = 512 << 20;
+  // Nothing until somebody asks for it: generation is not faster with kept buffers.
+  size_t limit_ = 0;
 };
 
 } // namespace mlxlm

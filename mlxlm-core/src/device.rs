@@ -68,10 +68,10 @@ pub fn cache_memory_bytes() -> Result<usize> {
     Ok(memory::cache_memory()? + raw::kept_bytes())
 }
 
-/// Has a CPU keep as much memory for later arrays as was ever in use, and not only 512 MB: for training, whose steps are all alike and
-/// free everything at their end. GPUs keep as much as MLX decides.
-pub fn keep_all_memory() {
-    raw::keep_at_most(usize::MAX);
+/// Has a CPU keep up to so many bytes of freed memory for later arrays, in all no more than was once in use: for training, whose steps
+/// are all alike and free everything at their end. It keeps none at first; GPUs keep as much as MLX decides.
+pub fn keep_memory(most_bytes: usize) {
+    raw::keep_at_most(most_bytes);
 }
 
 /// Gives the buffers that are kept for later use back to the system.

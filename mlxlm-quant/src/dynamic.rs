@@ -21,6 +21,9 @@ use crate::plan::{self, Packable, Plan};
 use crate::report::{Event, Report};
 use crate::{Error, Kept, Result};
 
+/// Weights that are unpacked at once.
+const AT_ONCE: i32 = 1 << 20;
+
 /// The two schemes of which each leaf gets one.
 #[derive(Debug, Clone, Copy)]
 pub struct Levels {
@@ -75,11 +78,21 @@ impl Student {
         quant::dequantize(packed, scheme, Some(Dtype::Float32))
     }
 
-    /// How far the low scheme is from the high one in the direction of a gradient.
+    /// How far the low scheme is from the high one in the direction of a gradient, of some rows at a time: a table takes as much
+    /// memory as all layers of a small model.
     fn alignment(&self, leaf: usize, gradient: &Array) -> Result<f64> {
         let Rounded { low, high, .. } = &self.leaves[leaf];
-        let off = Self::unpacked(low, self.levels.low)?.subtract(Self::unpacked(high, self.levels.high)?)?;
-        Ok(f64::from(gradient.multiply(off)?.sum(None)?.try_item_exact::<f32>()?))
+        let count = gradient.dim(0);
+        let of_row = (gradient.size() as i32 / count.max(1)).max(1);
+        let step = (AT_ONCE / of_row).max(1);
+        let mut sum = 0.0;
+        for start in (0..count).step_by(step as usize) {
+            let range = start..(start + step).min(count);
+            let high = Self::unpacked(&high.rows(range.clone())?, self.levels.high)?;
+            let off = Self::unpacked(&low.rows(range.clone())?, self.levels.low)?.subtract(high)?;
+            sum += f64::from(gradient.try_index(range)?.multiply(off)?.sum(None)?.try_item_exact::<f32>()?);
+        }
+        Ok(sum)
     }
 }
 

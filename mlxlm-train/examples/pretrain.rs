@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use mlxlm_core::weights::save_model;
-use mlxlm_core::{io, transforms};
+use mlxlm_core::{device, io, transforms};
 use mlxlm_models::{Built, CausalLm, ModelConfig, build_random};
 use mlxlm_train::data::{Batch, Batches, Documents};
 use mlxlm_train::optim::{Adam, Optimizer, Rule, clip_by_global_norm};
@@ -88,6 +88,7 @@ fn main() -> Result<()> {
     if args.steps == 0 || args.seq_len == 0 {
         bail!("`--steps` and `--seq-len` must be at least 1");
     }
+    device::keep_memory(usize::MAX);
     let config = ModelConfig::new(io::read_json(&args.config)?)?;
     let Built { model, warnings } = build_random(&config, args.seed)?;
     for warning in warnings {

@@ -52,7 +52,7 @@ pub(super) fn run(args: &LoraArgs) -> Result {
     say!("Loading datasets")?;
     let splits = mlxlm_train::data::load(&data::options(&settings)?, &tokenizer, &model::hub()?, &progress::shown())?;
     let _wired = WiredLimit::raise()?;
-    device::keep_all_memory();
+    device::keep_memory(usize::MAX);
     interrupt.loaded();
     let test = |trainer: &mut Trainer<'_>| -> Result {
         if settings.test { measure(trainer, &settings, &splits, &interrupt) } else { Ok(()) }

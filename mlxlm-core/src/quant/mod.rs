@@ -5,6 +5,7 @@
 
 use std::ffi::CStr;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use mlx_rs::error::Exception;
@@ -191,6 +192,15 @@ pub struct Packed {
     pub scales: Array,
     /// `[…, out, in / group]`, affine only.
     pub biases: Option<Array>,
+}
+
+impl Packed {
+    /// Some rows of a matrix, or matrices of a stack.
+    pub fn rows(&self, range: Range<i32>) -> Result<Self, Exception> {
+        let some = |array: &Array| array.try_index(range.clone());
+        let biases = self.biases.as_ref().map(some).transpose()?;
+        Ok(Self { weight: some(&self.weight)?, scales: some(&self.scales)?, biases })
+    }
 }
 
 /// The bytes of the largest array that packing may make on CPUs, where MLX packs with a dozen operations: each makes an array in `f32`,
