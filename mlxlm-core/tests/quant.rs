@@ -202,14 +202,14 @@ fn pieces_are_packed_as_a_whole_is() {
     };
     for mode in Mode::ALL {
         let scheme = mode.default_scheme();
-        // Three pieces, the last with rows that are not a whole number of 32; and more than one for a stack.
+        // Several pieces, the last with rows that are not a whole number of 32; and several for a stack.
         for (shape, rows) in [([2 * 4096 + 36, 256].as_slice(), 4), (&[5, 1024, 512], 1)] {
             let w = random(shape);
             let packed = quant::quantize(&w, scheme).unwrap();
             assert_eq!(packed.weight.dim(0), shape[0], "{mode}");
             let last = shape[0] - rows..shape[0];
             let alone = quant::quantize(&w.try_index(last.clone()).unwrap(), scheme).unwrap();
-            let same = |alone: &Array, all: &Array| alone.eq_values(&all.try_index(last.clone()).unwrap()).unwrap();
+            let same = |alone: &Array, all: &Array| alone.eq_values(all.try_index(last.clone()).unwrap()).unwrap();
             assert!(same(&alone.weight, &packed.weight) && same(&alone.scales, &packed.scales), "{mode}");
             match (&alone.biases, &packed.biases) {
                 (Some(alone), Some(all)) => assert!(same(alone, all), "{mode}"),
