@@ -115,6 +115,10 @@ fn compared(teacher: &Array, student: &Array, next: &Array) -> Result<[f64; 4]> 
 
 /// The sum of the cross entropies of the tokens that follow: of all positions, or all but the last.
 fn cross_entropy(logits: &Array, next: &Array) -> Result<Array, Exception> {
+    // The last token of a text may be a piece of its own, and nothing follows.
+    if next.size() == 0 {
+        return Ok(Array::from_f32(0.0));
+    }
     let ahead = logits.try_index((.., ..next.dim(1)))?;
     fast::cross_entropy(&ahead, next)?.sum(None)
 }
@@ -134,6 +138,9 @@ mod tests {
         let row = |p: [f64; 3]| mlxlm_core::ops::concatenate(&[logits(p), logits(p), logits(p)], 1).unwrap();
         let [kl, same, of_p, of_q] = compared(&row(p), &row(q), &next).unwrap();
         assert!((kl - 3.0 * want).abs() < 1e-5 && same == 0.0, "{kl} {same}");
+        let nothing = next.try_index((.., ..0)).unwrap();
+        let [kl_of_one, _, of_nothing, _] = compared(&logits(p), &logits(q), &nothing).unwrap();
+        assert!((kl_of_one - want).abs() < 1e-6 && of_nothing == 0.0, "{kl_of_one} {of_nothing}");
         assert!((of_p + 2.0 * 0.25_f64.ln()).abs() < 1e-5 && (of_q + 0.2_f64.ln() + 0.6_f64.ln()).abs() < 1e-5);
     }
 }

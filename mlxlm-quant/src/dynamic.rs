@@ -22,7 +22,7 @@ use crate::report::{Event, Report};
 use crate::{Error, Kept, Result};
 
 /// Weights that are unpacked at once.
-const AT_ONCE: i32 = 1 << 20;
+const AT_ONCE: usize = 1 << 20;
 
 /// The two schemes of which each leaf gets one.
 #[derive(Debug, Clone, Copy)]
@@ -83,8 +83,8 @@ impl Student {
     fn alignment(&self, leaf: usize, gradient: &Array) -> Result<f64> {
         let Rounded { low, high, .. } = &self.leaves[leaf];
         let count = gradient.dim(0);
-        let of_row = (gradient.size() as i32 / count.max(1)).max(1);
-        let step = (AT_ONCE / of_row).max(1);
+        let of_row = (gradient.size() / count.max(1) as usize).max(1);
+        let step = (AT_ONCE / of_row).max(1) as i32;
         let mut sum = 0.0;
         for start in (0..count).step_by(step as usize) {
             let range = start..(start + step).min(count);
