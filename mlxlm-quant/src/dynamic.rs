@@ -62,7 +62,7 @@ impl Student {
                 let [low, high] = [levels.low, levels.high].map(|scheme| quant::quantize(&dense, scheme));
                 let rounded = Rounded { low: low?, high: high?, weights: dense.size() as f64 };
                 for packed in [&rounded.low, &rounded.high] {
-                    transforms::eval([&packed.weight, &packed.scales].into_iter().chain(&packed.biases))?;
+                    plan::compute(packed)?;
                 }
                 *matrix = Matrix::Packed(rounded.low.clone(), levels.low);
                 paths.push(path.to_owned());

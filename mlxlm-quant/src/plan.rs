@@ -110,12 +110,12 @@ pub fn round(model: &mut dyn CausalLm, plan: &Plan) -> Result<()> {
 
 fn packed(matrix: &mut Matrix, scheme: Scheme) -> Result<(), Exception> {
     matrix.quantize(scheme)?;
-    match matrix {
-        Matrix::Packed(Packed { weight, scales, biases }, _) => {
-            transforms::eval([&*weight, scales].into_iter().chain(biases.as_ref()))
-        }
-        _ => Ok(()),
-    }
+    if let Matrix::Packed(packed, _) = matrix { compute(packed) } else { Ok(()) }
+}
+
+/// Computes the arrays of a packed matrix now.
+pub(crate) fn compute(packed: &Packed) -> Result<(), Exception> {
+    transforms::eval([&packed.weight, &packed.scales].into_iter().chain(&packed.biases))
 }
 
 /// Says in the configuration how the leaves of a model are packed: `head` in general, and by path what differs.

@@ -203,8 +203,8 @@ impl Packed {
     }
 }
 
-/// The bytes of the largest array that packing may make on CPUs, where MLX packs with a dozen operations: each makes an array in `f32`,
-/// and those that look for the nearest float of 4 bits one of all eight. Of a table of 49 thousand tokens they would take gigabytes.
+/// The bytes of the largest array that packing may make on CPUs, where MLX packs with many operations: each makes an array in `f32`, and
+/// to look for the nearest float of 4 bits one with all sixteen for each weight.
 const AT_ONCE: i32 = 4 << 20;
 
 /// Packs the rows of `w`.
@@ -216,7 +216,7 @@ pub fn quantize(w: &Array, scheme: Scheme) -> Result<Packed, Exception> {
     if !has_kernels() || w.ndim() < 2 {
         return mlx_quantize(w, scheme);
     }
-    let of_weight = if scheme.mode == Mode::Affine { 4 } else { 32 };
+    let of_weight = if scheme.mode == Mode::Affine { 4 } else { 64 };
     let of_one = w.shape()[1..].iter().product::<i32>().saturating_mul(of_weight).max(1);
     // A multiple of the rows that the modes pack together.
     let step = (AT_ONCE / of_one / 32 * 32).max(if w.ndim() == 2 { 32 } else { 1 });

@@ -229,6 +229,6 @@ pub fn pack(weight: &Array, root: &Array, scheme: Scheme, search: bool) -> Resul
     let (scales, biases) = (shaped(&scales, &of_rows)?, shaped(&biases, &of_rows)?);
     of_rows.push(scheme.packed_words(input));
     let packed = Packed { weight: codes.packed(&of_rows), scales, biases: Some(biases) };
-    transforms::eval([&packed.weight, &packed.scales].into_iter().chain(&packed.biases))?;
+    plan::compute(&packed)?;
     Ok(packed)
 }
