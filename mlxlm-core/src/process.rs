@@ -1,7 +1,8 @@
-//! What the system does to a process that asks for too much, turned into errors: [`Allocator`] for memory, and
-//! [`ignore_file_size_signal`] for files. How a process ends by itself is [`crate::device::exit`].
+//! What the system does to a process that asks for too much, turned into errors: [`Allocator`] for memory, [`room_for_thread`] for
+//! threads, and [`ignore_file_size_signal`] for files. How a process ends by itself is [`crate::device::exit`].
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
 
 /// The system's allocator with a last word: where it refuses memory, a function of the program's own ends the process. Without it
 /// Rust aborts, which looks like a crash.
@@ -47,6 +48,29 @@ unsafe impl GlobalAlloc for Allocator {
         // SAFETY: the caller's own promise.
         unsafe { System.dealloc(memory, layout) }
     }
+}
+
+/// What a thread needs beside its stack until it can report that there is no memory.
+const THREAD_BYTES: usize = 4 << 20;
+
+/// Asks whether the system still has the addresses for a thread with such a stack, before one is started. A thread that begins without
+/// memory cannot report it: Rust's standard library panics before any code of ours runs, and the C library ends the process.
+///
+/// # Errors
+/// The system's own, where it has none left (`ulimit -v`). It is only asked on Linux.
+pub fn room_for_thread(stack_bytes: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    #[allow(unsafe_code, reason = "calls of the C library")]
+    // SAFETY: the pages are new, nobody uses them, and they are given back whole.
+    unsafe {
+        let (bytes, flags) = (stack_bytes + THREAD_BYTES, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        let pages = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0);
+        if pages == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        libc::munmap(pages, bytes);
+    }
+    Ok(())
 }
 
 /// Makes a file that would grow beyond `ulimit -f` an error of the write. The system's own answer is a signal that ends the process.

@@ -29,7 +29,6 @@ pub fn is_temporary(name: &str) -> bool {
 /// into it, before it is whole.
 #[derive(Debug)]
 pub struct TemporaryFolder {
-    // In the order in which they are to go.
     place: TempDir,
     parents: Parents,
     folder: PathBuf,
@@ -49,12 +48,14 @@ impl TemporaryFolder {
             let source = io::Error::new(io::ErrorKind::InvalidFilename, "it does not end in a name");
             return Err(source).with_path(ACTION, target);
         };
+        // Whoever abandons waits until it is known what has been made.
+        let mut under_way = under_way();
         let parents = Parents::make(parent(target))?;
         let (place, lock) = scratch_in(parent(target)).with_path(ACTION, target)?;
         let folder = place.path().join(name);
         // Its permissions are those of any new folder, which is why it is not the private one itself.
         fs::create_dir(&folder).with_path(ACTION, target)?;
-        under_way().push(UnderWay { place: place.path().to_owned(), parents: parents.0.clone() });
+        under_way.push(UnderWay { place: place.path().to_owned(), parents: parents.0.clone() });
         Ok(Self { place, parents, folder, target: target.to_owned(), _lock: lock })
     }
 
@@ -69,14 +70,18 @@ impl TemporaryFolder {
         let mut under_way = under_way();
         rename(&self.folder, &self.target)?;
         self.parents.0.clear();
-        under_way.retain(|made| made.place != self.place.path());
+        under_way.iter_mut().filter(|made| made.place == self.place.path()).for_each(|made| made.parents.clear());
         Ok(())
     }
 }
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        under_way().retain(|made| made.place != self.place.path());
+        // Whoever abandons waits until nothing is left.
+        let mut under_way = under_way();
+        let _ = fs::remove_dir_all(self.place.path());
+        drop(std::mem::take(&mut self.parents));
+        under_way.retain(|made| made.place != self.place.path());
     }
 }
 
@@ -108,7 +113,7 @@ pub fn abandon() {
 }
 
 /// Parents that were not there before; they go when they are dropped, unless something lies in them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Parents(Vec<PathBuf>);
 
 impl Parents {

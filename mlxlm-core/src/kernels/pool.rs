@@ -17,6 +17,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, Thread};
 
+use crate::process;
+
 /// The environment variable that sets the number of kernel threads.
 pub const THREADS_VAR: &str = "MLXLM_THREADS";
 
@@ -24,6 +26,9 @@ pub const THREADS_VAR: &str = "MLXLM_THREADS";
 const SPINS: u32 = 1_000;
 /// Yields before an idle worker parks: about 100 µs on an idle machine.
 const YIELDS: u32 = 200;
+
+/// The stack of a worker: what Rust gives a thread that does not ask.
+const STACK_BYTES: usize = 2 << 20;
 
 /// The state word holds the job's number above, then whether it still takes workers, then how many are in it.
 const OPEN: u64 = 1 << 16;
@@ -246,7 +251,8 @@ fn start(threads: usize) -> &'static Shared {
     }));
     for i in 0..shared.slots.len() {
         // A system that refuses a thread leaves fewer workers: jobs never wait for one that did not join.
-        let _ = thread::Builder::new().name(format!("mlxlm-kernel-{}", i + 1)).spawn(move || worker(shared, i + 1));
+        let builder = thread::Builder::new().name(format!("mlxlm-kernel-{}", i + 1)).stack_size(STACK_BYTES);
+        let _ = process::room_for_thread(STACK_BYTES).and_then(|()| builder.spawn(move || worker(shared, i + 1)));
     }
     shared
 }

@@ -13,6 +13,8 @@ use std::sync::{Once, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use crate::process;
+
 /// The time that work gets however small it is; a text of a page takes some microseconds.
 const BASE_SECONDS: u64 = 5;
 
@@ -62,10 +64,9 @@ fn within<T: Send + 'static>(
         // Nobody listens any more if the time is over.
         let _ = sender.send(result);
     };
-    thread::Builder::new()
-        .name("tokenizer".into())
-        .stack_size(STACK_BYTES)
-        .spawn(run)
+    let builder = thread::Builder::new().name("tokenizer".into()).stack_size(STACK_BYTES);
+    process::room_for_thread(STACK_BYTES)
+        .and_then(|()| builder.spawn(run))
         .map_err(|error| format!("the system does not start a thread: {error}"))?;
     receiver.recv_timeout(limit).unwrap_or_else(|_| {
         Err(format!(

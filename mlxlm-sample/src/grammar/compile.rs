@@ -11,6 +11,7 @@ use std::thread;
 
 use llguidance::earley::{CGrammar, CSymIdx};
 use llguidance::{ParserFactory, panic_utils};
+use mlxlm_core::process;
 
 use super::error::{GrammarError, short};
 use super::limits::{GrammarLimits, STACK_BYTES};
@@ -55,10 +56,9 @@ pub(super) fn compile(
         // Nobody listens any more if the time is over.
         drop(sender.send(result));
     };
-    thread::Builder::new()
-        .name("grammar".into())
-        .stack_size(STACK_BYTES)
-        .spawn(work)
+    let builder = thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES);
+    process::room_for_thread(STACK_BYTES)
+        .and_then(|()| builder.spawn(work))
         .map_err(|error| GrammarError::Failed { reason: format!("the system does not start a thread: {error}") })?;
     receiver.recv_timeout(limits.time).unwrap_or_else(|error| match error {
         mpsc::RecvTimeoutError::Timeout => Err(GrammarError::TooSlow { kind, limit: limits.time }),

@@ -7,6 +7,7 @@ use std::thread;
 
 use serde_json::{Map, Value as Json};
 
+use crate::process;
 use crate::text::TextError;
 
 use super::ast::Template;
@@ -53,12 +54,12 @@ fn limited(line: Option<usize>, text: &str) -> TextError {
 /// Runs on a thread of its own, with its own accounts.
 fn apart<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
-        let thread =
-            thread::Builder::new().name("chat template".into()).stack_size(limits::STACK).spawn_scoped(scope, || {
-                limits::begin();
-                run()
-            });
-        match thread {
+        let builder = thread::Builder::new().name("chat template".into()).stack_size(limits::STACK);
+        let work = || {
+            limits::begin();
+            run()
+        };
+        match process::room_for_thread(limits::STACK).and_then(|()| builder.spawn_scoped(scope, work)) {
             Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             Err(error) => Err(Fault::new(format!("no thread could be started for it: {error}"))),
         }
