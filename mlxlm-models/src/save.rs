@@ -129,11 +129,11 @@ fn copy_companions(source: &Path, folder: &Path) -> Result<()> {
     }
     for name in companions(source)? {
         if let Some(from) = io::own_file(source, &name)? {
-            let to = folder.join(&name);
-            if let Some(parent) = to.parent() {
-                io::create_dir_all(parent)?;
+            // Where a signal has removed `folder`, it stays so.
+            if name.starts_with(NAMED_TEMPLATES) {
+                io::create_dir(folder.join(NAMED_TEMPLATES))?;
             }
-            io::copy(from, to)?;
+            io::copy(from, folder.join(name))?;
         }
     }
     Ok(())

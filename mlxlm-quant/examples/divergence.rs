@@ -6,8 +6,8 @@ use std::path::Path;
 use mlxlm_core::nn;
 use mlxlm_core::text::{Tokenizer, TokenizerOptions};
 use mlxlm_models::{LoadOptions, load_model};
-use mlxlm_quant::divergence::divergence;
 use mlxlm_quant::{Calibration, CalibrationOptions};
+use mlxlm_train::evaluate::compare;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,16 +21,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 7,
     };
     let tokenizer = Tokenizer::from_folder(teacher, &TokenizerOptions::default())?;
-    let batches = Calibration::read(&tokenizer, &options)?.batches(1);
+    let samples = Calibration::read(&tokenizer, &options)?;
     let load = |folder: &str| load_model(Path::new(folder), &LoadOptions::default());
     let teacher = load(teacher)?.0.model;
     println!("| model | bytes | KL | same top-1 | perplexity (teacher) |");
     for folder in students {
         let student = load(folder)?.0.model;
-        let d = divergence(&*teacher, &*student, &batches)?;
+        let found = compare(&*student, &*teacher, samples.sequences(), 1, |_| ())?;
         let (_, bytes) = nn::size(&*student);
-        let (same, ppl, of_teacher) = (100.0 * d.same_top1, d.perplexity, d.teacher_perplexity);
-        println!("| {folder} | {bytes} | {:.5} | {same:.2} % | {ppl:.3} ({of_teacher:.3}) |", d.kl);
+        let (same, ppl, of_teacher) = (100.0 * found.same_top, found.perplexity, found.perplexity_of_other);
+        println!("| {folder} | {bytes} | {:.5} | {same:.2} % | {ppl:.3} ({of_teacher:.3}) |", found.divergence);
     }
     mlxlm_core::device::exit(0)
 }

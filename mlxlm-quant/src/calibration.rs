@@ -222,6 +222,11 @@ impl Calibration {
         Self { samples: if held.is_empty() { self.samples.clone() } else { held }, wanted: None }
     }
 
+    /// The samples in tokens.
+    pub fn sequences(&self) -> &[Vec<u32>] {
+        &self.samples
+    }
+
     /// A number that other samples hardly have, for a run that is gone on with (FNV-1a).
     pub fn fingerprint(&self) -> u64 {
         let bytes = self.samples.iter().flat_map(|sample| sample.iter().flat_map(|token| token.to_le_bytes()));

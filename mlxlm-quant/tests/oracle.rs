@@ -15,7 +15,8 @@ use mlxlm_quant::awq::{AwqOptions, awq};
 use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, Unit, dwq};
 use mlxlm_quant::dynamic::{self, Levels};
 use mlxlm_quant::gptq::{Care, GptqOptions, Packing, gptq};
-use mlxlm_quant::{Event, Kept, divergence, plan};
+use mlxlm_quant::{Event, Kept, plan};
+use mlxlm_train::evaluate;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -46,6 +47,18 @@ fn affine(bits: i32) -> Scheme {
 fn batches(expected: &Expected) -> Vec<Array> {
     let tokens = &expected.arrays["tokens"];
     [0, 4].map(|i| tokens.try_index(i..i + 4).unwrap().contiguous().unwrap()).to_vec()
+}
+
+/// The same as numbers.
+fn sequences(expected: &Expected) -> Vec<Vec<u32>> {
+    let tokens = &expected.arrays["tokens"];
+    let all = tokens.to_vec_cast::<u32>().unwrap();
+    all.chunks(tokens.dim(1) as usize).map(<[u32]>::to_vec).collect()
+}
+
+/// How far a model is from its teacher, over the samples.
+fn divergence(expected: &Expected, teacher: &dyn CausalLm, student: &dyn CausalLm) -> f64 {
+    evaluate::compare(student, teacher, &sequences(expected), 4, |_| ()).unwrap().divergence
 }
 
 fn silent(_: Event<'_>) {}
@@ -119,13 +132,13 @@ fn gptq_packs_as_the_reference() {
 #[test]
 fn full_care_is_nearer_than_the_reference() {
     for (name, bits) in [("llama", 2), ("llama", 3), ("mixtral", 2)] {
-        let batches = batches(&expected(name));
-        let dense = model(name);
+        let expected = expected(name);
+        let (batches, dense) = (batches(&expected), model(name));
         let far = |care| {
             let mut packed = model(name);
             let plan = GptqOptions { scheme: affine(bits), fallback: affine(bits) }.plan(&*packed);
             gptq(&mut *packed, &batches, Packing { plan: &plan, care, kept: None }, &mut silent).unwrap();
-            (divergence::divergence(&*dense, &*packed, &batches).unwrap().kl, nn::size(&*packed))
+            (divergence(&expected, &*dense, &*packed), nn::size(&*packed))
         };
         let ((plain, plain_size), (full, full_size)) = (far(Care::REFERENCE), far(Care::FULL));
         assert_eq!(plain_size, full_size);
@@ -156,7 +169,7 @@ fn gptq_is_nearer_than_rounding_at_every_width() {
         let plan = GptqOptions { scheme, fallback: scheme }.plan(&*packed);
         plan::round(&mut *rounded, &plan).unwrap();
         gptq(&mut *packed, &batches, plain(&plan), &mut silent).unwrap();
-        let kl = |student: &dyn CausalLm| divergence::divergence(&*teacher, student, &batches).unwrap().kl;
+        let kl = |student: &dyn CausalLm| divergence(&expected, &*teacher, student);
         let (of_rounded, of_packed) = (kl(&*rounded), kl(&*packed));
         assert!(of_packed < 0.9 * of_rounded, "{bits} bits: {of_packed}, rounded {of_rounded}");
     }
@@ -184,7 +197,7 @@ fn sensitivities_and_choices_are_those_of_the_reference() {
     high.sort();
     high_of_ours.sort();
     assert_eq!(high_of_ours, high);
-    let perplexity = divergence::perplexity(&*teacher, &batches(&expected)).unwrap();
+    let perplexity = evaluate::perplexity(&*teacher, &sequences(&expected), 4, |_| ()).unwrap().perplexity;
     let wanted: f64 = expected.facts["perplexity"].parse().unwrap();
     assert!((perplexity / wanted - 1.0).abs() < 1e-4, "{perplexity}, expected {wanted}");
 }
@@ -232,7 +245,7 @@ fn awq_is_nearer_than_rounding() {
         }
     }
     plan::round(&mut *rounded, &plan).unwrap();
-    let kl = |student: &dyn CausalLm| divergence::divergence(&*teacher, student, &batches(&expected)).unwrap().kl;
+    let kl = |student: &dyn CausalLm| divergence(&expected, &*teacher, student);
     let (of_rounded, of_packed) = (kl(&*rounded), kl(&*packed));
     assert!(of_packed < of_rounded, "{of_packed}, rounded {of_rounded}");
 }

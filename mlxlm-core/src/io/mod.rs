@@ -54,6 +54,15 @@ pub fn read_dir(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
+/// Makes a folder in another, which is not made; one that is there already is fine.
+pub fn create_dir(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.with_path("create the folder", path),
+    }
+}
+
 /// Makes a folder and its parents; one that is there already is fine.
 pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();

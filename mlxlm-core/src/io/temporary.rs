@@ -106,7 +106,8 @@ pub fn abandon() {
         // Under another name, nobody can add to it while it is being removed.
         let doomed = place.with_extension("gone.tmp");
         let place = if fs::rename(&place, &doomed).is_ok() { doomed } else { place };
-        let _ = fs::remove_dir_all(place);
+        // But a call that was under way may still add a file.
+        let _is_gone = (0..ATTEMPTS).any(|_| fs::remove_dir_all(&place).is_ok());
         drop(Parents(parents));
     }
     std::mem::forget(under_way);
@@ -152,7 +153,7 @@ impl Drop for Parents {
     }
 }
 
-/// How often a name is drawn, should another process take what was just made for a leftover.
+/// How often something is tried that another thread or process can spoil.
 const ATTEMPTS: usize = 16;
 
 /// A new file in `folder`, for all to read whom the umask lets.

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use mlxlm_models::CausalLm;
+use mlxlm_train::evaluate::Comparison;
 
-use crate::divergence::Divergence;
 
 /// What was reached.
 #[derive(Debug, Clone, Copy)]
 pub struct Figures {
-    /// Against the dense model, over texts that were not calibrated with.
-    pub divergence: Divergence,
+    /// With the dense model, over texts that were not calibrated with.
+    pub comparison: Comparison,
     /// Bytes of weights.
     pub bytes: u64,
     /// Bits for each weight.
@@ -20,21 +20,21 @@ pub struct Figures {
 
 /// A section in Markdown: a table of figures, and a bar for each block.
 pub fn card(model: &dyn CausalLm, figures: &Figures) -> String {
-    let Figures { divergence: d, bytes, bits_per_weight } = figures;
+    let Figures { comparison, bytes, bits_per_weight } = figures;
     let mut text = String::from("\n## Quantization\n\n");
     // Writing to a string does not fail.
     let mut line = |words: std::fmt::Arguments<'_>| {
         let _ = writeln!(text, "{words}");
     };
     line(format_args!(
-        "Measured against the original over {} positions of texts that were not calibrated with:\n",
-        d.positions
+        "Measured against the original over {} tokens of texts that were not calibrated with:\n",
+        comparison.tokens
     ));
     line(format_args!("| | |\n| --- | --: |"));
-    line(format_args!("| KL divergence, nats | {:.5} |", d.kl));
-    line(format_args!("| same likeliest token | {:.2} % |", 100.0 * d.same_top1));
-    line(format_args!("| perplexity | {:.3} |", d.perplexity));
-    line(format_args!("| perplexity of the original | {:.3} |", d.teacher_perplexity));
+    line(format_args!("| KL divergence, nats | {:.5} |", comparison.divergence));
+    line(format_args!("| same likeliest token | {:.2} % |", 100.0 * comparison.same_top));
+    line(format_args!("| perplexity | {:.3} |", comparison.perplexity));
+    line(format_args!("| perplexity of the original | {:.3} |", comparison.perplexity_of_other));
     line(format_args!("| bits per weight | {bits_per_weight:.3} |"));
     line(format_args!("| bytes of weights | {bytes} |\n"));
     line(format_args!("Bits per weight by block:\n\n```"));

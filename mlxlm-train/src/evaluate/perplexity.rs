@@ -5,10 +5,10 @@
 //! sequences instead of an error.
 
 use mlxlm_core::text::Tokenizer;
-use mlxlm_core::{Array, Dtype, fast, transforms};
+use mlxlm_core::{fast, transforms};
 use mlxlm_models::CausalLm;
 
-use super::score::{self, token_losses};
+use super::score::{Learned, floats, token_losses};
 use super::{EvaluateError, permutation};
 use crate::Result;
 use crate::data::{DataError, Example, Fault, Format, Keys, Record};
@@ -80,6 +80,10 @@ impl Mean {
         self.squares += before * (value - self.mean);
     }
 
+    fn add_all(&mut self, values: impl IntoIterator<Item = f32>) {
+        values.into_iter().for_each(|value| self.add(value.into()));
+    }
+
     /// The standard error of the mean; zero for less than two values.
     pub(super) fn error(&self) -> f64 {
         match self.count {
@@ -104,7 +108,7 @@ pub fn perplexity(
     let mut count = 0;
     for batch in examples(sequences).chunks(batch_size.max(1)) {
         let losses = token_losses(model, &batch.iter().collect::<Vec<_>>())?;
-        losses.iter().flatten().for_each(|&(loss, _)| mean.add(f64::from(loss)));
+        mean.add_all(losses.iter().flatten().map(|&(loss, _)| loss));
         count += batch.len();
         done(count);
     }
@@ -125,6 +129,10 @@ pub struct Comparison {
     pub same_top: f64,
     /// Its standard error.
     pub same_top_error: f64,
+    /// The model's perplexity.
+    pub perplexity: f64,
+    /// That of the other.
+    pub perplexity_of_other: f64,
     /// How many distributions were compared.
     pub tokens: usize,
 }
@@ -144,28 +152,26 @@ pub fn compare(
     if got != expected {
         return Err(EvaluateError::Vocabulary { got, expected }.into());
     }
-    let (mut divergence, mut same, mut greatest, mut count) = (Mean::default(), Mean::default(), 0_f64, 0);
+    let [mut divergence, mut same, mut loss, mut loss_of_other] = [Mean::default(); 4];
+    let (mut greatest, mut count) = (0_f64, 0);
     for batch in examples(sequences).chunks(batch_size.max(1)) {
         let rows: Vec<&Example> = batch.iter().collect();
-        let theirs = score::states(other, &rows)?;
-        score::by_pieces(model, &score::states(model, &rows)?, |ours, from| {
-            let places: Vec<i32> = (from as i32..from as i32 + ours.dim(1)).collect();
-            let piece = theirs.take_axis(Array::from_slice(&places, &[places.len() as i32]), 0)?;
-            let theirs = other.head(&piece.reshape(&[1, places.len() as i32, theirs.dim(1)])?)?;
-            let (ours, theirs) = (log_probabilities(&ours)?, log_probabilities(&theirs)?);
-            let apart = theirs.exp()?.multiply(theirs.subtract(&ours)?)?.sum_axis(-1, false)?;
-            let top = |logs: &Array| fast::argmax(logs);
-            let agree = top(&ours)?.eq(&top(&theirs)?)?;
-            transforms::eval([&apart, &agree])?;
-            for (apart, agree) in score::floats(&apart)?.into_iter().zip(score::floats(&agree)?) {
-                // Rounding may leave a little less than nothing.
-                let apart = f64::from(apart.max(0.0));
-                divergence.add(apart);
-                greatest = greatest.max(apart);
-                same.add(f64::from(agree));
-            }
-            Ok(())
-        })?;
+        let (ours, theirs) = (Learned::read(model, &rows)?, Learned::read(other, &rows)?);
+        for piece in ours.pieces() {
+            let (logits, of_other) = (ours.logits(model, &piece)?, theirs.logits(other, &piece)?);
+            let targets = ours.targets(piece);
+            let apart = fast::divergence(&logits, &of_other)?;
+            let agree = fast::argmax(&logits)?.eq(fast::argmax(&of_other)?)?;
+            let losses = [fast::cross_entropy(&logits, &targets)?, fast::cross_entropy(&of_other, &targets)?];
+            transforms::eval([&apart, &agree].into_iter().chain(&losses))?;
+            // Rounding may leave a little less than nothing.
+            let apart = floats(&apart)?.into_iter().map(|apart| apart.max(0.0));
+            greatest = apart.clone().fold(greatest, |greatest, apart| greatest.max(apart.into()));
+            divergence.add_all(apart);
+            same.add_all(floats(&agree)?);
+            loss.add_all(floats(&losses[0])?);
+            loss_of_other.add_all(floats(&losses[1])?);
+        }
         count += batch.len();
         done(count);
     }
@@ -175,15 +181,12 @@ pub fn compare(
         greatest,
         same_top: same.mean,
         same_top_error: same.error(),
+        perplexity: loss.mean.exp(),
+        perplexity_of_other: loss_of_other.mean.exp(),
         tokens: divergence.count,
     })
 }
 
 fn examples(sequences: &[Vec<u32>]) -> Vec<Example> {
     sequences.iter().map(|tokens| Example { tokens: tokens.clone(), start: 0 }).collect()
-}
-
-fn log_probabilities(logits: &Array) -> Result<Array> {
-    let logits = logits.as_dtype(Dtype::Float32)?;
-    Ok(logits.subtract(logits.logsumexp_axis(-1, true)?)?)
 }

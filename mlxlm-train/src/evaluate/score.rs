@@ -1,5 +1,8 @@
 //! The log-probabilities that a model gives to tokens, in batches of like length.
 
+use std::ops::Range;
+
+use mlxlm_core::ops::indexing::TryIndexOp;
 use mlxlm_core::{Array, Dtype, fast, transforms};
 use mlxlm_models::CausalLm;
 
@@ -7,7 +10,7 @@ use crate::Result;
 use crate::data::{Batch, Example};
 
 /// Rows of logits that are made at once, so that a long batch does not hold all of them.
-const ROWS: usize = 1024;
+const ROWS: usize = 256;
 
 /// What a model thinks of the learned part of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,7 +24,7 @@ pub struct Score {
 }
 
 /// What a model makes of some rows: where their learned tokens are, and the states before them.
-struct Learned {
+pub(super) struct Learned {
     /// `[N, D]`.
     states: Array,
     /// `[N]`.
@@ -30,38 +33,45 @@ struct Learned {
     counts: Vec<usize>,
 }
 
-fn learned(model: &dyn CausalLm, rows: &[&Example]) -> Result<Learned> {
-    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
-    let batch = Batch::of_examples(rows, longest.max(2));
-    let hidden = model.hidden(&batch.inputs, None)?;
-    let (len, dims) = (hidden.dim(1), hidden.dim(2));
-    let (mut places, mut targets, mut counts) = (Vec::new(), Vec::new(), Vec::new());
-    for (i, row) in (0..).zip(rows) {
-        let range = row.start.max(1)..row.tokens.len();
-        counts.push(range.len());
-        for place in range {
-            places.push(i * len + place as i32 - 1);
-            targets.push(row.tokens[place] as i32);
+impl Learned {
+    /// Reads the rows together.
+    pub(super) fn read(model: &dyn CausalLm, rows: &[&Example]) -> Result<Self> {
+        let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let batch = Batch::of_examples(rows, longest.max(2));
+        let hidden = model.hidden(&batch.inputs, None)?;
+        let (len, dims) = (hidden.dim(1), hidden.dim(2));
+        let (mut places, mut targets, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, row) in (0..).zip(rows) {
+            let range = row.start.max(1)..row.tokens.len();
+            counts.push(range.len());
+            for place in range {
+                places.push(i * len + place as i32 - 1);
+                targets.push(row.tokens[place] as i32);
+            }
         }
+        let states = hidden.reshape(&[-1, dims])?;
+        let states = states.take_axis(Array::from_slice(&places, &[places.len() as i32]), 0)?;
+        transforms::eval([&states])?;
+        Ok(Self { states, targets, counts })
     }
-    let states = hidden.reshape(&[-1, dims])?;
-    let states = states.take_axis(Array::from_slice(&places, &[places.len() as i32]), 0)?;
-    Ok(Learned { states, targets, counts })
-}
 
-/// Calls `work` with the logits `[1, n, V]` of a piece of the states and the place of its first.
-pub(super) fn by_pieces(
-    model: &dyn CausalLm,
-    states: &Array,
-    mut work: impl FnMut(Array, usize) -> Result<()>,
-) -> Result<()> {
-    let total = states.dim(0) as usize;
-    for from in (0..total).step_by(ROWS) {
-        let places: Vec<i32> = (from..total.min(from + ROWS)).map(|place| place as i32).collect();
-        let piece = states.take_axis(Array::from_slice(&places, &[places.len() as i32]), 0)?;
-        work(model.head(&piece.reshape(&[1, places.len() as i32, states.dim(1)])?)?, from)?;
+    /// The learned tokens in pieces whose logits are in memory at once.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Range<usize>> {
+        let total = self.targets.len();
+        (0..total).step_by(ROWS).map(move |from| from..total.min(from + ROWS))
     }
-    Ok(())
+
+    /// The logits that the model has where the tokens of a piece come next: `[1, n, V]`.
+    pub(super) fn logits(&self, model: &dyn CausalLm, piece: &Range<usize>) -> Result<Array> {
+        let states = self.states.try_index(piece.start as i32..piece.end as i32)?;
+        Ok(model.head(&states.expand_dims(0)?)?)
+    }
+
+    /// The tokens of a piece: `[1, n]`.
+    pub(super) fn targets(&self, piece: Range<usize>) -> Array {
+        let targets = &self.targets[piece];
+        Array::from_slice(targets, &[1, targets.len() as i32])
+    }
 }
 
 /// The loss of each learned token of some rows, which are read together, and whether it was the most likely one.
@@ -69,32 +79,23 @@ pub(super) fn by_pieces(
 /// # Errors
 /// Those of the model.
 pub fn token_losses(model: &dyn CausalLm, rows: &[&Example]) -> Result<Vec<Vec<(f32, bool)>>> {
-    let Learned { states, targets, counts } = learned(model, rows)?;
-    let mut flat = Vec::with_capacity(targets.len());
-    if !targets.is_empty() {
-        by_pieces(model, &states, |logits, from| {
-            let count = logits.dim(1);
-            let targets = Array::from_slice(&targets[from..from + count as usize], &[1, count]);
-            let losses = fast::cross_entropy(&logits, &targets)?;
-            let best = fast::argmax(&logits)?.as_dtype(Dtype::Int32)?.eq(&targets)?;
-            transforms::eval([&losses, &best])?;
-            let (losses, best) = (floats(&losses)?, floats(&best)?);
-            flat.extend(losses.into_iter().zip(best.into_iter().map(|best| best != 0.0)));
-            Ok(())
-        })?;
+    let learned = Learned::read(model, rows)?;
+    let mut flat = Vec::with_capacity(learned.targets.len());
+    for piece in learned.pieces() {
+        let (logits, targets) = (learned.logits(model, &piece)?, learned.targets(piece));
+        let losses = fast::cross_entropy(&logits, &targets)?;
+        let best = fast::argmax(&logits)?.as_dtype(Dtype::Int32)?.eq(&targets)?;
+        transforms::eval([&losses, &best])?;
+        let (losses, best) = (floats(&losses)?, floats(&best)?);
+        flat.extend(losses.into_iter().zip(best.into_iter().map(|best| best != 0.0)));
     }
     let mut flat = flat.into_iter();
-    Ok(counts.into_iter().map(|count| flat.by_ref().take(count).collect()).collect())
+    Ok(learned.counts.into_iter().map(|count| flat.by_ref().take(count).collect()).collect())
 }
 
 /// The numbers of an array.
 pub(super) fn floats(array: &Array) -> Result<Vec<f32>> {
     Ok(array.as_dtype(Dtype::Float32)?.to_vec_cast::<f32>().map_err(mlxlm_core::Error::from)?)
-}
-
-/// The states before the learned tokens of some rows, `[N, D]`.
-pub(super) fn states(model: &dyn CausalLm, rows: &[&Example]) -> Result<Array> {
-    Ok(learned(model, rows)?.states)
 }
 
 /// The score of each row, in their order; rows of like length are read together, `batch_size` at a time. `done` hears how

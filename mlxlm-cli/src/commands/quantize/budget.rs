@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use mlxlm_core::quant::Scheme;
 use mlxlm_core::{device, nn};
 use mlxlm_quant::budget::{self, Figures, Goal, MeasureOptions};
-use mlxlm_quant::divergence::divergence;
 use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, Unit, dwq};
 use mlxlm_quant::gptq::{Care, Packing, gptq};
 use mlxlm_quant::plan::Plan;
 use mlxlm_quant::{Calibration, Error, open_model};
+use mlxlm_train::evaluate;
 use serde_json::{Value, json};
 
 use super::{begin, calibration, forget, kept};
@@ -26,7 +26,7 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
     let mut goal = goal(args)?;
     let mut begun = begin(&args.model, &args.learn)?;
     let mut samples = calibration(&begun.job, &args.learn, args.num_samples, args.sequence_length)?;
-    let held = samples.hold_out(samples.len().div_ceil(8)).batches(1);
+    let held = samples.hold_out(samples.len().div_ceil(8));
     let few: Vec<_> = samples.batches(1).into_iter().take(args.measure_samples.get()).collect();
     let options = MeasureOptions::default();
     let kept = kept(args.checkpoint.as_deref(), &begun.job, &samples, &of_run(args))?;
@@ -39,30 +39,31 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
         let packing = Packing { plan: &plan, care: Care::FULL, kept: part.as_ref() };
         gptq(&mut *begun.job.model, &samples.batches(4), packing, &mut progress::work())?;
         let checkpoint = part.map(|part| part.file("scales.safetensors"));
-        tune(args, &mut begun.job, (&samples, &held), checkpoint)?;
+        tune(args, &mut begun.job, (&samples, &held.batches(1)), checkpoint)?;
         // Arrays that training has freed make room for the teacher, which is in memory beside the student now.
         device::clear_cache()?;
-        let divergence = divergence(&*begun.job.again()?, &*begun.job.model, &held)?;
+        let teacher = begun.job.again()?;
+        let comparison = evaluate::compare(&*begun.job.model, &*teacher, held.sequences(), 1, |_| ())?;
         let (weights, bytes) = nn::size(&*begun.job.model);
         let bits_per_weight = bytes as f64 * 8.0 / weights.max(1) as f64;
-        let figures = Figures { divergence, bytes, bits_per_weight };
+        let figures = Figures { comparison, bytes, bits_per_weight };
         match args.max_kl {
-            Some(most) if divergence.kl > most && attempt < ATTEMPTS => {
-                note(format_args!("the divergence is {:.5}, more than {most}: again with more bits", divergence.kl));
-                goal = Goal::Kl(0.8 * expected * most / divergence.kl);
+            Some(most) if comparison.divergence > most && attempt < ATTEMPTS => {
+                note(format_args!("the divergence is {:.5}, more than {most}: again with more bits", comparison.divergence));
+                goal = Goal::Kl(0.8 * expected * most / comparison.divergence);
                 begun.job.model = begun.job.again()?;
                 attempt += 1;
             }
-            Some(most) if divergence.kl > most => {
-                let (wanted, nearest) = (format!("a divergence of {most}"), format!("{:.6}", divergence.kl));
+            Some(most) if comparison.divergence > most => {
+                let (wanted, nearest) = (format!("a divergence of {most}"), format!("{:.6}", comparison.divergence));
                 return Err(Error::Budget { wanted, nearest }.into());
             }
             _ => break figures,
         }
     };
-    let d = figures.divergence;
-    say!("[INFO] KL divergence {:.5}, same likeliest token {:.2} %", d.kl, 100.0 * d.same_top1)?;
-    say!("[INFO] perplexity {:.3}, of the original {:.3}", d.perplexity, d.teacher_perplexity)?;
+    let found = figures.comparison;
+    say!("[INFO] KL divergence {:.5}, same likeliest token {:.2} %", found.divergence, 100.0 * found.same_top)?;
+    say!("[INFO] perplexity {:.3}, of the original {:.3}", found.perplexity, found.perplexity_of_other)?;
     let section = budget::card(&*begun.job.model, &figures);
     let head = usual(&*begun.job.model)?;
     begun.finish(head, args.learn.revision.as_deref(), &section)?;

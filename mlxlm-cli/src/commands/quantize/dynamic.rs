@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use mlxlm_quant::dynamic::{self, Levels};
-use mlxlm_quant::{divergence, plan};
+use mlxlm_quant::plan;
+use mlxlm_train::evaluate;
 use serde_json::json;
 
 use super::{affine, begin, calibration, forget, kept, warn_of_dense};
@@ -39,10 +40,13 @@ pub(in crate::commands) fn run(args: &DynamicQuantArgs) -> Result {
             found
         }
     };
-    let texts = if args.report_ppl { samples()?.batches(4) } else { Vec::new() };
-    let perplexity = |words: &str, model: &dyn mlxlm_models::CausalLm| match args.report_ppl {
-        true => say!("{words} PPL: {:.3}", divergence::perplexity(model, &texts)?),
-        false => Ok(()),
+    let texts = args.report_ppl.then(samples).transpose()?;
+    let perplexity = |words: &str, model: &dyn mlxlm_models::CausalLm| match &texts {
+        Some(texts) => {
+            let found = evaluate::perplexity(model, texts.sequences(), 4, |_| ())?;
+            say!("{words} PPL: {:.3}", found.perplexity)
+        }
+        None => Ok(()),
     };
     perplexity("Original", model)?;
     let chosen = dynamic::choose(model, &sensitivities, levels, args.target_bpw)?;
