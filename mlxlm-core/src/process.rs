@@ -63,7 +63,8 @@ pub fn room_for_thread(stack_bytes: usize) -> io::Result<()> {
     #[allow(unsafe_code, reason = "calls of the C library")]
     // SAFETY: the pages are new, nobody uses them, and they are given back whole.
     unsafe {
-        let (bytes, flags) = (stack_bytes + THREAD_BYTES, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        let (bytes, flags) =
+            (stack_bytes + THREAD_BYTES, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
         let pages = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0);
         if pages == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());

@@ -6,7 +6,6 @@ use std::fmt::Write;
 use mlxlm_models::CausalLm;
 use mlxlm_train::evaluate::Comparison;
 
-
 /// What was reached.
 #[derive(Debug, Clone, Copy)]
 pub struct Figures {

@@ -49,7 +49,10 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
         let figures = Figures { comparison, bytes, bits_per_weight };
         match args.max_kl {
             Some(most) if comparison.divergence > most && attempt < ATTEMPTS => {
-                note(format_args!("the divergence is {:.5}, more than {most}: again with more bits", comparison.divergence));
+                note(format_args!(
+                    "the divergence is {:.5}, more than {most}: again with more bits",
+                    comparison.divergence
+                ));
                 goal = Goal::Kl(0.8 * expected * most / comparison.divergence);
                 begun.job.model = begun.job.again()?;
                 attempt += 1;
