@@ -57,21 +57,9 @@ const THREAD_BYTES: usize = 4 << 20;
 /// memory cannot report it: Rust's standard library panics before any code of ours runs, and the C library ends the process.
 ///
 /// # Errors
-/// The system's own, where it has none left (`ulimit -v`). It is only asked on Linux.
+/// The system's own, where it has none left (`ulimit -v`).
 pub fn room_for_thread(stack_bytes: usize) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    #[allow(unsafe_code, reason = "calls of the C library")]
-    // SAFETY: the pages are new, nobody uses them, and they are given back whole.
-    unsafe {
-        let (bytes, flags) =
-            (stack_bytes + THREAD_BYTES, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
-        let pages = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0);
-        if pages == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        libc::munmap(pages, bytes);
-    }
-    Ok(())
+    memmap2::MmapMut::map_anon(stack_bytes.saturating_add(THREAD_BYTES)).map(drop)
 }
 
 /// Makes a file that would grow beyond `ulimit -f` an error of the write. The system's own answer is a signal that ends the process.
@@ -81,5 +69,16 @@ pub fn ignore_file_size_signal() {
     // SAFETY: no handler of ours runs; the signal is ignored.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_there_or_refused() {
+        room_for_thread(8 << 20).unwrap();
+        room_for_thread(1 << 60).unwrap_err();
     }
 }

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use mlxlm_core::nn::Matrix;
 use mlxlm_core::ops::indexing::TryIndexOp;
-use mlxlm_core::quant::{self, Packed, Scheme};
-use mlxlm_core::{Array, Dtype, Exception, io, transforms};
+use mlxlm_core::quant::{self, Mode, Packed, Scheme};
+use mlxlm_core::{Array, Dtype, Exception, io};
 use mlxlm_models::CausalLm;
 use serde_json::{Value, json};
 
@@ -19,6 +19,7 @@ use crate::backward::{self, Leaves, Model, Parts};
 use crate::divergence::kl;
 use crate::plan::{self, Packable, Plan};
 use crate::report::{Event, Report};
+use crate::teacher::{Taught, Teacher};
 use crate::{Error, Kept, Result};
 
 /// Weights that are unpacked at once.
@@ -74,8 +75,13 @@ impl Student {
         failed.map_or_else(|| Ok(Self { paths, leaves, levels }), |exception| Err(exception.into()))
     }
 
+    /// In `f32`; by a kernel for every number of bits, unless floats are packed.
     fn unpacked(packed: &Packed, scheme: Scheme) -> Result<Array, Exception> {
-        quant::dequantize(packed, scheme, Some(Dtype::Float32))
+        let Some(biases) = packed.biases.as_ref().filter(|_| scheme.mode == Mode::Affine) else {
+            return quant::dequantize(packed, scheme, Some(Dtype::Float32));
+        };
+        let [scales, biases] = [&packed.scales, biases].map(|array| array.as_dtype(Dtype::Float32));
+        quant::dense(&Packed { weight: packed.weight.clone(), scales: scales?, biases: Some(biases?) }, scheme)
     }
 
     /// How far the low scheme is from the high one in the direction of a gradient, of some rows at a time: a table takes as much
@@ -142,9 +148,8 @@ impl Sums {
     }
 }
 
-/// Estimates them: `student` is the same model as `teacher`, loaded once more, and holds rounded weights afterwards. What is added up
-/// is not gradients but how far they point from one scheme to the other, a number for each leaf, so it takes no memory and is kept
-/// after each batch.
+/// Estimates them: `student` is the same model as the teacher, and holds rounded weights afterwards. What is added up is not gradients
+/// but how far they point from one scheme to the other, a number for each leaf, so it takes no memory and is kept after each batch.
 ///
 /// # Shapes
 /// - `batches`: each `[B, L]` of tokens
@@ -152,7 +157,7 @@ impl Sums {
 /// # Errors
 /// [`Error::NotFinite`] for a leaf whose gradient is not finite.
 pub fn sensitivities(
-    teacher: &dyn CausalLm,
+    teacher: Teacher<'_>,
     student: &mut dyn CausalLm,
     batches: &[Array],
     (levels, kept): (Levels, Option<&Kept>),
@@ -165,18 +170,14 @@ pub fn sensitivities(
         None => None,
     };
     let mut sums = Sums::read(kept, leaves.paths.len())?;
+    // The loss is a mean over all positions.
+    let share = 1.0 / batches.iter().map(Array::size).sum::<usize>().max(1) as f64;
     for batch in batches.iter().skip(sums.batches) {
         report(Event::Step { what: "sensitivities", done: sums.batches, of: batches.len() });
-        let states = teacher.hidden(batch, None)?;
-        let states = states.reshape(&[1, -1, states.dim(-1)])?;
-        transforms::eval([&states])?;
-        let loss = |student: &dyn CausalLm, of_student: &Array, range: Range<i32>| {
-            let wanted = teacher.head(&states.try_index((.., range))?)?;
-            transforms::eval([&wanted])?;
-            Ok(kl(&student.head(of_student)?, &wanted, 1.0)?.sum(None)?)
+        let taught = Taught::read(teacher, batch)?;
+        let loss = |student: &dyn CausalLm, states: &Array, range: Range<i32>| {
+            Ok(kl(&student.head(states)?, &taught.logits(range)?, 1.0)?.sum(None)?)
         };
-        // The loss of a batch is a mean, and so is that of all.
-        let share = 1.0 / (batch.size().max(1) * batches.len()) as f64;
         let mut take = |leaf: usize, gradients: &[Array]| {
             for gradient in gradients {
                 sums.add(leaf, share * leaves.alignment(leaf, gradient)?);

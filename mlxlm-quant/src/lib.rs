@@ -35,6 +35,7 @@ mod kept;
 pub mod plan;
 mod recipe;
 mod report;
+mod teacher;
 
 pub use calibration::{Calibration, CalibrationOptions, Most, Texts};
 pub use convert::{ConvertOptions, Converted, Form, Quantization, convert, dequantize_model, quantize_model};
@@ -43,3 +44,4 @@ pub use job::{Job, open_model};
 pub use kept::Kept;
 pub use recipe::Recipe;
 pub use report::{Event, Report};
+pub use teacher::Teacher;

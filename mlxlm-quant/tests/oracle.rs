@@ -178,10 +178,10 @@ fn gptq_is_nearer_than_rounding_at_every_width() {
 #[test]
 fn sensitivities_and_choices_are_those_of_the_reference() {
     let expected = expected("llama");
-    let (teacher, mut student) = (model("llama"), model("llama"));
+    let (teacher, mut student) = (|| Ok(model("llama")), model("llama"));
     let levels = Levels { low: affine(3), high: affine(5) };
     let options = (levels, None);
-    let ours = dynamic::sensitivities(&*teacher, &mut *student, &batches(&expected), options, &mut silent).unwrap();
+    let ours = dynamic::sensitivities(&teacher, &mut *student, &batches(&expected), options, &mut silent).unwrap();
     let theirs: Vec<(String, f64)> = serde_json::from_str(&expected.facts["sensitivities"]).unwrap();
     let theirs: BTreeMap<String, f64> = theirs.into_iter().collect();
     assert_eq!(ours.len(), theirs.len());
@@ -189,6 +189,7 @@ fn sensitivities_and_choices_are_those_of_the_reference() {
     for (path, value) in &ours {
         assert!((value - theirs[path]).abs() <= 1e-4 * most, "{path}: {value}, expected {}", theirs[path]);
     }
+    let teacher = model("llama");
     let plan = dynamic::choose(&*teacher, &ours, levels, 5.2).unwrap();
     let high: Vec<String> = serde_json::from_str(&expected.facts["high"]).unwrap();
     let mut high_of_ours: Vec<&String> =
@@ -209,8 +210,8 @@ fn sensitivities_go_on_where_they_stopped() {
     let levels = Levels { low: affine(3), high: affine(5) };
     let all = batches(&expected);
     let found = |batches: &[Array], kept: Option<&Kept>, report: &mut dyn FnMut(Event<'_>)| {
-        let (teacher, mut student) = (model("llama"), model("llama"));
-        dynamic::sensitivities(&*teacher, &mut *student, batches, (levels, kept), report).unwrap()
+        let (teacher, mut student) = (|| Ok(model("llama")), model("llama"));
+        dynamic::sensitivities(&teacher, &mut *student, batches, (levels, kept), report).unwrap()
     };
     let bits = |found: Vec<(String, f64)>| found.into_iter().map(|(path, value)| (path, value.to_bits())).collect();
     let whole: Vec<(String, u64)> = bits(found(&all, None, &mut silent));

@@ -4,10 +4,12 @@
 //! - [`manifest`]: rules for a crate's `Cargo.toml`, the layers among them;
 //! - [`features`]: a crate compiles alone;
 //! - [`text`]: rules for every file;
+//! - [`addresses`]: the files that ARCHITECTURE.md names are there;
 //! - [`table`]: the page of architectures and the list in README.md are current.
 //!
 //! A rule is a function from a [`File`] to [`Finding`]s. `cargo xtask test` runs them all.
 
+mod addresses;
 mod code;
 mod features;
 mod manifest;
@@ -84,6 +86,7 @@ pub(crate) fn check() -> Result<()> {
     let files = files(&workspace::root())?;
     let mut findings: Vec<_> = files.iter().flat_map(findings).chain(table::check(&files)).collect();
     findings.extend(features::check(&files));
+    findings.extend(addresses::check(&files));
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
     for finding in &findings {
         eprintln!("{finding}");

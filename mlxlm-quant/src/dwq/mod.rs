@@ -22,7 +22,7 @@ use crate::report::{Event, Report};
 use crate::{Error, Result};
 pub use data::{Batch, batches};
 pub use student::{Student, Unit};
-pub use targets::{Split, Targets, Teacher, write_targets};
+pub use targets::{Split, Targets, write_targets};
 
 /// How a student is trained.
 #[derive(Debug, Clone)]

@@ -12,6 +12,7 @@ use mlxlm_models::CausalLm;
 
 use super::Batch;
 use crate::report::{Event, Report};
+use crate::teacher::{Taught, Teacher};
 use crate::{Error, Result};
 
 /// Tokens of each position that files keep.
@@ -39,38 +40,30 @@ impl Split {
     }
 }
 
-/// Opens the teacher.
-pub type Teacher<'a> = &'a dyn Fn() -> Result<Box<dyn CausalLm>>;
-
 /// Where the logits of the teacher come from.
 #[derive(Clone, Copy)]
 pub enum Targets<'a> {
-    /// The teacher, who is asked. It is opened for each batch, and closed while the student is trained, since its weights would stay
-    /// in memory otherwise; from a mapped file, that costs milliseconds.
+    /// The teacher, who is asked.
     Model(Teacher<'a>),
     /// A folder that [`write_targets`] or Python mlx-lm has filled.
     Folder(&'a Path),
 }
 
-/// What a teacher says of a batch.
+/// The logits that a teacher has for a batch.
 #[derive(Debug)]
 pub(super) enum Wanted {
-    /// The states of the teacher, whose logits are computed where they are used, by its head: `[1, B · L, D]`.
-    States(Box<dyn CausalLm>, Array),
-    /// Logits of some tokens, and of which: `[1, B · L, N]`.
-    Logits(Array, Array),
+    /// Those of all tokens.
+    All(Taught),
+    /// Those of the likeliest tokens, and which these are: `[1, B · L, N]`.
+    Likeliest(Array, Array),
 }
 
 impl Wanted {
     /// The logits of some positions of the batch, and of which tokens they are if not of all.
     pub(super) fn of(&self, range: Range<i32>) -> Result<(Array, Option<Array>)> {
         match self {
-            Self::States(teacher, states) => {
-                let logits = teacher.head(&states.try_index((.., range))?)?;
-                transforms::eval([&logits])?;
-                Ok((logits, None))
-            }
-            Self::Logits(logits, indices) => {
+            Self::All(taught) => Ok((taught.logits(range)?, None)),
+            Self::Likeliest(logits, indices) => {
                 Ok((logits.try_index((.., range.clone()))?, Some(indices.try_index((.., range))?)))
             }
         }
@@ -82,11 +75,7 @@ impl Targets<'_> {
     pub(super) fn of(&self, split: Split, number: usize, inputs: &Array) -> Result<Wanted> {
         let as_one = |array: &Array| array.reshape(&[1, -1, array.dim(-1)]);
         match self {
-            Self::Model(open) => {
-                let states = as_one(&open()?.hidden(inputs, None)?)?;
-                transforms::eval([&states])?;
-                Ok(Wanted::States(open()?, states))
-            }
+            Self::Model(open) => Ok(Wanted::All(Taught::read(open, inputs)?)),
             Self::Folder(folder) => {
                 let path = folder.join(split.name()).join(file_name(number));
                 let wrong = |why: &str| Error::Targets { path: path.clone(), why: why.to_owned() };
@@ -98,7 +87,7 @@ impl Targets<'_> {
                 if !fits {
                     return Err(wrong("it is of samples of other lengths"));
                 }
-                Ok(Wanted::Logits(as_one(&logits)?, as_one(&indices)?))
+                Ok(Wanted::Likeliest(as_one(&logits)?, as_one(&indices)?))
             }
         }
     }

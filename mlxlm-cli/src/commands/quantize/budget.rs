@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use mlxlm_core::nn;
 use mlxlm_core::quant::Scheme;
-use mlxlm_core::{device, nn};
 use mlxlm_quant::budget::{self, Figures, Goal, MeasureOptions};
 use mlxlm_quant::dwq::{Batch, DwqOptions, Targets, Unit, dwq};
 use mlxlm_quant::gptq::{Care, Packing, gptq};
@@ -40,8 +40,6 @@ pub(in crate::commands) fn run(args: &QuantizeArgs) -> Result {
         gptq(&mut *begun.job.model, &samples.batches(4), packing, &mut progress::work())?;
         let checkpoint = part.map(|part| part.file("scales.safetensors"));
         tune(args, &mut begun.job, (&samples, &held.batches(1)), checkpoint)?;
-        // Arrays that training has freed make room for the teacher, which is in memory beside the student now.
-        device::clear_cache()?;
         let teacher = begun.job.again()?;
         let comparison = evaluate::compare(&*begun.job.model, &*teacher, held.sequences(), 1, |_| ())?;
         let (weights, bytes) = nn::size(&*begun.job.model);

@@ -6,7 +6,7 @@ use mlxlm_models::NewFolder;
 use mlxlm_quant::dwq::{self, Batch, DwqOptions, Targets, Unit};
 use mlxlm_quant::{Job, Most, open_model, plan};
 
-use super::{affine, finished, keep_memory, refuse, texts, warn_of_dense};
+use super::{affine, finished, refuse, texts, warn_of_dense};
 use crate::args::DwqArgs;
 use crate::commands::convert;
 use crate::failure::Result;
@@ -28,7 +28,6 @@ pub(in crate::commands) fn run(args: &DwqArgs) -> Result {
     if args.learn.trust_remote_code {
         warn(model::CODE_IS_NEVER_RUN);
     }
-    keep_memory();
     say!("[INFO] Loading")?;
     let revision = args.learn.revision.as_deref();
     let source = model::resolve(&args.model, revision)?;

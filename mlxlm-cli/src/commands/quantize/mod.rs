@@ -8,7 +8,6 @@ pub(super) mod gptq;
 
 use std::path::Path;
 
-use mlxlm_core::device;
 use mlxlm_core::error::{LISTED, listed};
 use mlxlm_core::nn::Precision;
 use mlxlm_core::quant::{Mode, Scheme};
@@ -32,14 +31,8 @@ struct Begun {
     folder: NewFolder,
 }
 
-/// Has freed arrays serve later ones: the work goes over blocks that are all alike.
-fn keep_memory() {
-    device::keep_memory(512 << 20);
-}
-
 /// Makes the folder and opens the model, which must be dense.
 fn begin(name: &str, args: &LearnArgs) -> Result<Begun> {
-    keep_memory();
     let folder = NewFolder::create(&args.mlx_path)?;
     if args.trust_remote_code {
         warn(model::CODE_IS_NEVER_RUN);
