@@ -224,9 +224,9 @@ pub(crate) struct GenerateArgs {
     /// Stream the text and print the speed (`false`: print only the text, at the end).
     #[arg(long, default_value = "true", num_args = 1, action = ArgAction::Set, value_parser = truth)]
     pub(crate) verbose: bool,
-    /// Number of prompt tokens to process at once.
-    #[arg(long, default_value = "2048")]
-    pub(crate) prefill_step_size: NonZeroUsize,
+    /// Number of prompt tokens to process at once [default: 512 on a CPU, else 2048].
+    #[arg(long)]
+    pub(crate) prefill_step_size: Option<NonZeroUsize>,
     /// Prompt cache written by `mlxlm cache_prompt`; the prompt continues it.
     #[arg(long)]
     pub(crate) prompt_cache_file: Option<PathBuf>,
@@ -260,9 +260,9 @@ pub(crate) struct ChatArgs {
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
-    /// Number of prompt tokens to process at once.
-    #[arg(long, default_value = "2048")]
-    pub(crate) prefill_step_size: NonZeroUsize,
+    /// Number of prompt tokens to process at once [default: 512 on a CPU, else 2048].
+    #[arg(long)]
+    pub(crate) prefill_step_size: Option<NonZeroUsize>,
     /// Maximum number of tokens in an answer (-1: no limit).
     #[arg(long, short, default_value_t = 256)]
     pub(crate) max_tokens: i64,
@@ -472,9 +472,9 @@ pub(crate) struct ServerArgs {
     /// Maximum number of prompts processed at the same time.
     #[arg(long, default_value = "8")]
     pub(crate) prompt_concurrency: NonZeroUsize,
-    /// Number of prompt tokens to process at once; other requests wait as long.
-    #[arg(long, default_value = "2048")]
-    pub(crate) prefill_step_size: NonZeroUsize,
+    /// Number of prompt tokens to process at once; other requests wait as long [default: 512 on a CPU, else 2048].
+    #[arg(long)]
+    pub(crate) prefill_step_size: Option<NonZeroUsize>,
     /// Number of sequences kept in the prompt cache.
     #[arg(long, default_value_t = 10)]
     pub(crate) prompt_cache_size: usize,

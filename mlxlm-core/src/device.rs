@@ -28,6 +28,11 @@ pub fn configure_kernels(threads: Option<NonZeroUsize>) -> Result<()> {
     if threads.is_some() { Err(crate::Error::NoThreads) } else { Ok(()) }
 }
 
+/// Whether our CPU kernels compute what this thread asks for, and not MLX.
+pub fn has_kernels() -> bool {
+    crate::fast::has_kernels()
+}
+
 /// The version of MLX that runs, as in `0.32.2`, where it says so.
 pub fn mlx_version() -> Option<String> {
     raw::mlx_version()

@@ -56,7 +56,7 @@ pub use batch_generate::{BatchOptions, BatchStats, BatchText, batch_generate};
 pub use engine::{FinishReason, make_prompt_cache, prefill};
 pub use error::{Error, Result};
 pub use generate::{Generation, GenerationResponse, Generator, generate, stream_generate};
-pub use options::{GenerateOptions, KvQuantization};
+pub use options::{GenerateOptions, KvQuantization, prefill_step_size};
 pub use processors::{LogitsProcessor, ProcessorOptions, logits_processors};
 pub use prompt::Prompt;
 pub use propose::Draft;

@@ -1,10 +1,18 @@
 //! The options of a generation, as plain data.
 
 use mlxlm_cache::{CacheKind, Caches, KvFormat, SnapKv};
+use mlxlm_core::device;
 
 use crate::{Error, ProcessorOptions, Result, SamplerOptions};
 
-/// How to generate; the defaults are those of the reference's `stream_generate`.
+/// How many tokens of a prompt are read at a time unless somebody asks for another number: 512 by our CPU kernels, where that is faster
+/// and takes less memory, and the reference's 2048 otherwise. What a cache of limited size keeps depends on the number, so there it is the
+/// reference's, too.
+pub fn prefill_step_size(max_kv_size: Option<usize>) -> usize {
+    if max_kv_size.is_none() && device::has_kernels() { 512 } else { 2048 }
+}
+
+/// How to generate; the defaults are those of the reference's `stream_generate`, but for [`prefill_step_size`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
     /// The most tokens to generate; `None` goes on until the model ends the text.
@@ -33,7 +41,7 @@ impl Default for GenerateOptions {
             max_tokens: Some(256),
             sampler: SamplerOptions::default(),
             processors: ProcessorOptions::default(),
-            prefill_step_size: 2048,
+            prefill_step_size: prefill_step_size(None),
             max_kv_size: None,
             kv_quantization: None,
             state_bf16: false,

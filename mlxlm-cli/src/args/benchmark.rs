@@ -25,9 +25,9 @@ pub(crate) struct BenchmarkArgs {
     /// Number of timed runs, after one warm-up.
     #[arg(long, short, default_value = "5")]
     pub(crate) num_trials: NonZeroUsize,
-    /// Number of prompt tokens to process at once.
-    #[arg(long, default_value = "2048")]
-    pub(crate) prefill_step_size: NonZeroUsize,
+    /// Number of prompt tokens to process at once [default: 512 on a CPU, else 2048].
+    #[arg(long)]
+    pub(crate) prefill_step_size: Option<NonZeroUsize>,
     /// Pause before each run, in seconds.
     #[arg(long, default_value_t = 0)]
     pub(crate) delay: u64,

@@ -19,7 +19,7 @@ use mlxlm_sample::{GenerateOptions, engine};
 use serde_json::json;
 
 use self::trial::{Setting, Trial};
-use super::generate::kv_quantization;
+use super::generate::{kv_quantization, prefill_step_size};
 use crate::args::{BenchmarkArgs, DEFAULT_MODEL};
 use crate::failure::{Failure, Result};
 use crate::model::{CODE_IS_NEVER_RUN, resolve};
@@ -49,7 +49,7 @@ pub(super) fn run(args: &BenchmarkArgs) -> Result {
         kv_quantization: kv_quantization(&args.precision)?,
         state_bf16: args.precision.gdn_state_bf16,
         generation_tokens: args.generation_tokens.get(),
-        prefill_step_size: args.prefill_step_size.get(),
+        prefill_step_size: prefill_step_size(args.prefill_step_size, None),
     };
     let line = |text: String| if args.json { Ok(()) } else { say!("{text}") };
     if !args.skip_warmup {

@@ -10,7 +10,7 @@ use mlxlm_models::{CausalLm, Loaded};
 use mlxlm_sample::{GenerateOptions, make_prompt_cache, prefill};
 use serde_json::{Map, Value, json};
 
-use super::generate::kv_quantization;
+use super::generate::{kv_quantization, prefill_step_size};
 use crate::args::{CONVERTED_MODEL, CachePromptArgs};
 use crate::failure::{Failure, Result};
 use crate::model::load_model;
@@ -22,6 +22,7 @@ pub(super) fn run(args: &CachePromptArgs) -> Result {
     let name = args.model.model.clone().unwrap_or_else(|| CONVERTED_MODEL.to_owned());
     check_place(&args.prompt_cache_file)?;
     let options = GenerateOptions {
+        prefill_step_size: prefill_step_size(None, args.kv.max_kv_size),
         kv_quantization: kv_quantization(&args.kv.precision)?,
         state_bf16: args.kv.precision.gdn_state_bf16,
         ..GenerateOptions::default()

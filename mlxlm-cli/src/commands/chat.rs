@@ -17,7 +17,7 @@ use mlxlm_sample::GenerateOptions;
 use self::input::Lines;
 use self::panel::{folded, panel};
 use self::words::{HELP, Line};
-use super::generate::{kv_quantization, sampler_options, xtc_special_tokens};
+use super::generate::{kv_quantization, prefill_step_size, sampler_options, xtc_special_tokens};
 use crate::args::{ChatArgs, DEFAULT_MODEL};
 use crate::conversation::{Answered, Conversation, Listener};
 use crate::failure::{Failure, Result};
@@ -99,7 +99,7 @@ fn options(args: &ChatArgs) -> Result<GenerateOptions> {
     Ok(GenerateOptions {
         max_tokens: prompt::max_tokens(args.max_tokens)?,
         sampler: sampler_options(&args.sampling)?,
-        prefill_step_size: args.prefill_step_size.get(),
+        prefill_step_size: prefill_step_size(args.prefill_step_size, args.kv.max_kv_size),
         max_kv_size: args.kv.max_kv_size,
         kv_quantization: kv_quantization(&args.kv.precision)?,
         state_bf16: args.kv.precision.gdn_state_bf16,

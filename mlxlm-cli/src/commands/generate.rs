@@ -4,6 +4,7 @@ mod decoding;
 mod many;
 
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -214,7 +215,7 @@ fn options(args: &GenerateArgs) -> Result<GenerateOptions> {
     Ok(GenerateOptions {
         max_tokens: prompt::max_tokens(args.max_tokens)?,
         sampler,
-        prefill_step_size: args.prefill_step_size.get(),
+        prefill_step_size: prefill_step_size(args.prefill_step_size, args.kv.max_kv_size),
         max_kv_size: args.kv.max_kv_size,
         kv_quantization: kv_quantization(&args.kv.precision)?,
         state_bf16: args.kv.precision.gdn_state_bf16,
@@ -242,6 +243,11 @@ pub(super) fn xtc_special_tokens(tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let mut tokens = tokenizer.encode("\n", true)?;
     tokens.extend(tokenizer.eos_token_ids());
     Ok(tokens)
+}
+
+/// How many tokens of a prompt are read at a time, with a cache of this size.
+pub(super) fn prefill_step_size(given: Option<NonZeroUsize>, max_kv_size: Option<usize>) -> usize {
+    given.map_or_else(|| mlxlm_sample::prefill_step_size(max_kv_size), NonZeroUsize::get)
 }
 
 /// The quantization of keys and values that the options ask for.

@@ -19,7 +19,7 @@ use mlxlm_serve::{
 };
 use serde_json::{Value, json};
 
-use super::generate::{check_ways, kv_quantization};
+use super::generate::{check_ways, kv_quantization, prefill_step_size};
 use crate::args::{DiskPromptCacheArgs, FrontArgs, ImageUse, LogFormat, LogLevel, ServedArgs, ServerArgs, VariantArgs};
 use crate::failure::{Failure, Result};
 use crate::model::{load_model, load_model_with};
@@ -126,7 +126,7 @@ fn options(args: &ServerArgs, cpu: bool) -> Result<ServerOptions> {
         engine: EngineOptions {
             decode_concurrency: args.decode_concurrency.get(),
             prompt_concurrency: args.prompt_concurrency.get(),
-            prefill_step_size: args.prefill_step_size.get(),
+            prefill_step_size: prefill_step_size(args.prefill_step_size, None),
             prompt_cache_size: args.prompt_cache_size,
             prompt_cache_bytes: args.prompt_cache_bytes,
             kv_quantization: kv_quantization(&args.precision)?,

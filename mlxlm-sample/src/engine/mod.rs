@@ -34,7 +34,7 @@ pub use prefill::{make_prompt_cache, prefill, prefill_by};
 pub use room::check_room;
 pub use sequence::Sequence;
 
-use crate::{Error, Result};
+use crate::{Error, Result, prefill_step_size};
 use sequence::Row;
 
 /// One token of a sequence.
@@ -139,7 +139,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { prefill_step_size: 2048, max_running: 32, prefer_prefill_when_pending: false }
+        Self { prefill_step_size: prefill_step_size(None), max_running: 32, prefer_prefill_when_pending: false }
     }
 }
 

@@ -85,7 +85,7 @@ impl Default for EngineOptions {
         Self {
             decode_concurrency: 32,
             prompt_concurrency: 8,
-            prefill_step_size: 2048,
+            prefill_step_size: mlxlm_sample::prefill_step_size(None),
             prompt_cache_size: 10,
             prompt_cache_bytes: None,
             disk_prompt_cache: None,

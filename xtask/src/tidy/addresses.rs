@@ -35,7 +35,8 @@ mod tests {
     #[test]
     fn files_that_are_gone_are_found() {
         let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
-        let page = file(PAGE, "`core/nn/linear.rs`, `nn/linear.rs` and `cargo test`\nsee `core/gone.rs` and `gone.rs`\n");
+        let page =
+            file(PAGE, "`core/nn/linear.rs`, `nn/linear.rs` and `cargo test`\nsee `core/gone.rs` and `gone.rs`\n");
         let findings = check(&[page, file("mlxlm-core/src/nn/linear.rs", "")]);
         let found: Vec<_> = findings.iter().map(|found| (found.line, found.message.as_str())).collect();
         assert_eq!(found, [(2, "there is no `core/gone.rs`")]);
