@@ -56,7 +56,7 @@ pub(super) fn run(args: &PerplexityArgs) -> Result {
     say!("Model: {} ({:.1}M parameters)", terminal::name(&args.model), parameters as f64 / 1e6)?;
     say!("Perplexity: {perplexity:.3} ± {error:.3}")?;
     if let (Some(compared), Some(other)) = (&compared, &args.against) {
-        say!("Against {}:", terminal::name(other))?;
+        say!("Against {} (perplexity {:.3}):", terminal::name(other), compared.perplexity_of_other)?;
         say!(
             "  KL divergence: {:.5} ± {:.5}, at most {:.3}",
             compared.divergence,
@@ -81,6 +81,7 @@ fn report(
     let compared = compared.map(|compared| {
         json!({
             "model": args.against,
+            "perplexity": compared.perplexity_of_other,
             "kl_divergence": compared.divergence,
             "kl_divergence_stderr": compared.divergence_error,
             "kl_divergence_max": compared.greatest,

@@ -39,6 +39,9 @@ fn the_numbers_are_those_of_the_reference() {
         assert!(near(&report["perplexity"], perplexity), "{report}");
         assert!(near(&report["perplexity_stderr"], error), "{report}");
     }
+    // More tokens than have their logits at once.
+    let report = report(&bench, &["--model", "demo", "--num-samples", "-1", "--batch-size", "26"]);
+    assert!(near(&report["perplexity"], 752.171_160_676_997), "{report}");
 }
 
 #[test]
@@ -57,6 +60,8 @@ fn a_model_is_compared_with_another() {
     let top = against["same_top_1"].as_f64().unwrap();
     assert!((0.5..1.0).contains(&top), "{packed}");
     assert_eq!(against["tokens"], packed["tokens"]);
+    assert!(near(&against["perplexity"], 752.171_160_676_997), "{packed}");
+    assert_eq!(against["tokens"], 26 * 31);
     let shown = bench.run(&[
         "perplexity",
         "--model",
@@ -69,7 +74,12 @@ fn a_model_is_compared_with_another() {
         "32",
     ]);
     let shown = shown.ok();
-    assert!(shown.contains("\nPerplexity: 752.") && shown.contains("\n  KL divergence: "), "{shown}");
+    assert!(
+        shown.contains("\nPerplexity: 752.")
+            && shown.contains("\nAgainst packed (perplexity ")
+            && shown.contains("\n  KL divergence: "),
+        "{shown}"
+    );
     let ran = bench.run(&[
         "perplexity",
         "--model",

@@ -54,7 +54,7 @@ pub fn read_dir(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
-/// Makes a folder in another, which is not made; one that is there already is fine.
+/// Makes a folder, but not its parents; one that is there already is fine.
 pub fn create_dir(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     match fs::create_dir(path) {

@@ -164,8 +164,8 @@ pub fn compare(
             let agree = fast::argmax(&logits)?.eq(fast::argmax(&of_other)?)?;
             let losses = [fast::cross_entropy(&logits, &targets)?, fast::cross_entropy(&of_other, &targets)?];
             transforms::eval([&apart, &agree].into_iter().chain(&losses))?;
-            // Rounding may leave a little less than nothing.
-            let apart = floats(&apart)?.into_iter().map(|apart| apart.max(0.0));
+            // Rounding may leave a little less than nothing; what is no number stays none.
+            let apart = floats(&apart)?.into_iter().map(|apart| if apart < 0.0 { 0.0 } else { apart });
             greatest = apart.clone().fold(greatest, |greatest, apart| greatest.max(apart.into()));
             divergence.add_all(apart);
             same.add_all(floats(&agree)?);

@@ -51,7 +51,9 @@ impl Learned {
         }
         let states = hidden.reshape(&[-1, dims])?;
         let states = states.take_axis(Array::from_slice(&places, &[places.len() as i32]), 0)?;
-        transforms::eval([&states])?;
+        if !targets.is_empty() {
+            transforms::eval([&states])?;
+        }
         Ok(Self { states, targets, counts })
     }
 
