@@ -224,7 +224,7 @@ pub(crate) struct GenerateArgs {
     /// Stream the text and print the speed (`false`: print only the text, at the end).
     #[arg(long, default_value = "true", num_args = 1, action = ArgAction::Set, value_parser = truth)]
     pub(crate) verbose: bool,
-    /// Number of prompt tokens to process at once [default: 512 on a CPU, else 2048].
+    /// Number of prompt tokens to process at once [default: 512 on x86-64 CPUs, else 2048].
     #[arg(long)]
     pub(crate) prefill_step_size: Option<NonZeroUsize>,
     /// Prompt cache written by `mlxlm cache_prompt`; the prompt continues it.
@@ -260,7 +260,7 @@ pub(crate) struct ChatArgs {
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
-    /// Number of prompt tokens to process at once [default: 512 on a CPU, else 2048].
+    /// Number of prompt tokens to process at once [default: 512 on x86-64 CPUs, else 2048].
     #[arg(long)]
     pub(crate) prefill_step_size: Option<NonZeroUsize>,
     /// Maximum number of tokens in an answer (-1: no limit).
@@ -472,7 +472,7 @@ pub(crate) struct ServerArgs {
     /// Maximum number of prompts processed at the same time.
     #[arg(long, default_value = "8")]
     pub(crate) prompt_concurrency: NonZeroUsize,
-    /// Number of prompt tokens to process at once; other requests wait as long [default: 512 on a CPU, else 2048].
+    /// Number of prompt tokens to process at once; other requests wait as long [default: 512 on x86-64 CPUs, else 2048].
     #[arg(long)]
     pub(crate) prefill_step_size: Option<NonZeroUsize>,
     /// Number of sequences kept in the prompt cache.

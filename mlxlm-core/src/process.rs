@@ -1,8 +1,10 @@
-//! What the system does to a process that asks for too much, turned into errors: [`Allocator`] for memory, [`room_for_thread`] for
-//! threads, and [`ignore_file_size_signal`] for files. How a process ends by itself is [`crate::device::exit`].
+//! What the system does to a process that asks for too much, turned into errors: [`Allocator`] for memory, [`thread()`] for threads, and [`ignore_file_size_signal`] for files. How a process ends by itself is [`crate::device::exit`].
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
+use std::thread::Builder;
+
+use memmap2::MmapMut;
 
 /// The system's allocator with a last word: where it refuses memory, a function of the program's own ends the process. Without it
 /// Rust aborts, which looks like a crash.
@@ -53,13 +55,14 @@ unsafe impl GlobalAlloc for Allocator {
 /// What a thread needs beside its stack until it can report that there is no memory.
 const THREAD_BYTES: usize = 4 << 20;
 
-/// Asks whether the system still has the addresses for a thread with such a stack, before one is started. A thread that begins without
-/// memory cannot report it: Rust's standard library panics before any code of ours runs, and the C library ends the process.
+/// A thread to start, with this name and stack, if the system still has the addresses for it to begin. A thread that begins without memory
+/// cannot report it: Rust's standard library panics before any code of ours runs, and the C library ends the process.
 ///
 /// # Errors
 /// The system's own, where it has none left (`ulimit -v`).
-pub fn room_for_thread(stack_bytes: usize) -> io::Result<()> {
-    memmap2::MmapMut::map_anon(stack_bytes.saturating_add(THREAD_BYTES)).map(drop)
+pub fn thread(name: impl Into<String>, stack_bytes: usize) -> io::Result<Builder> {
+    drop(MmapMut::map_anon(stack_bytes.saturating_add(THREAD_BYTES))?);
+    Ok(Builder::new().name(name.into()).stack_size(stack_bytes))
 }
 
 /// Makes a file that would grow beyond `ulimit -f` an error of the write. The system's own answer is a signal that ends the process.
@@ -77,8 +80,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_there_or_refused() {
-        room_for_thread(8 << 20).unwrap();
-        room_for_thread(1 << 60).unwrap_err();
+    fn a_thread_has_room_or_is_refused() {
+        assert_eq!(thread("small", 8 << 20).unwrap().spawn(|| 7).unwrap().join().unwrap(), 7);
+        thread("large", 1 << 60).unwrap_err();
     }
 }

@@ -129,7 +129,7 @@ fn copy_companions(source: &Path, folder: &Path) -> Result<()> {
     }
     for name in companions(source)? {
         if let Some(from) = io::own_file(source, &name)? {
-            // Where a signal has removed `folder`, it stays so.
+            // `folder` is not made here: a signal may have removed it.
             if name.starts_with(NAMED_TEMPLATES) {
                 io::create_dir(folder.join(NAMED_TEMPLATES))?;
             }

@@ -25,7 +25,7 @@ pub(crate) struct BenchmarkArgs {
     /// Number of timed runs, after one warm-up.
     #[arg(long, short, default_value = "5")]
     pub(crate) num_trials: NonZeroUsize,
-    /// Number of prompt tokens to process at once [default: 512 on a CPU, else 2048].
+    /// Number of prompt tokens to process at once [default: 512 on x86-64 CPUs, else 2048].
     #[arg(long)]
     pub(crate) prefill_step_size: Option<NonZeroUsize>,
     /// Pause before each run, in seconds.

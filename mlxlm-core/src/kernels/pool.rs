@@ -251,8 +251,8 @@ fn start(threads: usize) -> &'static Shared {
     }));
     for i in 0..shared.slots.len() {
         // A system that refuses a thread leaves fewer workers: jobs never wait for one that did not join.
-        let builder = thread::Builder::new().name(format!("mlxlm-kernel-{}", i + 1)).stack_size(STACK_BYTES);
-        let _ = process::room_for_thread(STACK_BYTES).and_then(|()| builder.spawn(move || worker(shared, i + 1)));
+        let thread = process::thread(format!("mlxlm-kernel-{}", i + 1), STACK_BYTES);
+        let _ = thread.and_then(|thread| thread.spawn(move || worker(shared, i + 1)));
     }
     shared
 }

@@ -10,7 +10,6 @@
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::{Once, mpsc};
-use std::thread;
 use std::time::Duration;
 
 use crate::process;
@@ -64,9 +63,8 @@ fn within<T: Send + 'static>(
         // Nobody listens any more if the time is over.
         let _ = sender.send(result);
     };
-    let builder = thread::Builder::new().name("tokenizer".into()).stack_size(STACK_BYTES);
-    process::room_for_thread(STACK_BYTES)
-        .and_then(|()| builder.spawn(run))
+    process::thread("tokenizer", STACK_BYTES)
+        .and_then(|thread| thread.spawn(run))
         .map_err(|error| format!("the system does not start a thread: {error}"))?;
     receiver.recv_timeout(limit).unwrap_or_else(|_| {
         Err(format!(
@@ -92,6 +90,7 @@ fn install_hook() {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
 
     use super::*;
 

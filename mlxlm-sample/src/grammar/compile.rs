@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread;
 
 use llguidance::earley::{CGrammar, CSymIdx};
 use llguidance::{ParserFactory, panic_utils};
@@ -56,9 +55,8 @@ pub(super) fn compile(
         // Nobody listens any more if the time is over.
         drop(sender.send(result));
     };
-    let builder = thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES);
-    process::room_for_thread(STACK_BYTES)
-        .and_then(|()| builder.spawn(work))
+    process::thread("grammar", STACK_BYTES)
+        .and_then(|thread| thread.spawn(work))
         .map_err(|error| GrammarError::Failed { reason: format!("the system does not start a thread: {error}") })?;
     receiver.recv_timeout(limits.time).unwrap_or_else(|error| match error {
         mpsc::RecvTimeoutError::Timeout => Err(GrammarError::TooSlow { kind, limit: limits.time }),

@@ -14,7 +14,7 @@ use crate::failure::Result;
 use crate::output::say;
 use crate::progress;
 
-/// Samples of which gradients are taken at once. The result is that of any other number, and memory grows with it.
+/// Samples in a batch. The result depends on it by rounding only, and memory grows with it.
 const BATCH: usize = 2;
 
 /// Runs the command.
@@ -50,7 +50,7 @@ fn samples(args: &DynamicQuantArgs, job: &Job) -> Result<Calibration> {
     calibration(job, &args.learn, args.num_samples, args.sequence_length)
 }
 
-/// The sensitivities, which are written beside where the command runs, and the state of a run that can be gone on with.
+/// The sensitivities, which are also written into the current folder, and the checkpoint if there is one.
 fn estimate(args: &DynamicQuantArgs, job: &mut Job, levels: Levels) -> Result<(Sensitivities, Option<Kept>)> {
     let samples = samples(args, job)?;
     let schemes = [levels.low, levels.high].map(|scheme| scheme.to_string());

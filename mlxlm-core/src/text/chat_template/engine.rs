@@ -54,12 +54,11 @@ fn limited(line: Option<usize>, text: &str) -> TextError {
 /// Runs on a thread of its own, with its own accounts.
 fn apart<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
-        let builder = thread::Builder::new().name("chat template".into()).stack_size(limits::STACK);
         let work = || {
             limits::begin();
             run()
         };
-        match process::room_for_thread(limits::STACK).and_then(|()| builder.spawn_scoped(scope, work)) {
+        match process::thread("chat template", limits::STACK).and_then(|thread| thread.spawn_scoped(scope, work)) {
             Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             Err(error) => Err(Fault::new(format!("no thread could be started for it: {error}"))),
         }
